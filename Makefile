@@ -1,0 +1,35 @@
+# make demo   set up .venv here and train on real digits, with average and with covariance pooling
+# make test   set up .venv here and run every test
+#
+# PYTHON   the interpreter to start from
+# VENV     where the virtual environment goes
+# TORCH    what pip is asked for as torch; name a version or build here if the newest is not wanted
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH ?= torch
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/.ready
+	$(VENV)/bin/python -m gcp_kernels demo
+
+test: $(VENV)/.ready
+	$(VENV)/bin/python -m pytest
+
+lint: $(VENV)/.ready
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/mypy
+
+# The build compiles against torch, so torch comes first and the build is not isolated from it. pytorchcv is the peer
+# that tests and benchmarks compare with; its dependencies are left out because they would replace torch.
+$(VENV)/.ready: pyproject.toml setup.py $(shell find csrc -type f)
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet $(TORCH) "setuptools>=77" ninja
+	$(VENV)/bin/pip install --quiet --no-build-isolation --editable ".[demo,test,dev]"
+	$(VENV)/bin/pip install --quiet --no-deps "pytorchcv==0.0.74"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info gcp_kernels/_build_info.py gcp_kernels/_C*.so

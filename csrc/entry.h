@@ -1,0 +1,64 @@
+// What every host entry needs from torch, through the LibTorch stable ABI alone.
+#pragma once
+
+#include <sstream>
+#include <stdexcept>
+#include <string>
+
+#include <cuda_runtime_api.h>
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+// Only the CUDA builds of torch define this. Declared weak, so that one binary also imports under a
+// CPU build; there it is null.
+extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device_index,
+                                                                                 void** ret_stream);
+
+namespace gcp_kernels {
+
+constexpr const char* kTorchWithoutCuda = "this build of torch has no CUDA support; install a CUDA build of torch";
+
+inline bool torch_has_cuda() { return aoti_torch_get_current_cuda_stream != nullptr; }
+
+// Throws std::runtime_error, a RuntimeError in Python, of "operation: message parts..." unless `condition`.
+template <typename... Parts>
+void check(bool condition, const char* operation, const Parts&... parts) {
+  if (condition) return;
+  std::ostringstream message;
+  message << "gcp_kernels_cuda::" << operation << ": ";
+  (message << ... << parts);
+  throw std::runtime_error(message.str());
+}
+
+inline void check_launch(cudaError_t error, const char* operation) {
+  check(error == cudaSuccess, operation, "the CUDA launch failed: ", cudaGetErrorString(error), " (",
+        cudaGetErrorName(error), ")");
+}
+
+// The tensor is strided and on a CUDA device.
+inline void check_cuda(const torch::stable::Tensor& tensor, const char* operation, const char* argument) {
+  check(tensor.is_cuda(), operation, argument, " must be a CUDA tensor, got ",
+        tensor.is_cpu() ? "one on the CPU" : "one on another device");
+  check(tensor.layout() == torch::headeronly::Layout::Strided, operation, argument,
+        " must be a dense (strided) tensor");
+}
+
+// torch's current stream of the tensor's device.
+inline cudaStream_t current_stream(const torch::stable::Tensor& tensor, const char* operation) {
+  check(torch_has_cuda(), operation, kTorchWithoutCuda);
+  void* stream = nullptr;
+  check(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream) == TORCH_SUCCESS, operation,
+        "torch did not give the current stream of CUDA device ", tensor.get_device_index());
+  return static_cast<cudaStream_t>(stream);
+}
+
+inline std::string shape_of(const torch::stable::Tensor& tensor) {
+  std::ostringstream shape;
+  shape << '(';
+  for (int64_t axis = 0; axis < tensor.dim(); ++axis) shape << (axis ? ", " : "") << tensor.size(axis);
+  shape << ')';
+  return shape.str();
+}
+
+}  // namespace gcp_kernels

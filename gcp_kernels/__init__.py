@@ -1,0 +1,26 @@
+"""Global covariance pooling for PyTorch: fused forward and backward passes behind autograd operators.
+
+``fused_gcp(x)`` pools the last features of a network into the square root of their covariance (iSQRT-COV, CVPR 2018);
+``nn.GCP`` is the layer. See the README for the whole.
+"""
+
+from importlib.metadata import PackageNotFoundError, version
+
+from . import nn, reference
+from .functional import covariance_pool, fused_gcp, newton_schulz_sqrt, triu_unvec, triu_vec
+
+try:
+    __version__ = version("gcp-kernels")
+except PackageNotFoundError:  # a checkout on the path, not installed
+    __version__ = "0+unknown"
+
+__all__ = [
+    "__version__",
+    "covariance_pool",
+    "fused_gcp",
+    "newton_schulz_sqrt",
+    "nn",
+    "reference",
+    "triu_unvec",
+    "triu_vec",
+]

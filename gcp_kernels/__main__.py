@@ -1,0 +1,32 @@
+"""``python -m gcp_kernels``: what runs here (info), whether it is right (selftest), and what it is for (demo)."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from . import __version__
+from .commands import demo, info, selftest
+
+COMMANDS = {
+    "info": (info, "versions, devices, and which backend serves what, and why not"),
+    "selftest": (selftest, "check every available backend against the float64 reference"),
+    "demo": (demo, "train a small network on real digits, with average and with covariance pooling"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="gcp_kernels", description="Global covariance pooling for PyTorch, fused and batched."
+    )
+    parser.add_argument("--version", action="version", version=f"gcp_kernels {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{info,selftest,demo}")
+    for name, (module, summary) in COMMANDS.items():
+        module.add_arguments(commands.add_parser(name, help=summary, description=summary))
+    args = parser.parse_args(argv)
+    module, _ = COMMANDS[args.command]
+    return module.run(args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

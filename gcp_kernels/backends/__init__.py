@@ -1,0 +1,42 @@
+"""Implementations of the operators, and the choice between them.
+
+A backend is a subpackage with ``why_not(operation, tensor)``, which gives the reason why it cannot run an operation on
+a tensor (``None`` where it can), and one function per operation that it serves. "auto" takes the first backend of
+:data:`AUTO_ORDER` that can; a backend asked for by name runs or raises, and is never replaced by another.
+"""
+
+from types import ModuleType
+
+# Of the framework only the class: the name "torch" means the subpackage here.
+from torch import Tensor
+
+from . import cuda, torch, triton
+
+OPERATIONS = ("isqrt_pool", "covariance_pool", "newton_schulz_sqrt", "triu_vec", "triu_unvec")
+
+BACKENDS: dict[str, ModuleType] = {"cuda": cuda, "triton": triton, "torch": torch}
+
+AUTO_ORDER = ("cuda", "triton", "torch")
+
+# "reference" is not an operator backend: the public functions call gcp_kernels.reference under plain autograd.
+NAMES = ("auto", "reference", *BACKENDS)
+
+
+def select(operation: str, tensor: Tensor, backend: str) -> ModuleType:
+    """The backend that runs ``operation`` on ``tensor``.
+
+    Raises:
+        RuntimeError: the backend asked for cannot run it, with the reason.
+    """
+    if backend == "auto":
+        for name in AUTO_ORDER:
+            if BACKENDS[name].why_not(operation, tensor) is None:
+                return BACKENDS[name]
+        reasons = "; ".join(f"{name}: {BACKENDS[name].why_not(operation, tensor)}" for name in AUTO_ORDER)
+        raise RuntimeError(f"no backend can run {operation} on this tensor ({reasons})")
+    reason = BACKENDS[backend].why_not(operation, tensor)
+    if reason is not None:
+        raise RuntimeError(
+            f"backend={backend!r} cannot run {operation}: {reason}; backend='auto' takes the first that can"
+        )
+    return BACKENDS[backend]

@@ -1,0 +1,66 @@
+"""iSQRT-COV pooling, (B, C, M) -> sqrt(t) Y_N of the covariance, one chunk of the batch at a time."""
+
+import torch
+from torch import Tensor
+
+from gcp_kernels.precision import accumulation_dtype, resolve_precision
+from gcp_kernels.shapes import empty_gradient, empty_iterates, pooled_shape
+
+from .config import chunks
+from .covariance_pool import centre, centre_again, multiply_features
+from .iteration import newton_schulz
+from .newton_schulz_sqrt import GradientScratch, normalise
+from .products import matmul_precision
+from .storage import IterateStorage
+from .triangle import triangle_map
+
+
+def isqrt_pool(
+    x: Tensor, n_iter: int, triu: bool, keep_iterates: bool, precision: str
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Forward: (B, C, M) -> pooled (B, C(C+1)/2) or (B, C, C), offset (B, C), trace (B,), iterates.
+
+    The offset is the mean less the first position, see :func:`centre`. The iterates are (B, 2N, C, C), or (B, 0, C, C)
+    if not kept.
+    """
+    b, c, m = x.shape
+    dtype = accumulation_dtype(x.dtype)
+    pooled = x.new_empty(pooled_shape(b, c, triu))
+    offset = x.new_empty(b, c, dtype=dtype)
+    trace = x.new_empty(b, dtype=dtype)
+    kept = empty_iterates(x, c, n_iter, keep_iterates)
+    storage = IterateStorage(kept, n_iter)
+    with matmul_precision(x.device, dtype, resolve_precision(precision, x.dtype)):
+        for part in chunks(b, c, dtype, x.device):
+            iterates = storage[part]
+            centred, offset[part] = centre(x[part], dtype)
+            torch.bmm(centred, centred.mT, out=iterates.w[0])
+            trace[part] = normalise(iterates.w[0]) / m
+            root = newton_schulz(iterates)
+            if triu:
+                root = root.flatten(1).index_select(1, triangle_map(c, x.device))
+            scale = trace[part].sqrt()
+            torch.mul(root, scale[:, None] if triu else scale[:, None, None], out=pooled[part])
+    return pooled, offset, trace, kept
+
+
+def isqrt_pool_backward(
+    grad: Tensor, x: Tensor, offset: Tensor, trace: Tensor, iterates: Tensor, n_iter: int, triu: bool, precision: str
+) -> Tensor:
+    """Backward: gradient of the pooled features -> gradient of ``x``, (B, C, M) laid out like ``x``."""
+    b, c, m = x.shape
+    dtype = accumulation_dtype(x.dtype)
+    grad_x = empty_gradient(x)
+    storage = IterateStorage(iterates, n_iter)
+    scratch = GradientScratch(iterates, b, c)
+    with matmul_precision(x.device, dtype, resolve_precision(precision, x.dtype)):
+        for part in chunks(b, c, dtype, x.device):
+            saved = storage[part]
+            centred = centre_again(x[part], offset[part])
+            if not iterates.shape[1]:
+                torch.bmm(centred, centred.mT, out=saved.w[0])
+                normalise(saved.w[0])
+                newton_schulz(saved)
+            grad_cov = scratch.covariance_gradient(saved, grad[part], trace[part], triu)
+            multiply_features(grad_cov, centred.mul_(2 / m), out=grad_x[part])
+    return grad_x

@@ -1,0 +1,108 @@
+"""Newton-Schulz square root of given matrices, and the normalisation that isqrt_pool shares with it."""
+
+import torch
+from torch import Tensor
+
+from gcp_kernels.precision import accumulation_dtype, resolve_precision
+from gcp_kernels.shapes import empty_iterates
+
+from .config import chunk_size, chunks
+from .iteration import Iterates, derivative, newton_schulz
+from .products import matmul_precision
+from .storage import IterateStorage
+from .triangle import symmetric_map
+
+SCRATCH_MATRICES = 4
+
+
+def newton_schulz_sqrt(cov: Tensor, n_iter: int, keep_iterates: bool, precision: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Forward: (B, C, C) -> root (B, C, C), trace (B,), iterates (B, 2N, C, C), or (B, 0, C, C) if not kept."""
+    b, c, _ = cov.shape
+    dtype = accumulation_dtype(cov.dtype)
+    root = torch.empty_like(cov, memory_format=torch.contiguous_format)
+    trace = cov.new_empty(b, dtype=dtype)
+    kept = empty_iterates(cov, c, n_iter, keep_iterates)
+    storage = IterateStorage(kept, n_iter)
+    with matmul_precision(cov.device, dtype, resolve_precision(precision, cov.dtype)):
+        for part in chunks(b, c, dtype, cov.device):
+            iterates = storage[part]
+            trace[part] = start(iterates, cov[part])
+            root[part] = newton_schulz(iterates) * trace[part].sqrt()[:, None, None]
+    return root, trace, kept
+
+
+def newton_schulz_sqrt_backward(
+    grad: Tensor, cov: Tensor, trace: Tensor, iterates: Tensor, n_iter: int, precision: str
+) -> Tensor:
+    """Backward: dL/droot (B, C, C) -> dL/dcov (B, C, C), symmetric."""
+    b, c, _ = cov.shape
+    dtype = accumulation_dtype(cov.dtype)
+    grad_cov = torch.empty_like(cov, memory_format=torch.contiguous_format)
+    storage = IterateStorage(iterates, n_iter)
+    scratch = GradientScratch(iterates, b, c)
+    with matmul_precision(cov.device, dtype, resolve_precision(precision, cov.dtype)):
+        for part in chunks(b, c, dtype, cov.device):
+            saved = storage[part]
+            if not iterates.shape[1]:
+                start(saved, cov[part])
+                newton_schulz(saved)
+            grad_cov[part] = scratch.covariance_gradient(saved, grad[part], trace[part], triu=False)
+    return grad_cov
+
+
+def start(iterates: Iterates, cov: Tensor) -> Tensor:
+    """Put the normalised symmetric part of ``cov`` (b, C, C) into ``iterates``; returns its trace (b,)."""
+    cov = cov.to(iterates.root.dtype)
+    return normalise(torch.add(cov, cov.mT, out=iterates.w[0]).mul_(0.5))
+
+
+def normalise(matrix: Tensor) -> Tensor:
+    """Divide matrices (b, C, C) by their traces, in place, and return the traces (b,). Trace zero stays zero."""
+    trace = matrix.diagonal(dim1=-2, dim2=-1).sum(-1)
+    matrix.div_(torch.where(trace == 0, 1, trace)[:, None, None])
+    return trace
+
+
+class GradientScratch:
+    """Working memory of the backward pass for one chunk of the batch."""
+
+    def __init__(self, like: Tensor, b: int, c: int) -> None:
+        samples = chunk_size(b, c, like.dtype, like.device)
+        self._slab = like.new_empty(1 + SCRATCH_MATRICES, samples, c, c)
+
+    def covariance_gradient(self, iterates: Iterates, grad: Tensor, trace: Tensor, triu: bool) -> Tensor:
+        """dL/dSigma, symmetric, (b, C, C), from the gradient of sqrt(t) Y_N.
+
+        With G the symmetric part of the gradient, L = L_f(A, G) and r = sqrt(t), DESIGN section 2 reads
+        dL/dSigma = (r L + a I) / t with a = r <G, Y_N> / 2 - r <L, A>. Here r is cancelled, so that neither t nor its
+        inverse can overflow on the way.
+
+        Args:
+            iterates: of the forward pass.
+            grad: (b, C(C+1)/2) with ``triu``, else (b, C, C).
+            trace: t, shape (b,).
+            triu: whether the upper triangle was returned.
+        """
+        slab = self._slab[:, : grad.shape[0]]
+        g = symmetric_part_of_gradient(grad, triu, out=slab[0])
+        diagonal = inner(g, iterates.root) / 2
+        gradient = derivative(iterates, g, slab[1:])
+        diagonal -= inner(gradient, iterates.w[0])
+        gradient.diagonal(dim1=-2, dim2=-1).add_(diagonal[:, None])
+        return gradient.mul_(torch.where(trace == 0, 0, trace.rsqrt())[:, None, None])
+
+
+def symmetric_part_of_gradient(grad: Tensor, triu: bool, out: Tensor) -> Tensor:
+    """G = (Gbar + Gbar^T) / 2 in ``out`` (b, C, C), Gbar being zero below the diagonal for a triangle gradient."""
+    b, c, _ = out.shape
+    grad = grad.to(out.dtype)
+    if not triu:
+        return torch.add(grad, grad.mT, out=out).mul_(0.5)
+    torch.index_select(grad, 1, symmetric_map(c, grad.device), out=out.view(b, c * c)).mul_(0.5)
+    out.diagonal(dim1=-2, dim2=-1).mul_(2)
+    return out
+
+
+def inner(left: Tensor, right: Tensor) -> Tensor:
+    """Frobenius inner products of matrices (b, C, C), shape (b,)."""
+    return torch.linalg.vecdot(left.flatten(1), right.flatten(1))

@@ -1,0 +1,212 @@
+"""Train a small CNN on real handwritten digits, once with average pooling and once with covariance pooling (GCP).
+
+Prints the test accuracy of both after each epoch, what one pass of the pooling costs beside eager code, and who won;
+draws both curves. The digits are the 1797 scans that scikit-learn ships.
+Needs the extra: pip install "gcp-kernels[demo]".
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from .. import __version__
+from . import demo_plot, demo_timing, demo_training
+from .demo_training import DigitsSplit, Epoch
+
+HELP = "train a CNN on real digits with average and with covariance pooling, and compare"
+LABELS = {"average": "average pooling", "covariance": "covariance pooling (GCP)"}
+TIMING_ROUNDS = {"cpu": 15, "cuda": 100}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options; a value that is not allowed ends the program with exit code 2 and says what is."""
+    parser.add_argument("--epochs", type=integer_from(1), default=15, help="passes over the training set (15)")
+    parser.add_argument("--seed", type=integer_from(0), default=0, help="initial weights and image order (0)")
+    parser.add_argument("--batch-size", type=integer_from(1), default=32, help="images per optimiser step (32)")
+    parser.add_argument("--device", type=device_argument, help="cpu, cuda or cuda:N (cuda if there is one)")
+    parser.add_argument("--output", type=Path, default=Path("gcp_demo.png"), help="the plot (./gcp_demo.png)")
+    parser.add_argument("--no-plot", action="store_true", help="draw nothing")
+
+
+def integer_from(lowest: int) -> Callable[[str], int]:
+    """An argparse type: an integer from ``lowest`` to 2^63 - 1, the largest seed that torch takes."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = lowest - 1
+        if not lowest <= value < 2**63:
+            raise argparse.ArgumentTypeError(f"must be an integer of at least {lowest}, got {text!r}")
+        return value
+
+    return parse
+
+
+def device_argument(text: str) -> torch.device:
+    """An argparse type: a CPU, or a CUDA device that this machine has."""
+    try:
+        device = torch.device(text)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise argparse.ArgumentTypeError(f"must be cpu, cuda or cuda:N, got {text!r}")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise argparse.ArgumentTypeError(f"{text!r} is not here: torch sees {count} CUDA devices")
+    return device
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the demo; 0 when done, 1 for a missing package or a wrong result, 2 for an unusable output."""
+    started = time.perf_counter()
+    problem = None if args.no_plot else demo_plot.plot_path_problem(args.output)
+    if problem:
+        return fail(f"--output {args.output}: {problem}", 2)
+    missing = missing_packages(plotting=not args.no_plot)
+    if missing:
+        return fail(f'{", ".join(missing)} missing; the demo needs: pip install "gcp-kernels[demo]"', 1)
+
+    device = args.device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    print(f"gcp_kernels {__version__}, torch {torch.__version__}, {device_name(device)}, seed {args.seed}")
+    digits = demo_training.load_digits_split(device)
+    print(
+        f"digits: {len(digits.train_labels)} training and {len(digits.test_labels)} test images of 8x8; "
+        "three convolutions, feature map 64 x 8x8, one linear classifier\n"
+    )
+    curves, features = train_both(digits, args, device)
+    average, covariance = curves["average"], curves["covariance"]
+    spent = {pool: statistics.median(epoch.seconds for epoch in curves[pool]) for pool in curves}
+    print("\nmedian time to train one epoch: ", end="")
+    print(f"{spent['average']:.2f} s with average pooling, {spent['covariance']:.2f} s with GCP\n")
+    sound = report_times(features, device)
+    if not args.no_plot:
+        demo_plot.plot(
+            {LABELS[pool]: epochs for pool, epochs in curves.items()},
+            f"8x8 digits, same network and data order, seed {args.seed}",
+            args.output,
+        )
+        print(f"plot written to {args.output}")
+    print(f"done in {time.perf_counter() - started:.0f} s\n")
+    print(verdict([epoch.accuracy for epoch in average], [epoch.accuracy for epoch in covariance]))
+    return 0 if sound else 1
+
+
+def fail(message: str, code: int) -> int:
+    print(f"gcp_kernels demo: error: {message}", file=sys.stderr)
+    return code
+
+
+def missing_packages(*, plotting: bool) -> list[str]:
+    """Distributions of the ``demo`` extra that cannot be imported."""
+    modules = {"scikit-learn": "sklearn.datasets", "tqdm": "tqdm"}
+    if plotting:
+        modules["matplotlib"] = "matplotlib.figure"
+    missing = []
+    for distribution, module in modules.items():
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError:
+            missing.append(distribution)
+    return missing
+
+
+def device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()} CPU with {torch.get_num_threads()} threads"
+
+
+def train_both(
+    digits: DigitsSplit, args: argparse.Namespace, device: torch.device
+) -> tuple[dict[str, list[Epoch]], torch.Tensor]:
+    """Train both networks, epoch by epoch in turn, printing a row of the table after each.
+
+    Returns the curves by pool, and the feature map (64, 64, 8, 8) that the trained covariance network pools.
+    """
+    from tqdm import tqdm
+
+    networks = {pool: demo_training.build_network(pool, args.seed).to(device) for pool in demo_training.POOLS}
+    curves: dict[str, list[Epoch]] = {pool: [] for pool in networks}
+    steps = demo_training.steps_per_epoch(len(digits.train_labels), args.batch_size)
+    print("        average pooling         covariance pooling (GCP)")
+    print("epoch   loss      accuracy      loss      accuracy")
+    with (
+        torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True),
+        tqdm(total=len(networks) * args.epochs * steps, unit="step", leave=False) as bar,
+    ):
+        runs = {
+            pool: demo_training.train(
+                network,
+                digits,
+                epochs=args.epochs,
+                batch_size=args.batch_size,
+                seed=args.seed,
+                after_step=bar.update,
+            )
+            for pool, network in networks.items()
+        }
+        for number, epochs in enumerate(zip(*runs.values(), strict=True), start=1):
+            for curve, epoch in zip(curves.values(), epochs, strict=True):
+                curve.append(epoch)
+            cells = "      ".join(f"{epoch.loss:8.5f}  {epoch.accuracy:6.2f} %" for epoch in epochs)
+            tqdm.write(f"{number:5d}   {cells}")
+    with torch.no_grad():
+        features = networks["covariance"].eval()[0](digits.test_images[:64])
+    return curves, features
+
+
+def report_times(features: torch.Tensor, device: torch.device) -> bool:
+    """Print what one pass of the pooling costs on two feature maps; False if ``fused_gcp`` is wrong."""
+    generator = torch.Generator().manual_seed(0)
+    large = torch.randn(8, 256, 14, 14, generator=generator).relu().to(device)
+    cases = {"this network's feature map": features, "the size of a ResNet-50's, random numbers": large}
+    sound = True
+    print("one forward and backward pass of the pooling, float32, 5 iterations, medians of interleaved rounds:")
+    for title, case in cases.items():
+        times = demo_timing.time_pool(case, TIMING_ROUNDS[device.type])
+        ours = times[0].milliseconds
+        sound = sound and ours is not None
+        print(f"  {title}, (B, C, H, W) = {tuple(case.shape)}")
+        for row in times:
+            if row.milliseconds is None:
+                print(f"    {'not timed':>10}           {row.name}: wrong by {row.error:.1e} against float64")
+            else:
+                ratio = f"x{row.milliseconds / ours:5.2f}" if ours else "      "
+                print(f"    {row.milliseconds:7.2f} ms   {ratio}   {row.name}")
+    print()
+    return sound
+
+
+def verdict(average: Sequence[float], covariance: Sequence[float]) -> str:
+    """Who won, from the test accuracies per epoch (per cent), and when each reached the other's final one."""
+    last_average, last_covariance = average[-1], covariance[-1]
+    ends = f"GCP ends at {last_covariance:.2f} % and average pooling at {last_average:.2f} %"
+    if last_covariance > last_average:
+        outcome = f"GCP wins by {last_covariance - last_average:.2f} points"
+    elif last_covariance < last_average:
+        outcome = f"GCP does not win: average pooling is ahead by {last_average - last_covariance:.2f} points"
+    else:
+        outcome = "GCP does not win: it is a tie"
+    return (
+        f"{outcome} ({ends}, epoch {len(average)}). "
+        f"{reached('GCP', covariance, 'average pooling', last_average)}; "
+        f"{reached('average pooling', average, 'GCP', last_covariance)}."
+    )
+
+
+def reached(name: str, curve: Sequence[float], other: str, target: float) -> str:
+    """In which epoch a curve first reached the other's final accuracy."""
+    for number, value in enumerate(curve, start=1):
+        if value >= target:
+            return f"{name} reached {other}'s final accuracy in epoch {number} of {len(curve)}"
+    return f"{name} never reached {other}'s final accuracy in {len(curve)} epochs"

@@ -1,0 +1,109 @@
+"""Time of one forward and backward pass of the pooling alone: ``fused_gcp`` beside eager implementations."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from .. import reference
+from ..functional import fused_gcp
+
+N_ITER = 5
+WARM_UP = 3
+# Twice what precision "high" promises: a float32 result further from float64 than this is wrong, not rounded.
+ERROR_LIMIT = 1e-5
+
+Pool = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class PoolTime:
+    """``milliseconds``: median over rounds; None where ``error``, against float64, exceeds the limit."""
+
+    name: str
+    error: float
+    milliseconds: float | None
+
+
+def fused(features: torch.Tensor) -> torch.Tensor:
+    return fused_gcp(features, n_iter=N_ITER)
+
+
+def plain_autograd(features: torch.Tensor) -> torch.Tensor:
+    return reference.triu_vec(reference.isqrt_pool(features.flatten(2), N_ITER))
+
+
+def pools() -> dict[str, Pool]:
+    """What is compared, each under a name that says exactly what it is; ours first."""
+    found: dict[str, Pool] = {
+        "gcp_kernels.fused_gcp": fused,
+        "gcp_kernels.reference.isqrt_pool + triu_vec, plain autograd (eager)": plain_autograd,
+    }
+    if importlib.util.find_spec("pytorchcv") is not None:
+        layer = importlib.import_module("pytorchcv.models.isqrtcovresnet").iSQRTCOVPool(num_iter=N_ITER)
+        # That layer's vectors have a trailing axis of length one.
+        found["pytorchcv iSQRTCOVPool (loop-free eager)"] = lambda features: layer(features).squeeze(-1)
+    return found
+
+
+def step(pool: Pool, features: torch.Tensor, upstream: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """One forward and backward pass: the pooled vectors and the gradient with respect to ``features``."""
+    pooled = pool(features)
+    (gradient,) = torch.autograd.grad(pooled, features, upstream)
+    return pooled.detach(), gradient
+
+
+def relative_error(result: torch.Tensor, truth: torch.Tensor) -> float:
+    """|| result - truth || / || truth || in float64; NaN where the result holds one."""
+    return float(torch.linalg.vector_norm(result.double() - truth) / torch.linalg.vector_norm(truth))
+
+
+def time_pool(features: torch.Tensor, rounds: int) -> list[PoolTime]:
+    """Median milliseconds of one pass of each implementation on ``features`` (B, C, H, W).
+
+    Each is first compared, output and gradient, with the float64 reference on these very features. The rounds
+    are interleaved, one pass of each implementation per round, so that a busy machine slows all of them
+    alike.
+    """
+    features = features.detach().clone().requires_grad_()
+    channels = features.shape[1]
+    generator = torch.Generator().manual_seed(0)
+    upstream = torch.randn(len(features), channels * (channels + 1) // 2, generator=generator).to(features)
+    exact = features.detach().double().requires_grad_()
+    truth = step(plain_autograd, exact, upstream.double())
+
+    errors: dict[str, float] = {}
+    seconds: dict[str, list[float]] = {}
+    competitors = pools()
+    for name, pool in competitors.items():
+        found = step(pool, features, upstream)
+        errors[name] = max(relative_error(result, true) for result, true in zip(found, truth, strict=True))
+        if errors[name] <= ERROR_LIMIT:
+            seconds[name] = []
+    for turn in range(-WARM_UP, rounds):
+        for name, measured in seconds.items():
+            elapsed = seconds_of_step(competitors[name], features, upstream)
+            if turn >= 0:
+                measured.append(elapsed)
+    return [
+        PoolTime(name, errors[name], 1e3 * statistics.median(seconds[name]) if name in seconds else None)
+        for name in competitors
+    ]
+
+
+def seconds_of_step(pool: Pool, features: torch.Tensor, upstream: torch.Tensor) -> float:
+    """Wall-clock seconds of one pass, the queue of a GPU drained before and after."""
+    wait = torch.cuda.synchronize if features.is_cuda else None
+    if wait:
+        wait(features.device)
+    started = time.perf_counter()
+    step(pool, features, upstream)
+    if wait:
+        wait(features.device)
+    return time.perf_counter() - started

@@ -1,0 +1,90 @@
+"""Versions, devices, and which backend serves which operation here, with the reason for each that does not."""
+
+import argparse
+import importlib
+import platform
+
+import torch
+
+from .. import __version__
+from ..backends import AUTO_ORDER, BACKENDS, OPERATIONS, select
+from ..backends.cuda import status as extension_status
+from ..shapes import triangle_size
+
+# (B, C, M): ResNets at 224 and 448 px, MobileNetV2, So-ViT, video, and a super-resolution network.
+SHAPES = ((256, 256, 196), (10, 256, 784), (256, 128, 196), (256, 64, 196), (16, 128, 3136), (1, 64, 25000))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """This command takes no options."""
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the report; always 0."""
+    print("\n".join((*_versions(), "", *_devices(), "", *_backends())))
+    return 0
+
+
+def _versions() -> list[str]:
+    return [
+        f"gcp_kernels  {__version__}",
+        f"python       {platform.python_version()} on {platform.system()} {platform.machine()}",
+        f"torch        {torch.__version__} (CUDA {torch.version.cuda or 'not built in'})",
+        f"triton       {_triton_version()}",
+        f"extension    {extension_status()}",
+    ]
+
+
+def _triton_version() -> str:
+    try:
+        return str(importlib.import_module("triton").__version__)
+    except ImportError as error:
+        return f"not importable: {error}"
+
+
+def _devices() -> list[str]:
+    lines = [f"cpu          {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"]
+    if not torch.cuda.is_available():
+        return [*lines, "cuda         no GPU that torch can use"]
+    for index in range(torch.cuda.device_count()):
+        gpu = torch.cuda.get_device_properties(index)
+        lines.append(
+            f"cuda:{index}       {gpu.name}, sm_{gpu.major}{gpu.minor}, {gpu.total_memory / 2**30:.0f} GiB, "
+            f"{gpu.multi_processor_count} multiprocessors"
+        )
+    return lines
+
+
+def _backends() -> list[str]:
+    """For each device and operation, the backend of every shape in :data:`SHAPES`; shapes treated alike share a row."""
+    lines = [f"backends, in the order in which 'auto' tries them: {', '.join(AUTO_ORDER)}"]
+    for device in ("cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))):
+        for operation in OPERATIONS:
+            shapes_by_answer: dict[tuple[str, ...], list[str]] = {}
+            for b, c, m in SHAPES:
+                tensor = _input(operation, b, c, m, device)
+                shapes_by_answer.setdefault(_answer(operation, tensor), []).append(str(tuple(tensor.shape)))
+            for answer, shapes in shapes_by_answer.items():
+                served = "every shape" if len(shapes_by_answer) == 1 else ", ".join(dict.fromkeys(shapes))
+                lines += [f"{operation} on {device}, {served}:", *answer]
+    return lines
+
+
+def _answer(operation: str, tensor: torch.Tensor) -> tuple[str, ...]:
+    """One line per backend: whether it serves the tensor, could, or why not."""
+    chosen = select(operation, tensor, "auto")
+    lines = []
+    for name in AUTO_ORDER:
+        reason = BACKENDS[name].why_not(operation, tensor)
+        if BACKENDS[name] is chosen:
+            verdict = "serves it"
+        else:
+            verdict = f"can, with backend={name!r}" if reason is None else f"no: {reason}"
+        lines.append(f"    {name:<8}{verdict}")
+    return tuple(lines)
+
+
+def _input(operation: str, b: int, c: int, m: int, device: str) -> torch.Tensor:
+    """A float32 input of the operation that takes no memory."""
+    shapes = {"triu_vec": (b, c, c), "triu_unvec": (b, triangle_size(c)), "newton_schulz_sqrt": (b, c, c)}
+    return torch.zeros((), device=device).expand(shapes.get(operation, (b, c, m)))

@@ -1,0 +1,119 @@
+"""Every backend that can run on this machine, held against the float64 reference: outputs and gradients."""
+
+import argparse
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import functional
+from ..backends import BACKENDS
+
+# (B, C, M): even, odd, fewer positions than channels, and the ResNet case.
+SHAPES = ((4, 32, 196), (3, 67, 49), (2, 128, 49), (2, 256, 196))
+
+FUNCTIONS: dict[str, Callable[..., Tensor]] = {
+    "isqrt_pool": functional.fused_gcp,
+    "covariance_pool": functional.covariance_pool,
+    "newton_schulz_sqrt": functional.newton_schulz_sqrt,
+    "triu_vec": functional.triu_vec,
+    "triu_unvec": functional.triu_unvec,
+}
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """A dtype and precision, and the relative Frobenius error against float64 that is allowed in it."""
+
+    dtype: torch.dtype
+    precision: str | None
+    tolerance: float
+
+    def __str__(self) -> str:
+        return str(self.dtype).removeprefix("torch.") + (f" {self.precision}" if self.precision else "")
+
+
+# The promises of the "precision" option; half precision features are also rounded on output, 2^-11 and 2^-8.
+ARITHMETIC = (
+    Arithmetic(torch.float64, None, 1e-12),
+    Arithmetic(torch.float32, "high", 5e-6),
+    Arithmetic(torch.float32, "fast", 2.5e-3),
+    Arithmetic(torch.float16, None, 2.5e-3),
+    Arithmetic(torch.bfloat16, None, 2.5e-3 + 2**-8),
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """This command takes no options."""
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print a row per backend, operation and arithmetic, the worst of all shapes; 0 if all are right, else 1."""
+    shapes = ", ".join(map(str, SHAPES))
+    print(f"largest relative error against the float64 reference, features (B, C, M) of {shapes}\n")
+    print(f"{'backend':<9}{'device':<8}{'operation':<20}{'arithmetic':<14}{'output':>9}{'gradient':>10}{'allowed':>10}")
+    failures = checks = 0
+    skipped = []
+    for name, device, operation, arithmetic in _cases():
+        inputs = [_input(operation, shape).to(device, arithmetic.dtype) for shape in SHAPES]
+        reasons = {reason for x in inputs if (reason := BACKENDS[name].why_not(operation, x))}
+        if reasons:
+            skipped.append(f"not checked: {name} on {device}, {operation}: {'; '.join(sorted(reasons))}")
+            continue
+        options = {} if operation.startswith("triu") else {"precision": arithmetic.precision}
+        errors = [_errors(FUNCTIONS[operation], x, backend=name, **options) for x in inputs]
+        output, gradient = (max(kind, key=_nan_is_largest) for kind in zip(*errors, strict=True))
+        right = output <= arithmetic.tolerance and gradient <= arithmetic.tolerance
+        checks += 1
+        failures += not right
+        print(
+            f"{name:<9}{device:<8}{operation:<20}{arithmetic!s:<14}{output:>9.1e}{gradient:>10.1e}"
+            f"{arithmetic.tolerance:>10.1e}  {'ok' if right else 'WRONG'}"
+        )
+    print("", *dict.fromkeys(skipped), "", f"{checks - failures} passed, {failures} failed", sep="\n")
+    return 1 if failures else 0
+
+
+def _cases() -> Iterator[tuple[str, str, str, Arithmetic]]:
+    for name in BACKENDS:
+        for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
+            for operation in FUNCTIONS:
+                for arithmetic in ARITHMETIC:
+                    yield name, device, operation, arithmetic
+
+
+def _input(operation: str, shape: tuple[int, int, int]) -> Tensor:
+    """Rectified random features, or what the operation takes of them."""
+    features = torch.relu(torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
+    if operation in ("isqrt_pool", "covariance_pool"):
+        return features
+    return functional.covariance_pool(
+        features, backend="reference", output="triu" if operation == "triu_unvec" else "full"
+    )
+
+
+def _errors(function: Callable[..., Tensor], x: Tensor, **options: Any) -> tuple[float, float]:
+    """Relative Frobenius errors of the function's value and of its gradient."""
+    results = _value_and_gradient(function, x, **options)
+    expected = _value_and_gradient(function, x.double(), backend="reference")
+    output, gradient = (
+        ((actual.double() - right).norm() / right.norm()).item()
+        for actual, right in zip(results, expected, strict=True)
+    )
+    return output, gradient
+
+
+def _value_and_gradient(function: Callable[..., Tensor], x: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
+    """The function's value, and its gradient for a fixed random upstream gradient."""
+    x = x.detach().requires_grad_()
+    value = function(x, **options)
+    upstream = torch.randn(value.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    # Rounded to bfloat16 first, so that every dtype is given the same gradient, exactly.
+    upstream = upstream.bfloat16().to(value.device, value.dtype)
+    return value.detach(), torch.autograd.grad(value, x, upstream)[0]
+
+
+def _nan_is_largest(error: float) -> float:
+    return error if error == error else float("inf")

@@ -1,0 +1,211 @@
+"""Global covariance pooling as functions of tensors; each is differentiable to any order."""
+
+import torch
+from torch import Tensor
+
+from . import ops, reference
+from .backends import NAMES as BACKEND_NAMES
+from .precision import PRECISIONS, accumulation_dtype
+from .shapes import triangle_order
+from .validation import check_at_least, check_choice, check_features, check_floating, check_matrices
+
+OUTPUTS = ("triu", "full")
+
+
+def fused_gcp(
+    x: Tensor,
+    *,
+    n_iter: int = 5,
+    channel_dim: int = 1,
+    output: str = "triu",
+    precision: str | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """iSQRT-COV pooling: the covariance of the channels, its Newton-Schulz square root, and its upper triangle.
+
+    With mu and Sigma the mean and the population covariance over all M positions and t the trace of Sigma, the result
+    is sqrt(t) Y_N, where Y_N is the N-th Newton-Schulz iterate for Sigma / t (Li et al., CVPR 2018, equations 2 to 5).
+    As in every published network, N = 5 iterations are not the exact root.
+
+    Args:
+        x: features, (B, C, *spatial) or, with ``channel_dim=-1``, tokens (B, N, C); float16, bfloat16, float32 or
+            float64, any strides. Never changed.
+        n_iter: N, at least 1.
+        channel_dim: where the channels are; not 0.
+        output: "triu" for the row-major upper triangle, diagonal included (the order of published checkpoints), or
+            "full" for the symmetric matrix.
+        precision: "fast" (float16 or TF32 products, error about 7e-4), "high" (float32-class products, error below
+            5e-6), or ``None``: "high" for float32 unless torch is allowed TF32, "fast" for half precision. Statistics
+            and sums are always float32; float64 is always float64 throughout.
+        backend: "torch", "triton" or "cuda" to force one, "reference" for plain autograd of
+            :mod:`gcp_kernels.reference`, "auto" or ``None`` for the first that can.
+
+    Returns:
+        (B, C(C+1)/2) or (B, C, C), in the dtype of ``x``. A sample whose features are constant gives zeros with zero
+        gradient; NaN or infinity stays within its sample.
+
+    Raises:
+        TypeError: ``x`` is not a tensor of one of the dtypes; ``n_iter`` or ``channel_dim`` is not an int.
+        ValueError: a shape without channels or positions, or an option outside what is listed here.
+        RuntimeError: the backend asked for cannot run this.
+
+    Example:
+        >>> import torch, gcp_kernels
+        >>> x = torch.relu(torch.randn(4, 64, 7, 7))
+        >>> gcp_kernels.fused_gcp(x).shape
+        torch.Size([4, 2080])
+    """
+    check_features(x, channel_dim)
+    check_at_least("n_iter", n_iter, 1)
+    check_choice("output", output, OUTPUTS)
+    precision, backend = _check_arithmetic(precision, backend)
+    features, triu = _channels_first(x, channel_dim), output == "triu"
+    if backend == "reference":
+        pooled = reference.isqrt_pool(features.to(accumulation_dtype(x.dtype)), n_iter)
+        return (reference.triu_vec(pooled) if triu else pooled).to(x.dtype)
+    return ops.isqrt_pool(features, n_iter, triu, _wants_gradient(x), precision, backend)[0]
+
+
+def covariance_pool(
+    x: Tensor,
+    *,
+    channel_dim: int = 1,
+    output: str = "full",
+    precision: str | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """Population covariance of the channels over all positions, (x - mu)(x - mu)^T / M.
+
+    Args:
+        x: features, as for :func:`fused_gcp`.
+        channel_dim: where the channels are; not 0.
+        output: "full" for the symmetric matrix or "triu" for its row-major upper triangle.
+        precision: as for :func:`fused_gcp`.
+        backend: as for :func:`fused_gcp`.
+
+    Returns:
+        (B, C, C) or (B, C(C+1)/2), in the dtype of ``x``.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as :func:`fused_gcp`.
+
+    Example:
+        >>> import torch, gcp_kernels
+        >>> gcp_kernels.covariance_pool(torch.randn(2, 8, 49)).shape
+        torch.Size([2, 8, 8])
+    """
+    check_features(x, channel_dim)
+    check_choice("output", output, OUTPUTS)
+    precision, backend = _check_arithmetic(precision, backend)
+    features, triu = _channels_first(x, channel_dim), output == "triu"
+    if backend == "reference":
+        cov = reference.covariance_pool(features.to(accumulation_dtype(x.dtype)))
+        return (reference.triu_vec(cov) if triu else cov).to(x.dtype)
+    return ops.covariance_pool(features, triu, precision, backend)[0]
+
+
+def newton_schulz_sqrt(
+    cov: Tensor, *, n_iter: int = 5, precision: str | None = None, backend: str | None = None
+) -> Tensor:
+    """Approximate square root of positive semi-definite matrices by ``n_iter`` Newton-Schulz iterations.
+
+    Args:
+        cov: (B, C, C), floating point, symmetric: only the symmetric part is used, and the gradient is symmetric.
+        n_iter: number of iterations in all, at least 1.
+        precision: as for :func:`fused_gcp`.
+        backend: as for :func:`fused_gcp`.
+
+    Returns:
+        (B, C, C), in the dtype of ``cov``. A matrix of trace zero gives zeros with zero gradient.
+
+    Raises:
+        TypeError: ``cov`` is not a floating-point tensor; ``n_iter`` is not an int.
+        ValueError: ``cov`` is not (B, C, C), or an option is outside what is allowed.
+        RuntimeError: the backend asked for cannot run this.
+
+    Example:
+        >>> import torch, gcp_kernels
+        >>> root = gcp_kernels.newton_schulz_sqrt(4 * torch.eye(3).expand(1, 3, 3), n_iter=15)
+        >>> torch.allclose(root, 2 * torch.eye(3), atol=1e-5)
+        True
+    """
+    check_matrices("cov", cov, dim=3)
+    check_at_least("n_iter", n_iter, 1)
+    precision, backend = _check_arithmetic(precision, backend)
+    if backend == "reference":
+        return reference.newton_schulz_sqrt(cov.to(accumulation_dtype(cov.dtype)), n_iter).to(cov.dtype)
+    return ops.newton_schulz_sqrt(cov, n_iter, _wants_gradient(cov), precision, backend)[0]
+
+
+def triu_vec(m: Tensor, *, backend: str | None = None) -> Tensor:
+    """Upper triangle of square matrices, row by row, diagonal included, without any factor.
+
+    Args:
+        m: (..., C, C), floating point. Elements below the diagonal are not read, and get zero gradient.
+        backend: as for :func:`fused_gcp`.
+
+    Returns:
+        (..., C(C+1)/2), in the dtype of ``m``.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: not square matrices of a floating-point dtype; a backend that cannot run.
+
+    Example:
+        >>> import torch, gcp_kernels
+        >>> gcp_kernels.triu_vec(torch.arange(9.0).view(3, 3))
+        tensor([0., 1., 2., 4., 5., 8.])
+    """
+    check_matrices("m", m)
+    _, backend = _check_arithmetic(None, backend)
+    if backend == "reference":
+        return reference.triu_vec(m)
+    c = m.shape[-1]
+    return ops.triu_vec(m.reshape(-1, c, c), False, backend).view(*m.shape[:-2], -1)
+
+
+def triu_unvec(v: Tensor, *, backend: str | None = None) -> Tensor:
+    """Symmetric matrices from their upper triangles, the inverse of :func:`triu_vec`.
+
+    Args:
+        v: (..., C(C+1)/2), floating point.
+        backend: as for :func:`fused_gcp`.
+
+    Returns:
+        (..., C, C), symmetric, in the dtype of ``v``.
+
+    Raises:
+        TypeError: ``v`` is not a floating-point tensor.
+        ValueError: the last dimension is not C(C+1)/2 for any C >= 1.
+        RuntimeError: the backend asked for cannot run this.
+
+    Example:
+        >>> import torch, gcp_kernels
+        >>> gcp_kernels.triu_unvec(torch.tensor([1.0, 2.0, 3.0]))
+        tensor([[1., 2.],
+                [2., 3.]])
+    """
+    check_floating("v", v)
+    if v.dim() == 0 or v.shape[-1] == 0:
+        raise ValueError(f"v must have shape (..., C(C+1)/2) with C >= 1, got {tuple(v.shape)}")
+    c = triangle_order(v.shape[-1])
+    _, backend = _check_arithmetic(None, backend)
+    if backend == "reference":
+        return reference.triu_unvec(v)
+    return ops.triu_unvec(v.reshape(-1, v.shape[-1]), True, backend).view(*v.shape[:-1], c, c)
+
+
+def _check_arithmetic(precision: str | None, backend: str | None) -> tuple[str, str]:
+    """The two options as operators take them, ``None`` spelled out."""
+    check_choice("precision", precision, (None, *PRECISIONS))
+    check_choice("backend", backend, (None, *BACKEND_NAMES))
+    return precision or "default", backend or "auto"
+
+
+def _channels_first(x: Tensor, channel_dim: int) -> Tensor:
+    """Features as (B, C, M), a view wherever the spatial dimensions can be merged."""
+    return (x if channel_dim == 1 else x.movedim(channel_dim, 1)).flatten(2)
+
+
+def _wants_gradient(tensor: Tensor) -> bool:
+    """Whether a backward pass may follow, so that keeping iterates for it is worth the memory."""
+    return tensor.requires_grad and torch.is_grad_enabled()

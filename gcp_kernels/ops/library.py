@@ -1,0 +1,99 @@
+"""The operator library "gcp_kernels", and what every operator in it does alike under autocast and vmap."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+LIBRARY = torch.library.Library("gcp_kernels", "DEF")
+
+_AUTOCAST_DEVICES = {"cpu": "AutocastCPU", "cuda": "AutocastCUDA"}
+
+
+def define(schema: str, implementation: Callable[..., Any], fake: Callable[..., Any]) -> Callable[..., Any]:
+    """Define an operator and register everything but its autograd; returns the callable operator.
+
+    Under autocast an operator takes what it is given: it runs with autocast disabled, since its matrix products choose
+    their own precision. Under ``torch.vmap`` the mapped dimension is folded into the batch, which comes first in every
+    tensor.
+
+    Args:
+        schema: name and signature in the schema language of ``torch.library``; tensors (B, ...) only.
+        implementation: for every real device.
+        fake: gives empty outputs of the right shapes, strides and dtypes.
+    """
+    name = schema[: schema.index("(")]
+    qualified_name = f"{LIBRARY.ns}::{name}"
+    LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+    operator = getattr(torch.ops.gcp_kernels, name).default
+
+    def under_autocast(device_type: str) -> Callable[..., Any]:
+        def run(*args: Any) -> Any:
+            with torch.autocast(device_type, enabled=False):
+                return operator(*args)
+
+        return run
+
+    LIBRARY.impl(name, implementation, "CompositeExplicitAutograd")
+    for device_type, key in _AUTOCAST_DEVICES.items():
+        LIBRARY.impl(name, under_autocast(device_type), key)
+    torch.library.register_fake(qualified_name, fake, lib=LIBRARY)
+    torch.library.register_vmap(qualified_name, _fold_into_batch(operator), lib=LIBRARY)
+    return operator
+
+
+def keeps_iterates(tensor: Tensor, wanted: bool, backend: str) -> bool:
+    """Iterates are kept where time is short and memory is not: by the torch backend on the CPU."""
+    return wanted and tensor.device.type == "cpu" and backend in ("auto", "torch")
+
+
+def differentiable(
+    operator: Any, differentiate: Callable[..., Any], save_for_backward: Callable[..., None]
+) -> Callable[..., Any]:
+    """Attach a backward formula to an operator, and return the callable to use inside the package.
+
+    An autograd formula registered with ``torch.library`` is not seen by ``torch.func.grad`` and its kin, which want a
+    ``torch.autograd.Function``. So while such a transform is active the callable goes through one, made of the same
+    formula; everywhere else it is the operator.
+    """
+    torch.library.register_autograd(operator.name(), differentiate, setup_context=save_for_backward, lib=LIBRARY)
+
+    def transformed(*args: Any) -> Any:
+        return Transformed.apply(*args)
+
+    class Transformed(torch.autograd.Function):
+        @staticmethod
+        def forward(*args: Any) -> Any:
+            return operator(*args)
+
+        setup_context = staticmethod(save_for_backward)
+        backward = staticmethod(differentiate)
+        vmap = staticmethod(_fold_into_batch(transformed))
+
+    def call(*args: Any) -> Any:
+        if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
+            return transformed(*args)
+        return operator(*args)
+
+    return call
+
+
+def _fold_into_batch(operator: Callable[..., Any]) -> Callable[..., Any]:
+    def rule(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
+        n = info.batch_size
+
+        def fold(arg: Any, dim: int | None) -> Any:
+            if not isinstance(arg, Tensor):
+                return arg
+            return (arg.expand(n, *arg.shape) if dim is None else arg.movedim(dim, 0)).flatten(0, 1)
+
+        def unfold(result: Tensor) -> Tensor:
+            return result.unflatten(0, (n, result.shape[0] // n))
+
+        results = operator(*map(fold, args, in_dims))
+        if isinstance(results, Tensor):
+            return unfold(results), 0
+        return tuple(map(unfold, results)), (0,) * len(results)
+
+    return rule

@@ -1,0 +1,26 @@
+"""Which arithmetic an operator uses for the dtype that it is given."""
+
+import torch
+
+PRECISIONS = ("fast", "high")
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Dtype of statistics, iterates and sums: float64 for float64, else float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def resolve_precision(precision: str, dtype: torch.dtype) -> str:
+    """Turn "default" into "fast" or "high" for features of ``dtype``.
+
+    Half precision features are "fast". float32 features are "high" unless the user has allowed TF32 matrix products,
+    by ``torch.set_float32_matmul_precision`` or by ``torch.backends.cuda.matmul.fp32_precision``; the latter is read
+    because ``torch.get_float32_matmul_precision`` raises once both have been used. float64 is always "high".
+    """
+    if dtype == torch.float64:
+        return "high"
+    if precision != "default":
+        return precision
+    if dtype == torch.float32:
+        return "fast" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "high"
+    return "fast"

@@ -1,0 +1,62 @@
+"""Checks of what the user gives, before any work: typed errors that name the value and what is allowed."""
+
+from torch import Tensor, bfloat16, float16, float32, float64
+
+FLOATING_DTYPES = (float16, bfloat16, float32, float64)
+
+
+def check_floating(name: str, tensor: object) -> None:
+    """Raise ``TypeError`` unless ``tensor`` is a floating-point tensor of a dtype that the kernels know."""
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
+    if tensor.dtype not in FLOATING_DTYPES:
+        raise TypeError(f"{name} must be float16, bfloat16, float32 or float64, got {tensor.dtype}")
+
+
+def check_features(x: Tensor, channel_dim: int) -> None:
+    """Raise unless ``x`` is a batch of features with channels in ``channel_dim`` and at least one position."""
+    check_floating("x", x)
+    if x.dim() < 3:
+        raise ValueError(
+            f"x must have a batch, a channel and at least one spatial dimension, such as (B, C, H, W), "
+            f"got shape {tuple(x.shape)}"
+        )
+    check_integer("channel_dim", channel_dim)
+    if not -x.dim() < channel_dim < x.dim() or channel_dim == 0:
+        raise ValueError(
+            f"channel_dim must be a dimension of x other than the batch (1 to {x.dim() - 1}, or -1 to "
+            f"{1 - x.dim()}), got {channel_dim} for shape {tuple(x.shape)}"
+        )
+    if 0 in x.shape[1:]:
+        raise ValueError(
+            f"x must have at least one channel and one position, got shape {tuple(x.shape)} "
+            f"with channel_dim={channel_dim}"
+        )
+
+
+def check_matrices(name: str, matrices: Tensor, dim: int | None = None) -> None:
+    """Raise unless ``matrices`` are non-empty square matrices in the last two of ``dim`` dimensions (any if None)."""
+    check_floating(name, matrices)
+    layout = "(..., C, C)" if dim is None else "(B, C, C)"
+    right_dim = matrices.dim() >= 2 if dim is None else matrices.dim() == dim
+    if not right_dim or matrices.shape[-1] != matrices.shape[-2] or matrices.shape[-1] == 0:
+        raise ValueError(f"{name} must have shape {layout} with C >= 1, got {tuple(matrices.shape)}")
+
+
+def check_integer(name: str, value: object) -> None:
+    """Raise ``TypeError`` unless ``value`` is an int."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} must be an int, got {value!r} of type {type(value).__name__}")
+
+
+def check_at_least(name: str, value: int, least: int) -> None:
+    """Raise ``TypeError`` unless ``value`` is an int, ``ValueError`` if it is below ``least``."""
+    check_integer(name, value)
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
+def check_choice(name: str, value: object, allowed: tuple[object, ...]) -> None:
+    """Raise ``ValueError`` unless ``value`` is one of ``allowed``."""
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")

@@ -1,0 +1,167 @@
+"""Builds the optional CUDA extension; everything else about the package stands in pyproject.toml.
+
+GCP_KERNELS_CUDA=auto (default): build it where nvcc and torch >= 2.10 are found, otherwise install the
+Python package alone, say so, and leave the reason for `python -m gcp_kernels info`. 1: build it or fail.
+0: never. TORCH_CUDA_ARCH_LIST chooses the GPU architectures, CUDA_HOME the toolkit.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import setuptools
+from setuptools.command.build_py import build_py
+
+# pip does not check this without build isolation, and what an older one says of pyproject.toml is a riddle.
+if int(setuptools.__version__.split(".")[0]) < 77:
+    sys.exit(
+        f"error: building gcp_kernels needs setuptools >= 77, found {setuptools.__version__}; "
+        "run pip install --upgrade setuptools"
+    )
+
+# Machine code for Ampere and Ada (8.x), Hopper (9.0) and Blackwell (12.x); PTX for what is between and after.
+ARCHITECTURES = {"sm_80": "8.0", "sm_90": "9.0+PTX", "sm_120": "12.0+PTX"}
+SOURCES = ["csrc/registration.cpp", "csrc/triangle_entry.cpp", "csrc/triangle.cu"]
+DEPENDS = sorted(str(path) for pattern in ("*.h", "*.cuh") for path in Path("csrc").rglob(pattern))
+STABLE_ABI = ["-DTORCH_TARGET_VERSION=0x020a000000000000", "-DUSE_CUDA", "-DPy_LIMITED_API=0x030A0000"]
+
+
+class NotBuildable(Exception):
+    """Why the CUDA extension cannot be built here, as a sentence fragment with the remedy."""
+
+
+def existing(*folders: Path) -> list[str]:
+    return [str(folder) for folder in folders if folder.is_dir()]
+
+
+def find_cuda_home() -> Path:
+    """The toolkit: CUDA_HOME or CUDA_PATH alone where set, else the owner of nvcc, else /usr/local/cuda."""
+    chosen = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    if chosen:
+        candidates = [Path(chosen)]
+    else:
+        nvcc = shutil.which("nvcc")
+        # What is found may be a link into the toolkit, or a script that is no part of it.
+        owners = [Path(nvcc), Path(nvcc).resolve()] if nvcc else []
+        candidates = [*(owner.parents[1] for owner in owners), Path("/usr/local/cuda")]
+    for home in candidates:
+        headers = [home / "include", home / "targets" / "x86_64-linux" / "include"]
+        if (home / "bin" / "nvcc").is_file() and any((h / "cuda_runtime_api.h").is_file() for h in headers):
+            return home
+    looked_in = ", ".join(dict.fromkeys(map(str, candidates)))
+    raise NotBuildable(f"no CUDA toolkit (bin/nvcc, headers) in {looked_in}; install one or set CUDA_HOME")
+
+
+def import_torch():
+    try:
+        import torch
+    except ImportError as error:
+        raise NotBuildable(
+            f"torch was not importable in the build environment ({error}); "
+            "install torch first, then install with --no-build-isolation"
+        ) from error
+    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 10):
+        raise NotBuildable(f"torch {torch.__version__} is older than 2.10")
+    return torch
+
+
+def ask_nvcc(home: Path, question: str) -> str:
+    command = [str(home / "bin" / "nvcc"), question]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def default_architectures(home: Path) -> str:
+    known = ask_nvcc(home, "--list-gpu-code").split()
+    return ";".join(name for code, name in ARCHITECTURES.items() if code in known)
+
+
+def cuda_extension():
+    """(setup() keywords that build the extension, one line that says what it was built with)."""
+    home = find_cuda_home()
+    torch = import_torch()
+    from torch.utils import cpp_extension
+
+    cpp_extension.CUDA_HOME = str(home)  # a CPU build of torch leaves it None, whatever the environment says
+    os.environ["TORCH_CUDA_ARCH_LIST"] = os.environ.get("TORCH_CUDA_ARCH_LIST") or default_architectures(home)
+
+    class BuildExtension(cpp_extension.BuildExtension):
+        def build_extensions(self) -> None:
+            try:
+                super().build_extensions()
+            except Exception as error:
+                remedy = "GCP_KERNELS_CUDA=0 installs gcp_kernels without it"
+                raise RuntimeError(f"the CUDA extension did not compile; {remedy}. {error}") from error
+
+    target = home / "targets" / "x86_64-linux"
+    libraries = existing(home / "lib64", home / "lib", target / "lib")
+    extension = cpp_extension.CppExtension(
+        "gcp_kernels._C",
+        SOURCES,
+        depends=DEPENDS,
+        include_dirs=[str(Path("csrc").resolve()), *existing(home / "include", target / "include")],
+        py_limited_api=True,
+        extra_compile_args={
+            "cxx": ["-O2", "-fvisibility=hidden", *STABLE_ABI],
+            "nvcc": ["-O3", "-std=c++17", "-Xcompiler=-fvisibility=hidden"],
+        },
+        # No strong symbol of ours names torch's CUDA half, hence --no-as-needed. The static CUDA runtime hides
+        # its symbols, hence --exclude-libs: else the loader would mix it with the shared one torch brings.
+        extra_link_args=[
+            *("-Wl,--no-as-needed", "-ltorch", *(f"-L{folder}" for folder in libraries)),
+            *("-lcudart_static", "-Wl,--exclude-libs,libcudart_static.a", "-ldl", "-lrt", "-lpthread"),
+        ],
+    )
+    keywords = {
+        "ext_modules": [extension],
+        "cmdclass": {"build_ext": BuildExtension},
+        "options": {"bdist_wheel": {"py_limited_api": "cp310"}},
+    }
+    release = re.search(r"release ([\d.]+)", ask_nvcc(home, "--version"))
+    nvcc = f"nvcc {release[1] if release else 'of unknown version'}"
+    return keywords, f"torch {torch.__version__}, {nvcc}, for {os.environ['TORCH_CUDA_ARCH_LIST']}"
+
+
+def choose_build() -> tuple[dict, bool, str]:
+    """(keywords for setup(), whether the extension is built, why or with what)."""
+    wanted = os.environ.get("GCP_KERNELS_CUDA", "auto")
+    if wanted not in ("auto", "0", "1"):
+        sys.exit(f"error: GCP_KERNELS_CUDA must be auto, 0 or 1, got {wanted!r}")
+    if wanted == "0":
+        return {}, False, "GCP_KERNELS_CUDA=0 was set for the build"
+    try:
+        keywords, built_with = cuda_extension()
+    except NotBuildable as reason:
+        if wanted == "1":
+            sys.exit(f"error: GCP_KERNELS_CUDA=1, but the CUDA extension cannot be built: {reason}")
+        return {}, False, str(reason)
+    return keywords, True, built_with
+
+
+KEYWORDS, BUILT, DETAIL = choose_build()
+MESSAGE = f"with the CUDA extension ({DETAIL})" if BUILT else f"WITHOUT the CUDA extension: {DETAIL}"
+print(f"\n{'=' * 100}\ngcp_kernels is built {MESSAGE}\n{'=' * 100}\n", file=sys.stderr, flush=True)
+
+
+class BuildPython(build_py):
+    """Adds gcp_kernels/_build_info.py, which tells the installed package how it was built."""
+
+    def _build_info(self) -> Path:
+        root = Path() if self.editable_mode else Path(self.build_lib)
+        return root / "gcp_kernels" / "_build_info.py"
+
+    def run(self) -> None:
+        super().run()
+        text = f'"""Written by setup.py."""\n\nCUDA_EXTENSION = {BUILT!r}\nDETAIL = {DETAIL!r}\n'
+        self._build_info().write_text(text, encoding="utf-8")
+
+    def get_outputs(self, include_bytecode: bool = True) -> list[str]:
+        return [*super().get_outputs(include_bytecode), str(self._build_info())]
+
+
+KEYWORDS["cmdclass"] = {**KEYWORDS.get("cmdclass", {}), "build_py": BuildPython}
+setuptools.setup(**KEYWORDS)

@@ -1,0 +1,41 @@
+"""The choice of a backend: "auto" takes the first that can, a named one runs or raises."""
+
+import pytest
+import torch
+
+from gcp_kernels import backends, fused_gcp
+from gcp_kernels.backends.torch.config import CPU, GPU, chunk_size, chunks
+
+X = torch.zeros(1, 2, 3)
+
+
+def test_auto_takes_the_first_backend_that_can(monkeypatch):
+    assert backends.select("isqrt_pool", X, "auto") is backends.BACKENDS["torch"]
+    monkeypatch.setattr(backends.BACKENDS["triton"], "why_not", lambda operation, tensor: None)
+    assert backends.select("isqrt_pool", X, "auto") is backends.BACKENDS["triton"]
+
+
+def test_a_named_backend_that_cannot_run_raises_with_its_reason(monkeypatch):
+    monkeypatch.setattr(backends.BACKENDS["triton"], "why_not", lambda operation, tensor: "the moon is full")
+    with pytest.raises(RuntimeError, match=r"backend='triton' cannot run isqrt_pool: the moon is full"):
+        fused_gcp(X, backend="triton")
+
+
+def test_auto_without_any_backend_names_every_reason(monkeypatch):
+    for name, module in backends.BACKENDS.items():
+        monkeypatch.setattr(module, "why_not", lambda operation, tensor, name=name: f"{name} is tired")
+    with pytest.raises(RuntimeError, match=r"cuda is tired.*triton is tired.*torch is tired"):
+        fused_gcp(X)
+
+
+@pytest.mark.parametrize("device_type", ["cpu", "cuda"])
+@pytest.mark.parametrize("batch", [0, 1, 7, 1000])
+@pytest.mark.parametrize("channels", [1, 64, 256, 1024])
+def test_chunks_cover_the_batch_once_within_their_memory(device_type, batch, channels):
+    device, dtype = torch.device(device_type), torch.float32
+    parts = list(chunks(batch, channels, dtype, device))
+    assert [i for part in parts for i in range(part.start, part.stop)] == list(range(batch))
+    size = chunk_size(batch, channels, dtype, device)
+    limit = (CPU if device.type == "cpu" else GPU).matrix_bytes
+    assert size == 1 or size * channels * channels * dtype.itemsize <= limit
+    assert all(part.stop - part.start <= size for part in parts)

@@ -1,0 +1,67 @@
+"""``python -m gcp_kernels``: info, selftest, and the command line itself."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import gcp_kernels
+from gcp_kernels.__main__ import main
+from gcp_kernels.backends import BACKENDS, OPERATIONS
+from gcp_kernels.commands import selftest
+
+
+def test_runs_as_a_module():
+    completed = subprocess.run(
+        [sys.executable, "-m", "gcp_kernels", "--version"], capture_output=True, text=True, check=True
+    )
+    assert completed.stdout.strip() == f"gcp_kernels {gcp_kernels.__version__}"
+
+
+def test_info_names_versions_and_a_verdict_of_every_backend_on_every_operation(capsys):
+    assert main(["info"]) == 0
+    report = capsys.readouterr().out
+    assert torch.__version__ in report
+    for operation in OPERATIONS:
+        section = report.split(f"\n{operation} on cpu")[1].split(" on ")[0]
+        for name in BACKENDS:
+            assert f"    {name}" in section
+        assert section.count("serves it") == 1
+    assert "no: it needs a CUDA tensor" in report or "no: extension not" in report
+
+
+def test_selftest_passes_here(capsys):
+    assert main(["selftest"]) == 0
+    report = capsys.readouterr().out
+    assert " 0 failed" in report
+    assert "WRONG" not in report
+    assert "not checked: triton on cpu, isqrt_pool" in report
+
+
+@pytest.mark.parametrize("fault", ["value", "gradient", "nan"])
+def test_selftest_finds_a_wrong_backend(monkeypatch, capsys, fault):
+    right = gcp_kernels.covariance_pool
+
+    def wrong(x, *, backend, **options):
+        if backend == "reference":
+            return right(x, backend=backend, **options)
+        if fault == "value":
+            return right(x, backend=backend, **options) * 1.01
+        if fault == "nan":
+            return right(x, backend=backend, **options) * float("nan")
+        return right(x.detach() + 1.01 * (x - x.detach()), backend=backend, **options)
+
+    monkeypatch.setitem(selftest.FUNCTIONS, "covariance_pool", wrong)
+    assert main(["selftest"]) == 1
+    report = capsys.readouterr().out
+    assert report.count("WRONG") == len(selftest.ARITHMETIC)
+    assert f"{len(selftest.ARITHMETIC)} failed" in report
+
+
+@pytest.mark.parametrize("arguments", [[], ["nonsense"], ["info", "--nonsense"]])
+def test_wrong_arguments_exit_with_2_and_say_what_is_allowed(arguments, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(arguments)
+    assert exit_.value.code == 2
+    assert "usage: gcp_kernels" in capsys.readouterr().err

@@ -1,0 +1,295 @@
+"""The CUDA extension: it compiles without spills, imports anywhere and, on a GPU, computes the right values."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import torch
+
+import gcp_kernels
+from gcp_kernels.backends import cuda
+from gcp_kernels.backends.cuda import extension
+
+CSRC = Path(__file__).parent.parent / "csrc"
+ARCHITECTURES = ["sm_80", "sm_90", "sm_120"]
+DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+
+built = pytest.mark.skipif(extension.why_not_loaded() is not None, reason=str(extension.why_not_loaded()))
+
+
+# --- compiling ---
+
+
+def find_nvcc() -> str | None:
+    for home in (os.environ.get("CUDA_HOME"), "/usr/local/cuda"):
+        if home and (nvcc := shutil.which(f"{home}/bin/nvcc")):
+            return nvcc
+    return shutil.which("nvcc")
+
+
+NVCC = find_nvcc()
+needs_nvcc = pytest.mark.skipif(NVCC is None, reason="needs nvcc")
+
+
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def compile_for(architecture: str, source: Path, output: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Machine code for one architecture; register spills are errors."""
+    if architecture not in run(str(NVCC), "--list-gpu-code").stdout.split():
+        pytest.skip(f"this nvcc does not know {architecture}")
+    flags = ["-std=c++17", "-O3", f"-arch={architecture}", "-Xptxas=-warn-spills,-Werror", f"-I{CSRC}", *options]
+    return run(str(NVCC), *flags, "-cubin", "-o", str(output), str(source))
+
+
+@needs_nvcc
+@pytest.mark.skipif(not CSRC.is_dir(), reason="needs the source tree")
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("source", sorted(CSRC.glob("*.cu")), ids=lambda path: path.name)
+def test_kernels_compile_without_spills(architecture, source, tmp_path):
+    result = compile_for(architecture, source, tmp_path / "kernels.cubin", "-Werror=all-warnings")
+    assert result.returncode == 0, result.stderr
+
+
+@needs_nvcc
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_compile_gate_rejects_a_spill(architecture, tmp_path):
+    values = "\n".join(f"  float v{i} = p[{i} * n];" for i in range(64))
+    shuffled = "\n".join(f"  p[{i} * n + 1] = v{63 - i} * v{(i * 7) % 64};" for i in range(64))
+    source = tmp_path / "spill.cu"
+    source.write_text(f"__global__ void spill(float* p, int n) {{\n{values}\n  __syncthreads();\n{shuffled}\n}}\n")
+    result = compile_for(architecture, source, tmp_path / "spill.cubin", "-maxrregcount=24")
+    assert result.returncode != 0
+    assert "spill" in result.stderr.lower()
+
+
+# --- the reasons ---
+
+
+def test_operations_without_a_kernel_are_named_first():
+    assert cuda.why_not("isqrt_pool", torch.ones(1)) == "isqrt_pool has no CUDA kernel in this version"
+
+
+def test_the_reason_of_the_build_is_passed_on(monkeypatch):
+    build = types.ModuleType("gcp_kernels._build_info")
+    build.CUDA_EXTENSION, build.DETAIL = False, "torch was not importable in the build environment"
+    monkeypatch.setitem(sys.modules, "gcp_kernels._build_info", build)
+    expected = "extension not built: torch was not importable in the build environment"
+    assert extension.why_not_loaded.__wrapped__() == expected
+
+
+def test_a_failed_load_is_reported(monkeypatch):
+    build = types.ModuleType("gcp_kernels._build_info")
+    build.CUDA_EXTENSION, build.DETAIL = True, ""
+    monkeypatch.setitem(sys.modules, "gcp_kernels._build_info", build)
+    monkeypatch.setitem(sys.modules, "gcp_kernels._C", None)
+    reason = extension.why_not_loaded.__wrapped__()
+    assert reason.startswith(f"extension failed to load with torch {torch.__version__}: ")
+
+
+def test_without_the_extension_the_reason_is_raised(monkeypatch):
+    monkeypatch.setattr(cuda, "why_not_loaded", lambda: "extension not built: because")
+    assert cuda.why_not("triu_vec", torch.ones(1, 2, 2)) == "extension not built: because"
+    assert cuda.status() == "unavailable: extension not built: because"
+    with pytest.raises(RuntimeError, match="'cuda' cannot run triu_vec: extension not built: because"):
+        cuda.triu_vec(torch.ones(1, 2, 2), fold=True)
+    with pytest.raises(RuntimeError, match="'cuda' cannot run triu_unvec: extension not built: because"):
+        cuda.triu_unvec(torch.ones(1, 3), mirror=True)
+
+
+def test_with_the_extension_the_tensor_decides(monkeypatch):
+    monkeypatch.setattr(cuda, "why_not_loaded", lambda: None)
+    assert cuda.why_not("triu_vec", torch.ones(1, 2, 2)) == "it needs a CUDA tensor, got one on cpu"
+
+
+def test_a_forced_backend_raises_and_names_the_reason():
+    matrix = torch.eye(3).expand(2, 3, 3)
+    reason = cuda.why_not("triu_vec", matrix)
+    assert reason is not None
+    with pytest.raises(RuntimeError, match=re.escape(reason)):
+        gcp_kernels.triu_vec(matrix, backend="cuda")
+
+
+# --- the binary ---
+
+
+@built
+def test_operators_are_registered():
+    for name, schema in {
+        "triu_vec": "(Tensor matrix, bool fold)",
+        "triu_unvec": "(Tensor vector, bool mirror)",
+    }.items():
+        operator = getattr(torch.ops.gcp_kernels_cuda, name).default
+        assert str(operator._schema) == f"gcp_kernels_cuda::{name}{schema} -> Tensor"
+
+
+@built
+@pytest.mark.skipif(torch.version.cuda is not None, reason="needs a CPU build of torch")
+def test_a_torch_without_cuda_is_named():
+    assert "this build of torch has no CUDA support" in extension.why_not_device(0)
+
+
+@built
+def test_a_cpu_tensor_meets_a_clear_error():
+    with pytest.raises(RuntimeError, match="triu_vec: matrix must be a CUDA tensor, got one on the CPU"):
+        cuda.triu_vec(torch.ones(1, 2, 2), fold=True)
+    with pytest.raises(RuntimeError, match="triu_unvec: vector must be a CUDA tensor, got one on another"):
+        cuda.triu_unvec(torch.ones(1, 3, device="meta"), mirror=False)
+
+
+@built
+@pytest.mark.skipif(shutil.which("nm") is None or shutil.which("readelf") is None, reason="needs nm and readelf")
+def test_the_binary_needs_only_the_stable_abi():
+    binary = sys.modules["gcp_kernels._C"].__file__
+    lines = run("nm", "-D", "--undefined-only", binary).stdout.splitlines()
+    kinds = {name.split("@")[0]: kind for kind, name in (line.split()[-2:] for line in lines)}
+
+    assert kinds["aoti_torch_get_current_cuda_stream"] == "w", "must be weak: only CUDA builds of torch define it"
+    of_the_c_api = re.compile(r"(aoti_torch|torch)_[a-z0-9_]+$")
+    of_torch = [name for name in kinds if "torch" in name or re.search(r"c10|N2at|ATen", name)]
+    assert [name for name in of_torch if not of_the_c_api.match(name)] == []
+    strong = {name for name in of_torch if "cuda" in name and kinds[name] != "w"}
+    assert strong <= {"aoti_torch_device_type_cuda"}
+    assert not [name for name in kinds if re.match(r"(__)?cuda|cu[A-Z]", name)], "the CUDA runtime is static"
+    assert [name for name in kinds if name.startswith(("Py", "_Py"))] == ["PyModule_Create2"]
+
+    dynamic = run("readelf", "-d", binary).stdout
+    needed = re.findall(r"NEEDED.*\[(\S+?)\.so", dynamic)
+    assert "libtorch" in needed, "brings in the CUDA half of torch where there is one"
+    assert not {"libtorch_python", "libtorch_cuda", "libc10_cuda", "libcudart", "libcuda"} & set(needed)
+
+
+# --- on a GPU ---
+
+
+def expected_vec(matrix: torch.Tensor, fold: bool) -> torch.Tensor:
+    i, j = torch.triu_indices(*matrix.shape[-2:], device=matrix.device)
+    upper = matrix[:, i, j]
+    return torch.where(i < j, upper + matrix[:, j, i], upper) if fold else upper
+
+
+def expected_unvec(vector: torch.Tensor, mirror: bool, channels: int) -> torch.Tensor:
+    i, j = torch.triu_indices(channels, channels, device=vector.device)
+    matrix = vector.new_zeros(vector.shape[0], channels, channels)
+    if mirror:
+        matrix[:, j, i] = vector
+    matrix[:, i, j] = vector
+    return matrix
+
+
+def poison_free_memory(elements: int, dtype: torch.dtype) -> None:
+    """The next allocation of this size finds NaN: what a kernel leaves unwritten shows."""
+    torch.full((elements,), float("nan"), dtype=dtype, device="cuda")
+
+
+def assert_right(matrix: torch.Tensor) -> None:
+    """All four maps, on ``matrix`` and on vectors of its strides, bitwise."""
+    batch, channels, _ = matrix.shape
+    size = channels * (channels + 1) // 2
+    for flag in (False, True):
+        poison_free_memory(batch * size, matrix.dtype)
+        vector = cuda.triu_vec(matrix, fold=flag)
+        torch.testing.assert_close(vector, expected_vec(matrix, flag), rtol=0, atol=0)
+        for source in (vector, vector.repeat(1, 2)[:, ::2], vector[:1].expand(batch, -1)):
+            poison_free_memory(batch * channels * channels, matrix.dtype)
+            result = cuda.triu_unvec(source, mirror=flag)
+            torch.testing.assert_close(result, expected_unvec(source, flag, channels), rtol=0, atol=0)
+
+
+gpu = [
+    pytest.mark.gpu,
+    built,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"),
+]
+
+
+class TestOnGpu:
+    pytestmark = gpu
+
+    @pytest.mark.parametrize("channels", [1, 2, 3, 31, 32, 33, 64, 100, 256])
+    @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+    def test_layouts(self, channels, dtype):
+        matrix = torch.randn(5, channels, channels, device="cuda").to(dtype)
+        assert_right(matrix)
+        assert_right(matrix.mT)
+        assert_right(matrix[::2])
+        assert_right(matrix[:1].expand(4, -1, -1))
+        assert_right(torch.randn(3, channels, 3 * channels + 1, device="cuda").to(dtype)[:, :, 1::3])
+
+    def test_nothing_stands_against_it(self):
+        matrix = torch.ones(1, 2, 2, device="cuda")
+        assert cuda.why_not("triu_vec", matrix) is None
+        assert "supports float16" in cuda.why_not("triu_vec", matrix.to(torch.int32))
+
+    def test_empty(self):
+        assert cuda.triu_vec(torch.ones(0, 3, 3, device="cuda"), fold=True).shape == (0, 6)
+        assert cuda.triu_vec(torch.ones(2, 0, 0, device="cuda"), fold=True).shape == (2, 0)
+        assert cuda.triu_unvec(torch.ones(0, 6, device="cuda"), mirror=True).shape == (0, 3, 3)
+        assert cuda.triu_unvec(torch.ones(2, 0, device="cuda"), mirror=True).shape == (2, 0, 0)
+
+    def test_rejections(self):
+        for call, argument, message in [
+            (cuda.triu_vec, torch.ones(2, 3, 4, device="cuda"), r"\(B, C, C\), got \(2, 3, 4\)"),
+            (cuda.triu_vec, torch.ones(1, 2, 2, device="cuda", dtype=torch.int32), "got Int"),
+            (cuda.triu_unvec, torch.ones(2, 5, device="cuda"), r"C\(C\+1\)/2 for some C, got 5"),
+            (cuda.triu_unvec, torch.ones(3, device="cuda"), "must have shape"),
+        ]:
+            with pytest.raises(RuntimeError, match=message):
+                call(argument, True)
+
+    def test_more_samples_than_a_grid_axis_of_65535(self):
+        assert_right(torch.randn(70_000, 3, 3, device="cuda"))
+
+    def test_more_tiles_than_a_grid_axis_of_65535(self):
+        matrix = torch.randn(1, 11_600, 11_600, device="cuda", dtype=torch.float16)
+        vector = cuda.triu_vec(matrix, fold=False)
+        assert torch.equal(cuda.triu_unvec(vector, mirror=False), matrix.triu())
+
+    def test_other_stream(self):
+        """The work stands in the current stream's order: after the long kernel that fills its input."""
+        stream = torch.cuda.Stream()
+        matrix = torch.zeros(8, 64, 64, device="cuda")
+        torch.cuda.synchronize()
+        with torch.cuda.stream(stream):
+            torch.cuda._sleep(50_000_000)
+            matrix.fill_(1.0)
+            vector = cuda.triu_vec(matrix, fold=True)
+        stream.synchronize()
+        torch.testing.assert_close(vector, expected_vec(matrix, True), rtol=0, atol=0)
+
+    def test_captured_in_a_graph(self):
+        matrix = torch.randn(4, 40, 40, device="cuda")
+        cuda.triu_vec(matrix, fold=True)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            vector = cuda.triu_vec(matrix, fold=True)
+        matrix.copy_(torch.randn_like(matrix))
+        graph.replay()
+        torch.testing.assert_close(vector, expected_vec(matrix, True), rtol=0, atol=0)
+
+    @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA GPUs")
+    def test_other_current_device(self):
+        matrix = torch.randn(3, 40, 40, device="cuda:1")
+        with torch.cuda.device(0):
+            vector = cuda.triu_vec(matrix, fold=True)
+            assert torch.cuda.current_device() == 0
+        assert vector.device == matrix.device
+        torch.testing.assert_close(vector, expected_vec(matrix, True), rtol=0, atol=0)
+
+    @pytest.mark.slow
+    def test_beyond_2_to_the_31_elements(self):
+        if torch.cuda.mem_get_info()[0] < 24 << 30:
+            pytest.skip("needs 24 GiB of free GPU memory")
+        matrix = torch.randn(2**31 // 256**2 + 3, 256, 256, device="cuda", dtype=torch.float16)
+        vector = cuda.triu_vec(matrix, fold=True)
+        torch.testing.assert_close(vector[-3:], expected_vec(matrix[-3:], True), rtol=0, atol=0)
+        result = cuda.triu_unvec(vector, mirror=True)
+        torch.testing.assert_close(result[-3:], expected_unvec(vector[-3:], True, 256), rtol=0, atol=0)
