@@ -52,9 +52,11 @@ def newton_schulz_sqrt(cov: Tensor, n_iter: int = 5) -> Tensor:
     three = 3 * torch.eye(cov.shape[-1], dtype=cov.dtype, device=cov.device)
     t = (three - a) / 2
     y, z = a @ t, t
-    for _ in range(n_iter - 1):
+    for remaining in reversed(range(n_iter - 1)):
         t = (three - z @ y) / 2
-        y, z = y @ t, t @ z
+        y = y @ t
+        if remaining:  # the last iteration needs no Z
+            z = t @ z
     return torch.where(flat, 0, trace.sqrt() * y)
 
 

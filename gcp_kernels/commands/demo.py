@@ -22,13 +22,13 @@ from .. import __version__
 from . import demo_plot, demo_timing, demo_training
 from .demo_training import DigitsSplit, Epoch
 
-HELP = "train a CNN on real digits with average and with covariance pooling, and compare"
 LABELS = {"average": "average pooling", "covariance": "covariance pooling (GCP)"}
-TIMING_ROUNDS = {"cpu": 15, "cuda": 100}
+TIMING_ROUNDS = {"cpu": 11, "cuda": 100}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options; a value that is not allowed ends the program with exit code 2 and says what is."""
+    parser.description = __doc__
     parser.add_argument("--epochs", type=integer_from(1), default=15, help="passes over the training set (15)")
     parser.add_argument("--seed", type=integer_from(0), default=0, help="initial weights and image order (0)")
     parser.add_argument("--batch-size", type=integer_from(1), default=32, help="images per optimiser step (32)")
@@ -183,6 +183,8 @@ def report_times(features: torch.Tensor, device: torch.device) -> bool:
             else:
                 ratio = f"x{row.milliseconds / ours:5.2f}" if ours else "      "
                 print(f"    {row.milliseconds:7.2f} ms   {ratio}   {row.name}")
+    if demo_timing.PYTORCHCV not in (row.name for row in times):
+        print("  pytorchcv is not installed: its loop-free layer is not compared")
     print()
     return sound
 
@@ -209,4 +211,5 @@ def reached(name: str, curve: Sequence[float], other: str, target: float) -> str
     for number, value in enumerate(curve, start=1):
         if value >= target:
             return f"{name} reached {other}'s final accuracy in epoch {number} of {len(curve)}"
-    return f"{name} never reached {other}'s final accuracy in {len(curve)} epochs"
+    epochs = "1 epoch" if len(curve) == 1 else f"{len(curve)} epochs"
+    return f"{name} never reached {other}'s final accuracy in {epochs}"

@@ -14,6 +14,7 @@ import torch
 from .. import reference
 from ..functional import fused_gcp
 
+PYTORCHCV = "pytorchcv iSQRTCOVPool (loop-free eager)"
 N_ITER = 5
 WARM_UP = 3
 # Twice what precision "high" promises: a float32 result further from float64 than this is wrong, not rounded.
@@ -45,10 +46,10 @@ def pools() -> dict[str, Pool]:
         "gcp_kernels.fused_gcp": fused,
         "gcp_kernels.reference.isqrt_pool + triu_vec, plain autograd (eager)": plain_autograd,
     }
-    if importlib.util.find_spec("pytorchcv") is not None:
+    if importlib.util.find_spec("pytorchcv") is not None:  # the caller says so when it is absent
         layer = importlib.import_module("pytorchcv.models.isqrtcovresnet").iSQRTCOVPool(num_iter=N_ITER)
         # That layer's vectors have a trailing axis of length one.
-        found["pytorchcv iSQRTCOVPool (loop-free eager)"] = lambda features: layer(features).squeeze(-1)
+        found[PYTORCHCV] = lambda features: layer(features).squeeze(-1)
     return found
 
 

@@ -1,0 +1,1 @@
+"""Speed and memory of the pooling on this machine: ``python -m benchmarks`` from a checkout."""

@@ -1,0 +1,175 @@
+"""The demo command: it trains, draws, repeats itself, refuses bad arguments, and concludes truly."""
+
+import argparse
+import re
+
+import pytest
+import torch
+
+from gcp_kernels.commands import demo, demo_plot, demo_timing, demo_training
+
+
+def parse(*arguments):
+    parser = argparse.ArgumentParser(prog="demo")
+    demo.add_arguments(parser)
+    return parser.parse_args(arguments)
+
+
+def needs_training_packages():
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed (extra: demo)")
+    pytest.importorskip("tqdm", reason="tqdm is not installed (extra: demo)")
+
+
+@pytest.fixture
+def no_timing(monkeypatch):
+    monkeypatch.setitem(demo.TIMING_ROUNDS, "cpu", 1)
+
+
+def table(text):
+    return re.findall(r"^ +\d+ +\d+\.\d+ +\d+\.\d+ %.*$", text, flags=re.MULTILINE)
+
+
+def test_one_epoch_end_to_end(tmp_path, capsys, no_timing):
+    needs_training_packages()
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra: demo)")
+    picture = tmp_path / "curves.png"
+    assert demo.run(parse("--epochs", "1", "--device", "cpu", "--output", str(picture))) == 0
+    out = capsys.readouterr().out
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert picture.stat().st_size > 10_000
+    assert len(table(out)) == 1
+    assert "gcp_kernels.fused_gcp" in out
+    assert "plain autograd" in out
+    assert "not timed" not in out
+    accuracies = [float(value) for value in re.findall(r"(\d+\.\d+) %", table(out)[0])]
+    assert out.strip().endswith(demo.verdict(accuracies[:1], accuracies[1:]))
+
+
+def test_same_seed_same_numbers_other_seed_others(capsys, no_timing):
+    needs_training_packages()
+    tables = []
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    for seed in ("3", "3", "4"):
+        assert demo.run(parse("--epochs", "1", "--seed", seed, "--device", "cpu", "--no-plot")) == 0
+        tables.append(table(capsys.readouterr().out))
+    assert len(tables[0]) == 1
+    assert tables[0] == tables[1]
+    assert tables[0] != tables[2]
+    assert torch.equal(torch.get_rng_state(), before), "the demo leaves the global random state alone"
+
+
+def test_both_networks_start_from_the_same_convolutions():
+    average, covariance = (demo_training.build_network(pool, seed=5) for pool in demo_training.POOLS)
+    for ours, theirs in zip(average[0].parameters(), covariance[0].parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    images = torch.rand(2, 1, 8, 8)
+    assert average(images).shape == covariance(images).shape == (2, 10)
+    with pytest.raises(ValueError, match="'max'"):
+        demo_training.build_network("max", seed=0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--epochs", "0"), "at least 1, got '0'"),
+        (("--epochs", "two"), "at least 1, got 'two'"),
+        (("--batch-size", "-4"), "at least 1, got '-4'"),
+        (("--seed", "-1"), "at least 0, got '-1'"),
+        (("--seed", str(2**63)), "at least 0"),
+        (("--device", "gpu"), "must be cpu, cuda or cuda:N, got 'gpu'"),
+        (("--device", "meta"), "must be cpu, cuda or cuda:N, got 'meta'"),
+        (("--device", "cuda:99"), "is not here"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments, message, capsys):
+    with pytest.raises(SystemExit) as ending:
+        parse(*arguments)
+    assert ending.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("nowhere/curves.png", "not an existing directory"),
+        ("curves.doc", "must end in"),
+        ("folder.png", "a directory"),
+    ],
+)
+def test_unusable_output_is_refused_before_any_work(output, message, tmp_path, capsys, monkeypatch):
+    (tmp_path / "folder.png").mkdir()
+    monkeypatch.setattr(demo_training, "load_digits_split", lambda device: pytest.fail("work was started"))
+    assert demo.run(parse("--output", str(tmp_path / output))) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert output in captured.err
+    assert not captured.out
+
+
+def test_missing_packages_give_one_error_that_names_the_extra(capsys, monkeypatch):
+    def absent(name):
+        raise ModuleNotFoundError(name)
+
+    monkeypatch.setattr(demo.importlib, "import_module", absent)
+    assert demo.run(parse("--no-plot")) == 1
+    captured = capsys.readouterr()
+    assert "scikit-learn, tqdm missing" in captured.err
+    assert 'pip install "gcp-kernels[demo]"' in captured.err
+    assert not captured.out
+
+
+def test_an_absent_peer_is_said_to_be_absent(monkeypatch, capsys, no_timing):
+    monkeypatch.setattr(demo_timing.importlib.util, "find_spec", lambda name: None)
+    assert demo.report_times(torch.rand(2, 8, 4, 4), torch.device("cpu"))
+    assert "pytorchcv is not installed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("average", "covariance", "sentences"),
+    [
+        (
+            [90.0, 95.0, 96.0],
+            [94.0, 97.0, 98.5],
+            ["GCP wins by 2.50 points", "GCP reached average pooling's final accuracy in epoch 2 of 3",
+             "average pooling never reached GCP's final accuracy in 3 epochs"],
+        ),
+        (
+            [94.0, 98.0],
+            [90.0, 97.0],
+            ["GCP does not win: average pooling is ahead by 1.00 points", "GCP never reached average",
+             "average pooling reached GCP's final accuracy in epoch 2 of 2"],
+        ),
+        (
+            [98.5, 96.0],
+            [97.0, 97.0],
+            ["GCP wins by 1.00 points", "average pooling reached GCP's final accuracy in epoch 1 of 2"],
+        ),
+        ([97.0], [97.0], ["GCP does not win: it is a tie", "in epoch 1 of 1"]),
+    ],
+)  # fmt: skip
+def test_verdict_says_what_the_numbers_say(average, covariance, sentences):
+    verdict = demo.verdict(average, covariance)
+    for sentence in sentences:
+        assert sentence in verdict
+    assert ("GCP wins" in verdict) == (covariance[-1] > average[-1])
+
+
+def test_a_wrong_pool_is_reported_and_not_timed(monkeypatch):
+    right = demo_timing.pools()
+    wrong = {**right, "wrong": lambda features: 1.001 * demo_timing.plain_autograd(features)}
+    monkeypatch.setattr(demo_timing, "pools", lambda: wrong)
+    rows = {row.name: row for row in demo_timing.time_pool(torch.rand(2, 8, 4, 4), rounds=1)}
+    assert rows["wrong"].milliseconds is None
+    assert rows["wrong"].error == pytest.approx(1e-3, rel=0.01)
+    assert all(rows[name].milliseconds > 0 for name in right)
+
+
+def test_plot_formats(tmp_path):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra: demo)")
+    curves = {"a": [demo_training.Epoch(1.0, 50.0, 0.1)], "b": [demo_training.Epoch(0.5, 99.0, 0.1)]}
+    for suffix in demo_plot.FORMATS:
+        path = tmp_path / f"curves{suffix}"
+        assert demo_plot.plot_path_problem(path) is None
+        demo_plot.plot(curves, "title", path)
+        assert path.stat().st_size > 1000
