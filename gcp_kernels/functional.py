@@ -1,12 +1,14 @@
 """Global covariance pooling as functions of tensors; each is differentiable to any order."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from . import ops, reference
 from .backends import NAMES as BACKEND_NAMES
 from .precision import PRECISIONS, accumulation_dtype
-from .shapes import triangle_order
+from .shapes import triangle_order, triangle_size
 from .validation import check_at_least, check_choice, check_features, check_floating, check_matrices
 
 OUTPUTS = ("triu", "full")
@@ -61,8 +63,8 @@ def fused_gcp(
     precision, backend = _check_arithmetic(precision, backend)
     features, triu = _channels_first(x, channel_dim), output == "triu"
     if backend == "reference":
-        pooled = reference.isqrt_pool(features.to(accumulation_dtype(x.dtype)), n_iter)
-        return (reference.triu_vec(pooled) if triu else pooled).to(x.dtype)
+        pooled = _run_reference(reference.isqrt_pool, features, n_iter)
+        return reference.triu_vec(pooled) if triu else pooled
     return ops.isqrt_pool(features, n_iter, triu, _wants_gradient(x), precision, backend)[0]
 
 
@@ -99,8 +101,8 @@ def covariance_pool(
     precision, backend = _check_arithmetic(precision, backend)
     features, triu = _channels_first(x, channel_dim), output == "triu"
     if backend == "reference":
-        cov = reference.covariance_pool(features.to(accumulation_dtype(x.dtype)))
-        return (reference.triu_vec(cov) if triu else cov).to(x.dtype)
+        cov = _run_reference(reference.covariance_pool, features)
+        return reference.triu_vec(cov) if triu else cov
     return ops.covariance_pool(features, triu, precision, backend)[0]
 
 
@@ -133,7 +135,7 @@ def newton_schulz_sqrt(
     check_at_least("n_iter", n_iter, 1)
     precision, backend = _check_arithmetic(precision, backend)
     if backend == "reference":
-        return reference.newton_schulz_sqrt(cov.to(accumulation_dtype(cov.dtype)), n_iter).to(cov.dtype)
+        return _run_reference(reference.newton_schulz_sqrt, cov, n_iter)
     return ops.newton_schulz_sqrt(cov, n_iter, _wants_gradient(cov), precision, backend)[0]
 
 
@@ -160,7 +162,7 @@ def triu_vec(m: Tensor, *, backend: str | None = None) -> Tensor:
     if backend == "reference":
         return reference.triu_vec(m)
     c = m.shape[-1]
-    return ops.triu_vec(m.reshape(-1, c, c), False, backend).view(*m.shape[:-2], -1)
+    return ops.triu_vec(m.reshape(-1, c, c), False, backend).view(*m.shape[:-2], triangle_size(c))
 
 
 def triu_unvec(v: Tensor, *, backend: str | None = None) -> Tensor:
@@ -199,6 +201,12 @@ def _check_arithmetic(precision: str | None, backend: str | None) -> tuple[str, 
     check_choice("precision", precision, (None, *PRECISIONS))
     check_choice("backend", backend, (None, *BACKEND_NAMES))
     return precision or "default", backend or "auto"
+
+
+def _run_reference(function: Callable[..., Tensor], x: Tensor, *args: int) -> Tensor:
+    """A reference function as the operators run it: statistics in float32 at least, whatever autocast says."""
+    with torch.autocast(x.device.type, enabled=False):
+        return function(x.to(accumulation_dtype(x.dtype)), *args).to(x.dtype)
 
 
 def _channels_first(x: Tensor, channel_dim: int) -> Tensor:

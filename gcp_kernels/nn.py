@@ -10,7 +10,7 @@ from .backends import NAMES as BACKEND_NAMES
 from .functional import OUTPUTS, fused_gcp
 from .precision import PRECISIONS
 from .shapes import triangle_size
-from .validation import check_at_least, check_choice, check_integer
+from .validation import check_at_least, check_choice, check_features, check_integer
 
 
 class GCP(nn.Module):
@@ -105,8 +105,7 @@ class GCP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Pool a batch of features, see the class."""
-        if x.dim() < 3:
-            raise ValueError(f"the input must have a batch, a channel and a spatial dimension, got {tuple(x.shape)}")
+        check_features(x, self.channel_dim)
         channels = x.shape[self.channel_dim]
         if channels != self.in_channels:
             raise ValueError(

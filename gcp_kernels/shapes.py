@@ -1,6 +1,7 @@
 """Shapes that every layer agrees on, as plain integer and stride arithmetic."""
 
 from math import isqrt
+from operator import index
 
 from torch import Tensor
 
@@ -18,6 +19,7 @@ def triangle_order(size: int) -> int:
     Raises:
         ValueError: ``size`` is not C(C+1)/2 for any C.
     """
+    size = index(size)  # a compiler with dynamic shapes takes the length of a triangle as a constant here
     c = (isqrt(8 * size + 1) - 1) // 2
     if triangle_size(c) != size:
         raise ValueError(
@@ -47,7 +49,7 @@ def empty_gradient(x: Tensor) -> Tensor:
 
 
 def empty_iterates(like: Tensor, c: int, n_iter: int, keep: bool) -> Tensor:
-    """Uninitialised iterates, (B, 2N, C, C) with ``keep`` and (B, 0, C, C) without, for a batch like ``like``.
+    """Uninitialised iterates of a batch like ``like``: (B, 2N, C, C), or (B, 0, C, C) if not kept.
 
     The samples of one iterate are contiguous in memory, as batched products want them.
     """

@@ -1,21 +1,21 @@
 """The Newton-Schulz iteration and its derivative, in batched products written into preallocated memory.
 
-The published coupled iteration (Y, Z) is carried out in the equivalent form without Z: with W = Z Y and W_0 = Y_0 = A,
+The published coupled iteration (Y, Z) is carried out in an equivalent form without Z. With W = Z Y, which starts at A,
 
-    T = (3I - W) / 2;    Y <- Y T;    W <- T W T = 9/4 W - 3/2 W^2 + 1/4 W^3
+    T = (3 I - W) / 2;    Y <- Y T;    W <- W T T = 9/4 W - 3/2 W^2 + 1/4 W^3
 
-All matrices are polynomials of A, so they are symmetric and commute. Every term keeps the small eigenvalues of A to
-full relative accuracy, because nothing is subtracted from the identity on the way to W. What this form buys:
+All matrices are polynomials of A, so they are symmetric and commute. Nothing is subtracted that is not small beside
+what it is subtracted from, so that the small eigenvalues of A keep their relative accuracy, in the derivative too.
+What this form buys:
 
-- in the backward pass, d(W^2) = P + P^T and d(W^3) = H + H^T with P = W dW and H = W (P + P^T / 2): two products for
-  dW instead of the four of dZ and dT;
-- the first Y is a by-product: Y_1 = 3/2 A - 1/2 A^2;
-- the last two steps are one: Y_N = Y_{N-2} Q with Q = T_{N-2} T_{N-1}, a quartic polynomial of W_{N-2}:
-  Q = 9/4 I - 39/16 W + 27/16 V - 9/16 V W + 1/16 V^2, V = W^2.
+- with P = W dW, d(W^2) = P + P^T and d(W^3) = H + H^T for H = W (P + P^T / 2): two products give the next dW, where the
+  coupled form takes four for dZ and dT;
+- Y_1 = A T_0 is a by-product of W_1 = A T_0 T_0, and dY_1 = 3/2 dA - 1/2 d(A^2) takes no product;
+- the last two steps are one: Y_N = Y_{N-2} Q with Q = T_{N-2} T_{N-1}, a quartic polynomial of W = W_{N-2},
+  Q = 9/4 I - 39/16 W + 27/16 V + 1/16 V (V - 9 W) with V = W^2.
 
-At N = 5 the forward pass takes 11 products and the backward pass 15, against 12 and 24 for the coupled form. (The
-upper-triangle saving of DESIGN section 2 needs a product that computes half of its output, which a batched matrix
-product of whole matrices does not offer.)
+At N = 5 the forward pass takes 11 products and the backward pass 15; written out for whole matrices, the coupled form
+takes 12 and 24.
 """
 
 from dataclasses import dataclass
@@ -28,50 +28,51 @@ from torch import Tensor
 class Iterates:
     """The matrices of one forward pass that its derivative needs, each of shape (b, C, C).
 
-    ``w[k]`` and ``y[k]`` are the iterates W_k and Y_k for k = 0 .. max(N - 2, 0), ``root`` is Y_N. ``square`` and
-    ``factor`` are V and Q of the last two steps; N = 1 has neither.
+    ``w[k]`` and ``y[k]`` are W_k and Y_k for k = 0 .. N - 2, and ``w[0]`` is ``y[0]`` is A; ``square`` and ``factor``
+    are V and Q; ``root`` is Y_N. N = 1 has A and Y_1 alone.
     """
 
     w: list[Tensor]
     y: list[Tensor]
-    root: Tensor
     square: Tensor
     factor: Tensor
+    root: Tensor
 
     @staticmethod
-    def view(slab: Tensor, n_iter: int) -> "Iterates":
-        """Name the 2 N matrices of ``slab``, shape (2 N, b, C, C); the first is A, to be filled by the caller."""
-        matrices = list(slab.unbind(0))
-        if n_iter == 1:
-            a, root = matrices
-            return Iterates(w=[a], y=[a], root=root, square=root, factor=root)
-        w, rest = matrices[: n_iter - 1], matrices[n_iter - 1 :]
-        *y, square, factor, root = rest
-        return Iterates(w=w, y=[w[0], *y], root=root, square=square, factor=factor)
+    def view(slab: Tensor) -> "Iterates":
+        """Name the matrices of ``slab``, shape (2 N, b, C, C). The caller fills the first, A."""
+        a, *others, root = slab.unbind(0)
+        if not others:
+            return Iterates(w=[a], y=[a], square=root, factor=root, root=root)
+        *steps, square, factor = others
+        half = len(steps) // 2
+        return Iterates(w=[a, *steps[:half]], y=[a, *steps[half:]], square=square, factor=factor, root=root)
+
+    @property
+    def one_step(self) -> bool:
+        """Whether N = 1."""
+        return self.root is self.square
 
 
 def newton_schulz(iterates: Iterates) -> Tensor:
-    """Fill ``iterates`` from its first matrix A, symmetric with trace 1 (or zero), and return Y_N."""
-    w, y, square, factor, root = (
-        iterates.w, iterates.y, iterates.square, iterates.factor, iterates.root,
-    )  # fmt: skip
-    if square is root:  # N = 1
+    """Fill ``iterates`` from its matrix A, symmetric with trace 1 (or zero), and return Y_N."""
+    w, y, square, factor, root = iterates.w, iterates.y, iterates.square, iterates.factor, iterates.root
+    if iterates.one_step:
         return torch.baddbmm(w[0], w[0], w[0], beta=1.5, alpha=-0.5, out=root)
 
+    # The matrices that are filled last are scratch until then.
+    t, product = square, factor
     for k in range(len(w) - 1):
-        torch.bmm(w[k], w[k], out=square)
-        if k == 0:
-            torch.lerp(w[0], square, -0.5, out=y[1])
-        else:
-            torch.baddbmm(y[k], y[k], w[k], beta=1.5, alpha=-0.5, out=y[k + 1])
-        torch.lerp(w[k], square, -2.0, out=w[k + 1])
-        w[k + 1].baddbmm_(w[k], square, beta=0.75, alpha=0.25)
+        torch.mul(w[k], -0.5, out=t).diagonal(dim1=-2, dim2=-1).add_(1.5)
+        wt = torch.bmm(w[k], t, out=y[1] if k == 0 else product)
+        torch.bmm(wt, t, out=w[k + 1])
+        if k > 0:
+            torch.bmm(y[k], t, out=y[k + 1])
 
     torch.bmm(w[-1], w[-1], out=square)
-    torch.sub(square, w[-1], alpha=9, out=root)
     torch.sub(square, w[-1], alpha=13 / 9, out=factor)
-    factor.baddbmm_(square, root, beta=27 / 16, alpha=1 / 16)
-    factor.diagonal(dim1=-2, dim2=-1).add_(9 / 4)
+    cofactor = torch.sub(square, w[-1], alpha=9, out=root)
+    factor.baddbmm_(square, cofactor, beta=27 / 16, alpha=1 / 16).diagonal(dim1=-2, dim2=-1).add_(9 / 4)
     return torch.bmm(y[-1], factor, out=root)
 
 
@@ -80,40 +81,34 @@ def derivative(iterates: Iterates, g: Tensor, scratch: Tensor) -> Tensor:
 
     Args:
         iterates: filled by :func:`newton_schulz`.
-        g: symmetric, shape (b, C, C). Overwritten.
+        g: G, symmetric, shape (b, C, C). Overwritten.
         scratch: uninitialised memory, shape (4, b, C, C).
 
     Returns:
         L_f(A, G), symmetric, shape (b, C, C), in memory of ``g`` or ``scratch``.
     """
-    w, y = iterates.w, iterates.y
-    dw, dy = g, g
-    p, r, spare, other = scratch.unbind(0)
-    if iterates.square is iterates.root:  # N = 1
-        torch.bmm(w[0], dw, out=p)
-        torch.add(p, p.mT, out=r)
-        return r.mul_(-0.5).add_(dw, alpha=1.5)
-
+    w, y, square = iterates.w, iterates.y, iterates.square
+    p, spare, dy_spare, dy_next = scratch.unbind(0)
+    dw = dy = g
     for k in range(len(w) - 1):
+        torch.bmm(w[k], dw, out=p)
         if k == 0:
-            torch.bmm(w[0], dw, out=p)
-            dy = torch.add(p, p.mT, out=spare).mul_(-0.5).add_(dw, alpha=1.5)
-            spare = other
+            d_square = torch.add(p, p.mT, out=spare)
+            dy = torch.lerp(d_square, dw, 1.5, out=dy_spare)  # 3/2 dA - 1/2 d(A^2)
+            d_square.lerp_(p, 0.5)  # P + P^T / 2
         else:
-            torch.baddbmm(dy, dy, w[k], beta=1.5, alpha=-0.5, out=spare)
-            spare.baddbmm_(y[k], dw, alpha=-0.5)
-            dy, spare = spare, dy
-            torch.bmm(w[k], dw, out=p)
-        torch.add(p, p.mT, alpha=0.5, out=r)
-        half = dw.sub_(p, alpha=4 / 3).baddbmm_(w[k], r, beta=9 / 8, alpha=1 / 4)
-        dw, r = torch.add(half, half.mT, out=r), half
+            torch.baddbmm(dy, dy, w[k], beta=1.5, alpha=-0.5, out=dy_next).baddbmm_(y[k], dw, alpha=-0.5)
+            dy, dy_next = dy_next, dy
+            torch.add(p, p.mT, alpha=0.5, out=spare)
+        half = dw.sub_(p, alpha=4 / 3).baddbmm_(w[k], spare, beta=9 / 8, alpha=1 / 4)
+        dw, spare = torch.add(half, half.mT, out=spare), dw
 
-    square = iterates.square
     torch.bmm(w[-1], dw, out=p)
-    half = torch.sub(p, dw, alpha=13 / 18, out=r)
-    torch.sub(square, w[-1], alpha=9, out=spare)
-    half.baddbmm_(spare, p, beta=27 / 16, alpha=1 / 16)
-    torch.sub(square, w[-1], alpha=9 / 2, out=spare)
-    half.baddbmm_(spare, p.mT, alpha=1 / 16)
-    dq = torch.add(half, half.mT, out=p)
-    return torch.bmm(dy, iterates.factor, out=spare).baddbmm_(y[-1], dq)
+    if iterates.one_step:
+        return torch.lerp(torch.add(p, p.mT, out=spare), dw, 1.5)
+    # dQ = K + K^T with K = -39/32 dW + 27/16 P + 1/16 (V - 9 W) P + 1/16 (V - 9/2 W) P^T
+    half = torch.sub(p, dw, alpha=13 / 18, out=dy_spare if len(w) == 1 else dw)
+    half.baddbmm_(torch.sub(square, w[-1], alpha=9, out=spare), p, beta=27 / 16, alpha=1 / 16)
+    half.baddbmm_(torch.sub(square, w[-1], alpha=9 / 2, out=spare), p.mT, alpha=1 / 16)
+    dq = torch.add(half, half.mT, out=spare)
+    return torch.bmm(dy, iterates.factor, out=dy_next).baddbmm_(y[-1], dq)

@@ -17,11 +17,10 @@ class IterateStorage:
 
     def __init__(self, kept: Tensor, n_iter: int) -> None:
         b, count, c, _ = kept.shape
-        self._n_iter = n_iter
         self._per_batch = count > 0
         samples = chunk_size(b, c, kept.dtype, kept.device)
         self._slab = kept.transpose(0, 1) if count else kept.new_empty(2 * n_iter, samples, c, c)
 
     def __getitem__(self, part: slice) -> Iterates:
         samples = part if self._per_batch else slice(0, part.stop - part.start)
-        return Iterates.view(self._slab[:, samples], self._n_iter)
+        return Iterates.view(self._slab[:, samples])

@@ -1,0 +1,82 @@
+"""What all tests share: devices and backends to run on, fixed seeds, NaN-poisoned fresh memory, skips that show."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from gcp_kernels import backends
+
+# Deterministic mode, which poisons fresh memory (below), wants this set before CUDA starts.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for line in (
+        "gpu: needs a CUDA GPU",
+        "operation(name): run on each backend, on each device, that can run the operation",
+    ):
+        config.addinivalue_line("markers", line)
+    # The matrices here are small, and threads that wait for one another on a shared machine cost ten times the work.
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU, none is visible to torch"))
+
+
+def runnable(operation: str) -> list[tuple[str, str]]:
+    """(backend, device) pairs, each backend by its name, on which small float32 tensors can be processed."""
+    return [
+        (name, device)
+        for device in DEVICES
+        for name, module in backends.BACKENDS.items()
+        if module.why_not(operation, torch.ones(1, 1 if operation == "triu_unvec" else 2, 2, device=device)) is None
+    ]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Tests with a marked operation get backend and device, others that ask for a device get each there is."""
+    if marker := metafunc.definition.get_closest_marker("operation"):
+        pairs = runnable(marker.args[0])
+        metafunc.parametrize(("backend", "device"), pairs, ids=[f"{name}-{device}" for name, device in pairs])
+    elif "device" in metafunc.fixturenames:
+        by_itself = any("device" in mark.args[0] for mark in metafunc.definition.iter_markers("parametrize"))
+        if not by_itself:
+            metafunc.parametrize("device", DEVICES)
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed() -> None:
+    torch.manual_seed(20180618)
+
+
+@pytest.fixture
+def several_threads() -> Iterator[None]:
+    """More than one thread, for tests of what their number or timing might change."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(2, os.cpu_count() or 1))
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def poisoned_memory() -> Iterator[None]:
+    """Fill every fresh tensor with NaN, so that an element which no kernel writes, or which is read first, shows.
+
+    Not for tests of reproducibility: the mode that fills memory also makes torch choose reproducible algorithms.
+    """
+    fill = torch.utils.deterministic.fill_uninitialized_memory
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.utils.deterministic.fill_uninitialized_memory = fill

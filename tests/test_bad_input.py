@@ -1,0 +1,213 @@
+"""What cannot be done is refused with the right type of error, which names the value given and what is allowed."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from gcp_kernels import backends, covariance_pool, fused_gcp, newton_schulz_sqrt, triu_unvec, triu_vec
+from gcp_kernels.nn import GCP
+
+X = torch.ones(2, 4, 3, 3)
+COV = torch.eye(4).expand(2, 4, 4)
+FUNCTIONS: dict[str, tuple[Callable[..., Any], Tensor]] = {
+    "fused_gcp": (fused_gcp, X),
+    "covariance_pool": (covariance_pool, X),
+    "newton_schulz_sqrt": (newton_schulz_sqrt, COV),
+    "triu_vec": (triu_vec, COV),
+    "triu_unvec": (triu_unvec, torch.ones(2, 10)),
+}
+POOLS = (fused_gcp, covariance_pool)
+
+
+def refuses(error: type[Exception], *words: str) -> Any:
+    """The block raises ``error`` with all of ``words`` in its message."""
+    return pytest.raises(error, match="".join(f"(?=.*{re.escape(word)})" for word in words))
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("given", [None, 3.0, [[1.0]], "x"])
+def test_not_a_tensor(name: str, given: object) -> None:
+    with refuses(TypeError, "Tensor", type(given).__name__):
+        FUNCTIONS[name][0](given)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.int64, torch.uint8, torch.bool, torch.complex64, torch.complex128, torch.float8_e4m3fn, torch.float8_e5m2],
+)
+def test_dtype_that_is_not_known(name: str, dtype: torch.dtype) -> None:
+    function, x = FUNCTIONS[name]
+    with refuses(TypeError, str(dtype), "float16", "bfloat16", "float32", "float64"):
+        function(x.to(dtype))
+
+
+@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("shape", [(), (4,), (2, 4)])
+def test_features_without_spatial_dimension(pool: Callable[..., Tensor], shape: tuple[int, ...]) -> None:
+    with refuses(ValueError, str(shape), "(B, C, "):
+        pool(torch.ones(shape))
+
+
+@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("shape", [(2, 0, 9), (2, 0, 3, 3), (2, 4, 0), (2, 4, 0, 3), (2, 0, 0), (0, 0, 4), (0, 4, 0)])
+def test_no_channels_or_no_positions(pool: Callable[..., Tensor], shape: tuple[int, ...]) -> None:
+    with refuses(ValueError, str(shape), "at least one"):
+        pool(torch.ones(shape))
+
+
+@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("channel_dim", [0, 4, -4, -5, 100])
+def test_channel_dim_out_of_range(pool: Callable[..., Tensor], channel_dim: int) -> None:
+    with refuses(ValueError, "channel_dim", str(channel_dim), "3", "-1"):
+        pool(X, channel_dim=channel_dim)
+
+
+@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("channel_dim", [1.0, True, "1", None, (1,)])
+def test_channel_dim_of_another_type(pool: Callable[..., Tensor], channel_dim: object) -> None:
+    with refuses(TypeError, "channel_dim", "int", repr(channel_dim)):
+        pool(X, channel_dim=channel_dim)
+
+
+@pytest.mark.parametrize(("function", "x"), [(fused_gcp, X), (newton_schulz_sqrt, COV)])
+@pytest.mark.parametrize("n_iter", [0, -1, -5])
+def test_no_iterations(function: Callable[..., Tensor], x: Tensor, n_iter: int) -> None:
+    with refuses(ValueError, "n_iter", str(n_iter), "at least 1"):
+        function(x, n_iter=n_iter)
+
+
+@pytest.mark.parametrize(("function", "x"), [(fused_gcp, X), (newton_schulz_sqrt, COV)])
+@pytest.mark.parametrize("n_iter", [True, False, 5.0, "5", None])
+def test_number_of_iterations_of_another_type(function: Callable[..., Tensor], x: Tensor, n_iter: object) -> None:
+    with refuses(TypeError, "n_iter", "int", repr(n_iter)):
+        function(x, n_iter=n_iter)
+
+
+@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("output", ["tril", "TRIU", "", None, 1, ["triu"]])
+def test_unknown_output(pool: Callable[..., Tensor], output: object) -> None:
+    with refuses(ValueError, "output", repr(output), "'triu'", "'full'"):
+        pool(X, output=output)
+
+
+@pytest.mark.parametrize("name", ["fused_gcp", "covariance_pool", "newton_schulz_sqrt"])
+@pytest.mark.parametrize("precision", ["low", "FAST", "", 1, torch.float32])
+def test_unknown_precision(name: str, precision: object) -> None:
+    function, x = FUNCTIONS[name]
+    with refuses(ValueError, "precision", repr(precision), "'fast'", "'high'", "None"):
+        function(x, precision=precision)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("backend", ["cudnn", "Torch", "", 0])
+def test_unknown_backend(name: str, backend: object) -> None:
+    function, x = FUNCTIONS[name]
+    with refuses(ValueError, "backend", repr(backend), *map(repr, backends.NAMES)):
+        function(x, backend=backend)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("backend", ["cuda", "triton"])
+def test_forced_backend_that_cannot_run_is_not_replaced(name: str, backend: str) -> None:
+    function, x = FUNCTIONS[name]
+    operation = "isqrt_pool" if name == "fused_gcp" else name
+    reason = backends.BACKENDS[backend].why_not(operation, x.flatten(2) if x.dim() == 4 else x)
+    if reason is None:
+        pytest.skip(f"{backend} can run {operation} on the CPU here")
+    with refuses(RuntimeError, repr(backend), reason, "auto"):
+        function(x, backend=backend)
+    with refuses(RuntimeError, repr(backend), reason, "auto"):
+        function(x.clone().requires_grad_(), backend=backend)
+
+
+@pytest.mark.parametrize("shape", [(), (4,), (4, 4), (2, 3, 4), (2, 4, 3), (2, 0, 0), (1, 2, 4, 4)])
+def test_root_of_what_is_not_a_batch_of_square_matrices(shape: tuple[int, ...]) -> None:
+    with refuses(ValueError, str(shape), "(B, C, C)"):
+        newton_schulz_sqrt(torch.ones(shape))
+
+
+@pytest.mark.parametrize("shape", [(), (4,), (3, 4), (2, 4, 3), (0, 0), (2, 0, 0)])
+def test_triangle_of_what_is_not_square(shape: tuple[int, ...]) -> None:
+    with refuses(ValueError, str(shape), "C, C)"):
+        triu_vec(torch.ones(shape))
+
+
+@pytest.mark.parametrize("size", [2, 4, 5, 7, 9, 11, 32895, 32897])
+def test_length_that_no_triangle_has(size: int) -> None:
+    with refuses(ValueError, str(size), "C(C+1)/2"):
+        triu_unvec(torch.ones(2, size))
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (3, 0)])
+def test_vector_without_elements(shape: tuple[int, ...]) -> None:
+    with refuses(ValueError, str(shape), "C(C+1)/2"):
+        triu_unvec(torch.ones(shape))
+
+
+def test_options_are_keywords_only() -> None:
+    for function, x in FUNCTIONS.values():
+        with pytest.raises(TypeError, match="positional"):
+            function(x, 5)
+
+
+@pytest.mark.parametrize(
+    ("error", "options", "words"),
+    [
+        (ValueError, {"in_channels": 0}, ["in_channels", "0", "at least 1"]),
+        (ValueError, {"in_channels": -8}, ["in_channels", "-8", "at least 1"]),
+        (TypeError, {"in_channels": 8.0}, ["in_channels", "8.0", "int"]),
+        (TypeError, {"in_channels": None}, ["in_channels", "None", "int"]),
+        (ValueError, {"dim": 0}, ["dim", "0", "at least 1"]),
+        (TypeError, {"dim": 4.0}, ["dim", "4.0", "int"]),
+        (TypeError, {"dim": True}, ["dim", "True", "int"]),
+        (ValueError, {"n_iter": 0}, ["n_iter", "0", "at least 1"]),
+        (TypeError, {"n_iter": 2.5}, ["n_iter", "2.5", "int"]),
+        (TypeError, {"n_iter": True}, ["n_iter", "True", "int"]),
+        (ValueError, {"channel_dim": 0}, ["channel_dim", "0"]),
+        (TypeError, {"channel_dim": 1.0}, ["channel_dim", "1.0", "int"]),
+        (ValueError, {"output": "tril"}, ["output", "'tril'", "'triu'", "'full'"]),
+        (ValueError, {"precision": "low"}, ["precision", "'low'", "'fast'", "'high'"]),
+        (ValueError, {"backend": "cudnn"}, ["backend", "'cudnn'", "'triton'", "'torch'"]),
+    ],
+)
+def test_layer_is_not_made(error: type[Exception], options: dict[str, Any], words: list[str]) -> None:
+    with refuses(error, *words):
+        GCP(**{"in_channels": 8, **options})
+
+
+@pytest.mark.parametrize("dim", [None, 4])
+@pytest.mark.parametrize("shape", [(2, 7, 3, 3), (2, 9, 5), (2, 3, 8)])
+def test_layer_is_given_other_channels(dim: int | None, shape: tuple[int, ...]) -> None:
+    with refuses(ValueError, "8", str(shape[1]), str(shape)):
+        GCP(8, dim)(torch.ones(shape))
+
+
+@pytest.mark.parametrize("dim", [None, 4])
+@pytest.mark.parametrize("shape", [(), (8,), (2, 8)])
+def test_layer_is_given_no_spatial_dimension(dim: int | None, shape: tuple[int, ...]) -> None:
+    with refuses(ValueError, str(shape)):
+        GCP(8, dim)(torch.ones(shape))
+
+
+@pytest.mark.parametrize("dim", [None, 4])
+@pytest.mark.parametrize("channel_dim", [4, -5, -4])
+def test_layer_has_a_channel_dim_that_its_input_has_not(dim: int | None, channel_dim: int) -> None:
+    with refuses(ValueError, "channel_dim", str(channel_dim)):
+        GCP(8, dim, channel_dim=channel_dim)(torch.ones(8, 8, 3, 3))
+
+
+@pytest.mark.parametrize("dim", [None, 4])
+def test_layer_is_given_no_positions(dim: int | None) -> None:
+    with refuses(ValueError, "at least one"):
+        GCP(8, dim).eval()(torch.ones(2, 8, 0))
+
+
+@pytest.mark.parametrize("dim", [None, 4])
+def test_layer_is_given_what_is_not_a_tensor(dim: int | None) -> None:
+    with refuses(TypeError, "Tensor", "list"):
+        GCP(8, dim)([[1.0]])
