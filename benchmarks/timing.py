@@ -11,8 +11,8 @@ import torch
 
 Step = Callable[[], object]
 
-# A turn this long outlasts the scheduler's time slice and the clock's resolution.
-TURN_SECONDS = 0.05
+# Long enough for several calls of the largest case, so that one disturbed call does not decide a turn.
+TURN_SECONDS = 0.25
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ class ChunkConfig:
     matrix_bytes: int
 
 
-# CPU: about ten such matrices are live at once, so 1 MiB each keeps a chunk in the second-level caches of a few cores
-# and the working memory independent of the batch. Measured on two cores, forward + backward at (64, 256, 14x14):
-# 0.5 MiB 323 ms, 1 MiB 327 ms, 2 MiB 316 ms, whole batch 361 ms. At (16, 128, 14x14) 0.5 MiB costs 10 %.
+# CPU: about ten such matrices are live at once. Chunks keep them near the second-level caches of a few cores, and the
+# working memory independent of the batch. Two cores, forward + backward, ms for 0.5, 1, 2, 4 MiB and the whole batch:
+# (64, 256, 14x14) -, 338, 352, 345, 361; (64, 128, 14x14) -, 46, 50, 50, -; (8, 256, 14x14) 34.3, 34.0, 33.9, -, -.
 CPU = ChunkConfig(matrix_bytes=1 << 20)
 
 # GPU: enough samples to fill the multiprocessors (64 of C = 256), at about 200 MiB of working memory. Not measured.

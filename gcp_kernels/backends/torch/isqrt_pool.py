@@ -9,7 +9,7 @@ from gcp_kernels.shapes import empty_gradient, empty_iterates, pooled_shape
 from .config import chunks
 from .covariance_pool import centre, centre_again, multiply_features
 from .iteration import newton_schulz
-from .newton_schulz_sqrt import GradientScratch, normalise
+from .newton_schulz_sqrt import GradientScratch, inverse_root, normalise
 from .products import matmul_precision
 from .storage import IterateStorage
 from .triangle import triangle_map
@@ -61,6 +61,6 @@ def isqrt_pool_backward(
                 torch.bmm(centred, centred.mT, out=saved.w[0])
                 normalise(saved.w[0])
                 newton_schulz(saved)
-            grad_cov = scratch.covariance_gradient(saved, grad[part], trace[part], triu)
-            multiply_features(grad_cov, centred.mul_(2 / m), out=grad_x[part])
+            gradient = scratch.covariance_gradient(saved, grad[part], triu)
+            multiply_features(gradient, centred.mul_(inverse_root(trace[part]) / m), out=grad_x[part])
     return grad_x

@@ -46,7 +46,8 @@ def newton_schulz_sqrt_backward(
             if not iterates.shape[1]:
                 start(saved, cov[part])
                 newton_schulz(saved)
-            grad_cov[part] = scratch.covariance_gradient(saved, grad[part], trace[part], triu=False)
+            gradient = scratch.covariance_gradient(saved, grad[part], triu=False)
+            grad_cov[part] = gradient.mul_(inverse_root(trace[part]) / 2)
     return grad_cov
 
 
@@ -70,35 +71,39 @@ class GradientScratch:
         samples = chunk_size(b, c, like.dtype, like.device)
         self._slab = like.new_empty(1 + SCRATCH_MATRICES, samples, c, c)
 
-    def covariance_gradient(self, iterates: Iterates, grad: Tensor, trace: Tensor, triu: bool) -> Tensor:
-        """dL/dSigma, symmetric, (b, C, C), from the gradient of sqrt(t) Y_N.
+    def covariance_gradient(self, iterates: Iterates, grad: Tensor, triu: bool) -> Tensor:
+        """2 sqrt(t) dL/dSigma, symmetric, (b, C, C), from the gradient of sqrt(t) Y_N.
 
         With G the symmetric part of the gradient, L = L_f(A, G) and r = sqrt(t), DESIGN section 2 reads
-        dL/dSigma = (r L + a I) / t with a = r <G, Y_N> / 2 - r <L, A>. Here r is cancelled, so that neither t nor its
-        inverse can overflow on the way.
+        dL/dSigma = (r L + a I) / t with a = r <G, Y_N> / 2 - r <L, A>. The caller multiplies by
+        :func:`inverse_root`, so that neither t nor its inverse can overflow on the way.
 
         Args:
             iterates: of the forward pass.
             grad: (b, C(C+1)/2) with ``triu``, else (b, C, C).
-            trace: t, shape (b,).
             triu: whether the upper triangle was returned.
         """
         slab = self._slab[:, : grad.shape[0]]
-        g = symmetric_part_of_gradient(grad, triu, out=slab[0])
-        diagonal = inner(g, iterates.root) / 2
-        gradient = derivative(iterates, g, slab[1:])
+        twice_g = fold_gradient(grad, triu, out=slab[0])
+        diagonal = inner(twice_g, iterates.root) / 2
+        gradient = derivative(iterates, twice_g, slab[1:])
         diagonal -= inner(gradient, iterates.w[0])
         gradient.diagonal(dim1=-2, dim2=-1).add_(diagonal[:, None])
-        return gradient.mul_(torch.where(trace == 0, 0, trace.rsqrt())[:, None, None])
+        return gradient
 
 
-def symmetric_part_of_gradient(grad: Tensor, triu: bool, out: Tensor) -> Tensor:
-    """G = (Gbar + Gbar^T) / 2 in ``out`` (b, C, C), Gbar being zero below the diagonal for a triangle gradient."""
+def inverse_root(trace: Tensor) -> Tensor:
+    """1 / sqrt(t) of traces (b,), shaped to scale matrices; 0 for a trace of zero, whose gradient is zero."""
+    return torch.where(trace == 0, 0, trace.rsqrt())[:, None, None]
+
+
+def fold_gradient(grad: Tensor, triu: bool, out: Tensor) -> Tensor:
+    """2 G = Gbar + Gbar^T in ``out`` (b, C, C), Gbar being zero below the diagonal for a triangle gradient."""
     b, c, _ = out.shape
     grad = grad.to(out.dtype)
     if not triu:
-        return torch.add(grad, grad.mT, out=out).mul_(0.5)
-    torch.index_select(grad, 1, symmetric_map(c, grad.device), out=out.view(b, c * c)).mul_(0.5)
+        return torch.add(grad, grad.mT, out=out)
+    torch.index_select(grad, 1, symmetric_map(c, grad.device), out=out.view(b, c * c))
     out.diagonal(dim1=-2, dim2=-1).mul_(2)
     return out
 
