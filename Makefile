@@ -3,7 +3,9 @@
 #
 # PYTHON   the interpreter to start from
 # VENV     where the virtual environment goes
-# TORCH    what pip is asked for as torch; name a version or build here if the newest is not wanted
+# TORCH    what pip is asked for as torch when VENV is made; name a version here if the newest is not wanted
+#
+# make clean first, to make VENV anew with other values.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -32,4 +34,4 @@ $(VENV)/.ready: pyproject.toml setup.py $(shell find csrc -type f)
 	touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info gcp_kernels/_build_info.py gcp_kernels/_C*.so
+	rm -rf $(VENV) build *.egg-info gcp_kernels/_build_info.py gcp_kernels/_C*.so gcp_demo.png

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 import gcp_kernels
+from gcp_kernels.commands.demo import device_argument
 
 from . import cases, memory, peers, timing
 
@@ -81,16 +82,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description="Speed and memory of the pooling on this machine."
     )
-    parser.add_argument("--device", type=torch.device, default="cpu", help="cpu (default), cuda or cuda:N")
+    parser.add_argument("--device", type=device_argument, default="cpu", help="cpu (default), cuda or cuda:N")
     parser.add_argument("--rounds", type=int, help=f"interleaved rounds of timing ({ROUNDS})")
     parser.add_argument("--quick", action="store_true", help="tiny shapes, seconds: does it work at all?")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows as JSON lines too")
     args = parser.parse_args(arguments)
     if args.rounds is not None and args.rounds < 1:
         parser.error(f"--rounds must be at least 1, got {args.rounds}")
-    usable = {"cpu": True, "cuda": torch.cuda.is_available()}
-    if not usable.get(args.device.type, False):
-        parser.error(f"--device {args.device}: must be cpu or a CUDA device that torch can use")
     if args.json is not None:
         if args.json.is_dir():
             parser.error(f"--json {args.json}: it is a directory")

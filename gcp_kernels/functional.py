@@ -7,7 +7,7 @@ from torch import Tensor
 
 from . import ops, reference
 from .backends import NAMES as BACKEND_NAMES
-from .precision import PRECISIONS, accumulation_dtype
+from .precision import PRECISIONS, accumulation_dtype, without_autocast
 from .shapes import triangle_order, triangle_size
 from .validation import check_at_least, check_choice, check_features, check_floating, check_matrices
 
@@ -36,15 +36,17 @@ def fused_gcp(
         channel_dim: where the channels are; not 0.
         output: "triu" for the row-major upper triangle, diagonal included (the order of published checkpoints), or
             "full" for the symmetric matrix.
-        precision: "fast" (float16 or TF32 products, error about 7e-4), "high" (float32-class products, error below
-            5e-6), or ``None``: "high" for float32 unless torch is allowed TF32, "fast" for half precision. Statistics
-            and sums are always float32; float64 is always float64 throughout.
+        precision: "fast" (float16 or TF32 products, relative error about 7e-4), "high" (float32-class products, below
+            5e-6 for up to 7 iterations), or ``None``: "high" for float32 unless torch is allowed TF32, "fast" for half
+            precision. Statistics and sums are always float32; float64 is always float64 throughout. Each iteration
+            more than doubles what rounding leaves where the covariance is singular: for many of them give float64.
         backend: "torch", "triton" or "cuda" to force one, "reference" for plain autograd of
             :mod:`gcp_kernels.reference`, "auto" or ``None`` for the first that can.
 
     Returns:
         (B, C(C+1)/2) or (B, C, C), in the dtype of ``x``. A sample whose features are constant gives zeros with zero
-        gradient; NaN or infinity stays within its sample.
+        gradient; NaN or infinity stays within its sample. The sum of squared deviations must be in the range of
+        float32 (float64 for float64): deviations of 1e19 give NaN, those of 1e-23 count as none.
 
     Raises:
         TypeError: ``x`` is not a tensor of one of the dtypes; ``n_iter`` or ``channel_dim`` is not an int.
@@ -112,7 +114,8 @@ def newton_schulz_sqrt(
     """Approximate square root of positive semi-definite matrices by ``n_iter`` Newton-Schulz iterations.
 
     Args:
-        cov: (B, C, C), floating point, symmetric: only the symmetric part is used, and the gradient is symmetric.
+        cov: (B, C, C), floating point, symmetric: only the symmetric part is used, and the gradient is symmetric. It
+            is not checked that no eigenvalue is negative; such a matrix has no real root, and what comes is no root.
         n_iter: number of iterations in all, at least 1.
         precision: as for :func:`fused_gcp`.
         backend: as for :func:`fused_gcp`.
@@ -205,7 +208,7 @@ def _check_arithmetic(precision: str | None, backend: str | None) -> tuple[str, 
 
 def _run_reference(function: Callable[..., Tensor], x: Tensor, *args: int) -> Tensor:
     """A reference function as the operators run it: statistics in float32 at least, whatever autocast says."""
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x.device):
         return function(x.to(accumulation_dtype(x.dtype)), *args).to(x.dtype)
 
 
@@ -215,5 +218,10 @@ def _channels_first(x: Tensor, channel_dim: int) -> Tensor:
 
 
 def _wants_gradient(tensor: Tensor) -> bool:
-    """Whether a backward pass may follow, so that keeping iterates for it is worth the memory."""
+    """Whether a backward pass may follow, so that keeping iterates for it is worth the memory.
+
+    A graph that is exported or traced is kept for inference as a rule, and its backward pass is right without them.
+    """
+    if torch.compiler.is_exporting() or torch.jit.is_tracing():  # type: ignore[attr-defined]
+        return False
     return tensor.requires_grad and torch.is_grad_enabled()

@@ -39,8 +39,10 @@ class GCP(nn.Module):
         out_features: elements of one pooled sample, D(D+1)/2 or D * D.
 
     Raises:
-        TypeError, ValueError: at construction, for a count below 1 or an unknown option; at call, for an input whose
-            shape or dtype does not fit.
+        TypeError, ValueError: at construction, for a count below 1 or an unknown option; at call, for an input that is
+            no dense floating-point tensor of a fitting shape.
+        RuntimeError: at call, from the convolution, for an input whose dtype is not that of the parameters (convert
+            either, or use autocast).
 
     Example:
         >>> import torch
@@ -108,9 +110,10 @@ class GCP(nn.Module):
         check_features(x, self.channel_dim)
         channels = x.shape[self.channel_dim]
         if channels != self.in_channels:
+            hint = "; for tokens (B, N, C) give channel_dim=-1" if x.shape[-1] == self.in_channels else ""
             raise ValueError(
                 f"the input must have {self.in_channels} channels in dimension {self.channel_dim}, "
-                f"got {channels} in shape {tuple(x.shape)}"
+                f"got {channels} in shape {tuple(x.shape)}{hint}"
             )
         channel_dim = self.channel_dim
         if self.conv_dr_block is not None:

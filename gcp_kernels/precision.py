@@ -1,6 +1,10 @@
 """Which arithmetic an operator uses for the dtype that it is given."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
+
+from . import matmul_setting
 
 PRECISIONS = ("fast", "high")
 
@@ -16,11 +20,23 @@ def resolve_precision(precision: str, dtype: torch.dtype) -> str:
     Half precision features are "fast". float32 features are "high" unless the user has allowed TF32 matrix products,
     by ``torch.set_float32_matmul_precision`` or by ``torch.backends.cuda.matmul.fp32_precision``; the latter is read
     because ``torch.get_float32_matmul_precision`` raises once both have been used. float64 is always "high".
+
+    Raises:
+        ValueError: ``precision`` is none of the three.
     """
+    if precision not in (*PRECISIONS, "default"):
+        raise ValueError(f"precision must be 'fast', 'high' or 'default', got {precision!r}")
     if dtype == torch.float64:
         return "high"
     if precision != "default":
         return precision
     if dtype == torch.float32:
-        return "fast" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "high"
+        return "fast" if matmul_setting.GPU.users_value == "tf32" else "high"
     return "fast"
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[None]:
+    """Disable autocast inside the block, on devices that have it (the meta device does not)."""
+    if torch.amp.is_autocast_available(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()

@@ -1,16 +1,18 @@
 """Checks of what the user gives, before any work: typed errors that name the value and what is allowed."""
 
-from torch import Tensor, bfloat16, float16, float32, float64
+from torch import Tensor, bfloat16, float16, float32, float64, strided
 
 FLOATING_DTYPES = (float16, bfloat16, float32, float64)
 
 
 def check_floating(name: str, tensor: object) -> None:
-    """Raise ``TypeError`` unless ``tensor`` is a floating-point tensor of a dtype that the kernels know."""
+    """Raise ``TypeError`` unless ``tensor`` is a dense tensor of a floating-point dtype that the kernels know."""
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
     if tensor.dtype not in FLOATING_DTYPES:
         raise TypeError(f"{name} must be float16, bfloat16, float32 or float64, got {tensor.dtype}")
+    if tensor.layout != strided:
+        raise TypeError(f"{name} must be a dense (strided) tensor, got {tensor.layout}")
 
 
 def check_features(x: Tensor, channel_dim: int) -> None:
@@ -41,6 +43,12 @@ def check_matrices(name: str, matrices: Tensor, dim: int | None = None) -> None:
     right_dim = matrices.dim() >= 2 if dim is None else matrices.dim() == dim
     if not right_dim or matrices.shape[-1] != matrices.shape[-2] or matrices.shape[-1] == 0:
         raise ValueError(f"{name} must have shape {layout} with C >= 1, got {tuple(matrices.shape)}")
+
+
+def check_shape(name: str, tensor: Tensor, *allowed: tuple[int, ...]) -> None:
+    """Raise ``ValueError`` unless ``tensor`` has one of the shapes allowed."""
+    if tensor.shape not in allowed:
+        raise ValueError(f"{name} must have shape {' or '.join(map(str, allowed))}, got {tuple(tensor.shape)}")
 
 
 def check_integer(name: str, value: object) -> None:

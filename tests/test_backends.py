@@ -28,14 +28,19 @@ def test_auto_without_any_backend_names_every_reason(monkeypatch):
         fused_gcp(X)
 
 
+def test_a_backend_that_does_not_exist_is_named_with_those_that_do():
+    with pytest.raises(ValueError, match=r"'cuda', 'triton', 'torch', got 'bogus'"):
+        backends.select("isqrt_pool", X, "bogus")
+
+
 @pytest.mark.parametrize("device_type", ["cpu", "cuda"])
 @pytest.mark.parametrize("batch", [0, 1, 7, 1000])
-@pytest.mark.parametrize("channels", [1, 64, 256, 1024])
-def test_chunks_cover_the_batch_once_within_their_memory(device_type, batch, channels):
+@pytest.mark.parametrize(("channels", "positions"), [(1, 1), (64, 49), (256, 196), (1024, 49), (3, 50176)])
+def test_chunks_cover_the_batch_once_within_their_memory(device_type, batch, channels, positions):
     device, dtype = torch.device(device_type), torch.float32
-    parts = list(chunks(batch, channels, dtype, device))
+    size = chunk_size(batch, channels, positions, dtype, device)
+    parts = list(chunks(batch, size))
     assert [i for part in parts for i in range(part.start, part.stop)] == list(range(batch))
-    size = chunk_size(batch, channels, dtype, device)
-    limit = (CPU if device.type == "cpu" else GPU).matrix_bytes
-    assert size == 1 or size * channels * channels * dtype.itemsize <= limit
     assert all(part.stop - part.start <= size for part in parts)
+    limit = (CPU if device.type == "cpu" else GPU).matrix_bytes
+    assert size == 1 or size * channels * max(channels, positions) * dtype.itemsize <= limit

@@ -28,6 +28,7 @@ LAYERS = (
     "validation",
     "shapes",
     "precision",
+    "matmul_setting",
 )
 
 

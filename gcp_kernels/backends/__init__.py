@@ -26,6 +26,7 @@ def select(operation: str, tensor: Tensor, backend: str) -> ModuleType:
     """The backend that runs ``operation`` on ``tensor``.
 
     Raises:
+        ValueError: there is no backend of that name.
         RuntimeError: the backend asked for cannot run it, with the reason.
     """
     if backend == "auto":
@@ -34,6 +35,8 @@ def select(operation: str, tensor: Tensor, backend: str) -> ModuleType:
                 return BACKENDS[name]
         reasons = "; ".join(f"{name}: {BACKENDS[name].why_not(operation, tensor)}" for name in AUTO_ORDER)
         raise RuntimeError(f"no backend can run {operation} on this tensor ({reasons})")
+    if backend not in BACKENDS:
+        raise ValueError(f"backend must be 'auto' or one of {', '.join(map(repr, BACKENDS))}, got {backend!r}")
     reason = BACKENDS[backend].why_not(operation, tensor)
     if reason is not None:
         raise RuntimeError(

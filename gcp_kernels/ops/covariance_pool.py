@@ -7,12 +7,14 @@ from torch import Tensor
 from gcp_kernels import backends, reference
 from gcp_kernels.precision import accumulation_dtype
 from gcp_kernels.shapes import empty_gradient, pooled_shape
+from gcp_kernels.validation import check_floating, check_shape
 
 from .library import define, differentiable
 from .second_order import differentiate_backward
 
 
 def _forward(x: Tensor, triu: bool, precision: str, backend: str) -> tuple[Tensor, Tensor]:
+    check_floating("x", x)
     return backends.select("covariance_pool", x, backend).covariance_pool(x, triu, precision)
 
 
@@ -22,6 +24,8 @@ def _forward_fake(x: Tensor, triu: bool, precision: str, backend: str) -> tuple[
 
 
 def _backward(grad: Tensor, x: Tensor, offset: Tensor, triu: bool, precision: str, backend: str) -> Tensor:
+    b, c, _ = x.shape
+    check_shape("grad", grad, pooled_shape(b, c, triu))
     module = backends.select("covariance_pool", x, backend)
     return module.covariance_pool_backward(grad, x, offset, triu, precision)
 

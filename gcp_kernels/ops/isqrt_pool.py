@@ -7,6 +7,7 @@ from torch import Tensor
 from gcp_kernels import backends, reference
 from gcp_kernels.precision import accumulation_dtype
 from gcp_kernels.shapes import empty_gradient, empty_iterates, pooled_shape
+from gcp_kernels.validation import check_at_least, check_floating, check_shape
 
 from .library import define, differentiable, keeps_iterates
 from .second_order import differentiate_backward
@@ -15,6 +16,8 @@ from .second_order import differentiate_backward
 def _forward(
     x: Tensor, n_iter: int, triu: bool, keep_iterates: bool, precision: str, backend: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    check_floating("x", x)
+    check_at_least("n_iter", n_iter, 1)
     keep = keeps_iterates(x, keep_iterates, backend)
     return backends.select("isqrt_pool", x, backend).isqrt_pool(x, n_iter, triu, keep, precision)
 
@@ -43,6 +46,9 @@ def _backward(
     precision: str,
     backend: str,
 ) -> Tensor:
+    b, c, _ = x.shape
+    check_shape("grad", grad, pooled_shape(b, c, triu))
+    check_shape("iterates", iterates, (b, 0, c, c), (b, 2 * n_iter, c, c))
     module = backends.select("isqrt_pool", x, backend)
     return module.isqrt_pool_backward(grad, x, offset, trace, iterates, n_iter, triu, precision)
 

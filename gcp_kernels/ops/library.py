@@ -55,7 +55,8 @@ def differentiable(
 
     An autograd formula registered with ``torch.library`` is not seen by ``torch.func.grad`` and its kin, which want a
     ``torch.autograd.Function``. So while such a transform is active the callable goes through one, made of the same
-    formula; everywhere else it is the operator.
+    formula; everywhere else it is the operator. The same holds under forward-mode differentiation: the operator would
+    drop the tangent unseen, the function raises that it has no forward-mode formula.
     """
     torch.library.register_autograd(operator.name(), differentiate, setup_context=save_for_backward, lib=LIBRARY)
 
@@ -72,11 +73,16 @@ def differentiable(
         vmap = staticmethod(_fold_into_batch(transformed))
 
     def call(*args: Any) -> Any:
-        if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
+        if not torch.compiler.is_compiling() and _is_transforming():
             return transformed(*args)
         return operator(*args)
 
     return call
+
+
+def _is_transforming() -> bool:
+    """Whether a ``torch.func`` transform or a level of forward-mode differentiation is active."""
+    return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
 
 
 def _fold_into_batch(operator: Callable[..., Any]) -> Callable[..., Any]:

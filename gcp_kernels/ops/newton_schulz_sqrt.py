@@ -7,6 +7,7 @@ from torch import Tensor
 from gcp_kernels import backends, reference
 from gcp_kernels.precision import accumulation_dtype
 from gcp_kernels.shapes import empty_iterates
+from gcp_kernels.validation import check_at_least, check_floating, check_shape
 
 from .library import define, differentiable, keeps_iterates
 from .second_order import differentiate_backward
@@ -15,6 +16,8 @@ from .second_order import differentiate_backward
 def _forward(
     cov: Tensor, n_iter: int, keep_iterates: bool, precision: str, backend: str
 ) -> tuple[Tensor, Tensor, Tensor]:
+    check_floating("cov", cov)
+    check_at_least("n_iter", n_iter, 1)
     keep = keeps_iterates(cov, keep_iterates, backend)
     return backends.select("newton_schulz_sqrt", cov, backend).newton_schulz_sqrt(cov, n_iter, keep, precision)
 
@@ -33,6 +36,9 @@ def _forward_fake(
 def _backward(
     grad: Tensor, cov: Tensor, trace: Tensor, iterates: Tensor, n_iter: int, precision: str, backend: str
 ) -> Tensor:
+    b, c, _ = cov.shape
+    check_shape("grad", grad, (b, c, c))
+    check_shape("iterates", iterates, (b, 0, c, c), (b, 2 * n_iter, c, c))
     module = backends.select("newton_schulz_sqrt", cov, backend)
     return module.newton_schulz_sqrt_backward(grad, cov, trace, iterates, n_iter, precision)
 

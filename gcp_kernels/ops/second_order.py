@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from gcp_kernels.precision import accumulation_dtype
+from gcp_kernels.precision import accumulation_dtype, without_autocast
 
 
 def differentiate_backward(
@@ -30,7 +30,7 @@ def differentiate_backward(
         pull_back = torch.func.vjp(forward, primal)[1]
         return pull_back(grad)[0]
 
-    with torch.autocast(primal.device.type, enabled=False):
+    with without_autocast(primal.device):
         pull_back = torch.func.vjp(backward, grad.to(dtype), primal.to(dtype))[1]
         grad_grad, grad_primal = pull_back(tangent.to(dtype))
     return grad_grad.to(grad.dtype), grad_primal.to(primal.dtype)

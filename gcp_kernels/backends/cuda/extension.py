@@ -17,8 +17,8 @@ def why_not_loaded() -> str | None:
         build = importlib.import_module("gcp_kernels._build_info")
     except ModuleNotFoundError:
         return (
-            "extension not built: gcp_kernels was imported from a source tree that was never built; "
-            "run pip install --no-build-isolation ."
+            "extension not built: this gcp_kernels is a source tree that was never built in place; leave the folder "
+            "to use an installed one, or run pip install --no-build-isolation --editable ."
         )
     if not build.CUDA_EXTENSION:
         return f"extension not built: {build.DETAIL}"

@@ -1,4 +1,4 @@
-"""The torch backend: DESIGN section 2 in batched matrix products.
+"""The torch backend: the formulas of docs/mathematics.md in batched matrix products.
 
 It serves every operation, dtype and device: it is the CPU implementation, the float64 implementation, and what a GPU
 uses where no fused kernel can.

@@ -8,7 +8,7 @@ import torch
 
 @dataclass(frozen=True)
 class ChunkConfig:
-    """How many bytes one (samples, C, C) matrix may take; the batch is worked through in chunks of that size."""
+    """Bytes that one batched matrix of a chunk may take; the batch is worked through in such chunks."""
 
     matrix_bytes: int
 
@@ -22,15 +22,17 @@ CPU = ChunkConfig(matrix_bytes=1 << 20)
 GPU = ChunkConfig(matrix_bytes=16 << 20)
 
 
-def chunks(batch: int, channels: int, dtype: torch.dtype, device: torch.device) -> Iterator[slice]:
-    """Consecutive slices of the batch, all but the last of :func:`chunk_size` samples."""
-    size = chunk_size(batch, channels, dtype, device)
+def chunk_size(batch: int, channels: int, positions: int, dtype: torch.dtype, device: torch.device) -> int:
+    """Samples in one chunk, at least 1 and at most ``batch`` (1 for an empty batch).
+
+    Either a (C, C) matrix or the centred features (C, M) of a sample may be what takes the memory.
+    """
+    config = CPU if device.type == "cpu" else GPU
+    sample_bytes = channels * max(channels, positions) * dtype.itemsize
+    return max(1, min(batch, config.matrix_bytes // sample_bytes))
+
+
+def chunks(batch: int, size: int) -> Iterator[slice]:
+    """Consecutive slices of the batch, of ``size`` samples each but for the last."""
     for start in range(0, batch, size):
         yield slice(start, min(start + size, batch))
-
-
-def chunk_size(batch: int, channels: int, dtype: torch.dtype, device: torch.device) -> int:
-    """Samples in one chunk, at least 1 and at most ``batch`` (1 for an empty batch)."""
-    config = CPU if device.type == "cpu" else GPU
-    samples = config.matrix_bytes // (channels * channels * dtype.itemsize)
-    return max(1, min(batch, samples))

@@ -3,38 +3,39 @@
 import torch
 from torch import Tensor
 
-from gcp_kernels.precision import accumulation_dtype, resolve_precision
-from gcp_kernels.shapes import empty_gradient, is_channels_last
+from gcp_kernels.precision import accumulation_dtype
+from gcp_kernels.shapes import empty_gradient, is_channels_last, pooled_shape
 
+from .config import chunk_size, chunks
 from .products import matmul_precision
-from .triangle import triangle_map, triu_unvec
+from .triangle import fold_gradient, triangle_map
 
 
 def covariance_pool(x: Tensor, triu: bool, precision: str) -> tuple[Tensor, Tensor]:
-    """Forward: (B, C, M) -> covariance (B, C(C+1)/2) or (B, C, C), offset (B, C)."""
+    """Forward: (B, C, M) -> covariance (B, C(C+1)/2) or (B, C, C), offset (B, C), see :func:`centre`."""
     b, c, m = x.shape
     dtype = accumulation_dtype(x.dtype)
-    centred, offset = centre(x, dtype)
-    with matmul_precision(x.device, dtype, resolve_precision(precision, x.dtype)):
-        cov = torch.bmm(centred, centred.mT).div_(m)
-    if triu:
-        cov = cov.view(b, c * c).index_select(1, triangle_map(c, x.device))
-    return cov.to(x.dtype), offset
+    pooled = x.new_empty(pooled_shape(b, c, triu))
+    offset = x.new_empty(b, c, dtype=dtype)
+    with matmul_precision(x.device, x.dtype, precision):
+        for part in chunks(b, chunk_size(b, c, m, dtype, x.device)):
+            centred, offset[part] = centre(x[part], dtype)
+            cov = torch.bmm(centred, centred.mT).div_(m)
+            pooled[part] = cov.flatten(1).index_select(1, triangle_map(c, x.device)) if triu else cov
+    return pooled, offset
 
 
 def covariance_pool_backward(grad: Tensor, x: Tensor, offset: Tensor, triu: bool, precision: str) -> Tensor:
     """Backward: gradient of the covariance -> (G + G^T)(x - mu) / M, (B, C, M) laid out like ``x``."""
-    m = x.shape[2]
+    b, c, m = x.shape
     dtype = accumulation_dtype(x.dtype)
-    grad = grad.to(dtype)
-    if triu:
-        grad = triu_unvec(grad, mirror=True)
-        grad.diagonal(dim1=-2, dim2=-1).mul_(2)
-    else:
-        grad = grad + grad.mT
     grad_x = empty_gradient(x)
-    with matmul_precision(x.device, dtype, resolve_precision(precision, x.dtype)):
-        multiply_features(grad.div_(m), centre_again(x, offset), out=grad_x)
+    chunk = chunk_size(b, c, m, dtype, x.device)
+    twice_g = x.new_empty(chunk, c, c, dtype=dtype)
+    with matmul_precision(x.device, x.dtype, precision):
+        for part in chunks(b, chunk):
+            gradient = fold_gradient(grad[part], triu, out=twice_g[: part.stop - part.start])
+            multiply_features(gradient, centre_again(x[part], offset[part]).div_(m), out=grad_x[part])
     return grad_x
 
 

@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from gcp_kernels.precision import accumulation_dtype, resolve_precision
+from gcp_kernels.precision import accumulation_dtype
 from gcp_kernels.shapes import empty_gradient, empty_iterates, pooled_shape
 
-from .config import chunks
+from .config import chunk_size, chunks
 from .covariance_pool import centre, centre_again, multiply_features
 from .iteration import newton_schulz
 from .newton_schulz_sqrt import GradientScratch, inverse_root, normalise
@@ -29,9 +29,10 @@ def isqrt_pool(
     offset = x.new_empty(b, c, dtype=dtype)
     trace = x.new_empty(b, dtype=dtype)
     kept = empty_iterates(x, c, n_iter, keep_iterates)
-    storage = IterateStorage(kept, n_iter)
-    with matmul_precision(x.device, dtype, resolve_precision(precision, x.dtype)):
-        for part in chunks(b, c, dtype, x.device):
+    chunk = chunk_size(b, c, m, dtype, x.device)
+    storage = IterateStorage(kept, n_iter, chunk)
+    with matmul_precision(x.device, x.dtype, precision):
+        for part in chunks(b, chunk):
             iterates = storage[part]
             centred, offset[part] = centre(x[part], dtype)
             torch.bmm(centred, centred.mT, out=iterates.w[0])
@@ -51,10 +52,11 @@ def isqrt_pool_backward(
     b, c, m = x.shape
     dtype = accumulation_dtype(x.dtype)
     grad_x = empty_gradient(x)
-    storage = IterateStorage(iterates, n_iter)
-    scratch = GradientScratch(iterates, b, c)
-    with matmul_precision(x.device, dtype, resolve_precision(precision, x.dtype)):
-        for part in chunks(b, c, dtype, x.device):
+    chunk = chunk_size(b, c, m, dtype, x.device)
+    storage = IterateStorage(iterates, n_iter, chunk)
+    scratch = GradientScratch(iterates, chunk)
+    with matmul_precision(x.device, x.dtype, precision):
+        for part in chunks(b, chunk):
             saved = storage[part]
             centred = centre_again(x[part], offset[part])
             if not iterates.shape[1]:

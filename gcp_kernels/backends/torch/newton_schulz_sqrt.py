@@ -3,14 +3,14 @@
 import torch
 from torch import Tensor
 
-from gcp_kernels.precision import accumulation_dtype, resolve_precision
+from gcp_kernels.precision import accumulation_dtype
 from gcp_kernels.shapes import empty_iterates
 
 from .config import chunk_size, chunks
 from .iteration import Iterates, derivative, newton_schulz
 from .products import matmul_precision
 from .storage import IterateStorage
-from .triangle import symmetric_map
+from .triangle import fold_gradient
 
 SCRATCH_MATRICES = 4
 
@@ -22,9 +22,10 @@ def newton_schulz_sqrt(cov: Tensor, n_iter: int, keep_iterates: bool, precision:
     root = torch.empty_like(cov, memory_format=torch.contiguous_format)
     trace = cov.new_empty(b, dtype=dtype)
     kept = empty_iterates(cov, c, n_iter, keep_iterates)
-    storage = IterateStorage(kept, n_iter)
-    with matmul_precision(cov.device, dtype, resolve_precision(precision, cov.dtype)):
-        for part in chunks(b, c, dtype, cov.device):
+    chunk = chunk_size(b, c, c, dtype, cov.device)
+    storage = IterateStorage(kept, n_iter, chunk)
+    with matmul_precision(cov.device, cov.dtype, precision):
+        for part in chunks(b, chunk):
             iterates = storage[part]
             trace[part] = start(iterates, cov[part])
             root[part] = newton_schulz(iterates) * trace[part].sqrt()[:, None, None]
@@ -38,10 +39,11 @@ def newton_schulz_sqrt_backward(
     b, c, _ = cov.shape
     dtype = accumulation_dtype(cov.dtype)
     grad_cov = torch.empty_like(cov, memory_format=torch.contiguous_format)
-    storage = IterateStorage(iterates, n_iter)
-    scratch = GradientScratch(iterates, b, c)
-    with matmul_precision(cov.device, dtype, resolve_precision(precision, cov.dtype)):
-        for part in chunks(b, c, dtype, cov.device):
+    chunk = chunk_size(b, c, c, dtype, cov.device)
+    storage = IterateStorage(iterates, n_iter, chunk)
+    scratch = GradientScratch(iterates, chunk)
+    with matmul_precision(cov.device, cov.dtype, precision):
+        for part in chunks(b, chunk):
             saved = storage[part]
             if not iterates.shape[1]:
                 start(saved, cov[part])
@@ -58,23 +60,22 @@ def start(iterates: Iterates, cov: Tensor) -> Tensor:
 
 
 def normalise(matrix: Tensor) -> Tensor:
-    """Divide matrices (b, C, C) by their traces, in place, and return the traces (b,). Trace zero stays zero."""
+    """Divide matrices (b, C, C) by their traces, in place, and return the traces (b,). Trace zero gives zeros."""
     trace = matrix.diagonal(dim1=-2, dim2=-1).sum(-1)
-    matrix.div_(torch.where(trace == 0, 1, trace)[:, None, None])
+    matrix.div_(torch.where(trace == 0, torch.inf, trace)[:, None, None])
     return trace
 
 
 class GradientScratch:
     """Working memory of the backward pass for one chunk of the batch."""
 
-    def __init__(self, like: Tensor, b: int, c: int) -> None:
-        samples = chunk_size(b, c, like.dtype, like.device)
-        self._slab = like.new_empty(1 + SCRATCH_MATRICES, samples, c, c)
+    def __init__(self, like: Tensor, chunk: int) -> None:
+        self._slab = like.new_empty(1 + SCRATCH_MATRICES, chunk, *like.shape[-2:])
 
     def covariance_gradient(self, iterates: Iterates, grad: Tensor, triu: bool) -> Tensor:
         """2 sqrt(t) dL/dSigma, symmetric, (b, C, C), from the gradient of sqrt(t) Y_N.
 
-        With G the symmetric part of the gradient, L = L_f(A, G) and r = sqrt(t), DESIGN section 2 reads
+        With G the symmetric part of the gradient, L = L_f(A, G) and r = sqrt(t), docs/mathematics.md has
         dL/dSigma = (r L + a I) / t with a = r <G, Y_N> / 2 - r <L, A>. The caller multiplies by
         :func:`inverse_root`, so that neither t nor its inverse can overflow on the way.
 
@@ -95,17 +96,6 @@ class GradientScratch:
 def inverse_root(trace: Tensor) -> Tensor:
     """1 / sqrt(t) of traces (b,), shaped to scale matrices; 0 for a trace of zero, whose gradient is zero."""
     return torch.where(trace == 0, 0, trace.rsqrt())[:, None, None]
-
-
-def fold_gradient(grad: Tensor, triu: bool, out: Tensor) -> Tensor:
-    """2 G = Gbar + Gbar^T in ``out`` (b, C, C), Gbar being zero below the diagonal for a triangle gradient."""
-    b, c, _ = out.shape
-    grad = grad.to(out.dtype)
-    if not triu:
-        return torch.add(grad, grad.mT, out=out)
-    torch.index_select(grad, 1, symmetric_map(c, grad.device), out=out.view(b, c * c))
-    out.diagonal(dim1=-2, dim2=-1).mul_(2)
-    return out
 
 
 def inner(left: Tensor, right: Tensor) -> Tensor:

@@ -54,3 +54,14 @@ def triu_unvec(vector: Tensor, mirror: bool) -> Tensor:
     b, c = vector.shape[0], triangle_order(vector.shape[1])
     matrix = vector.index_select(1, symmetric_map(c, vector.device)).view(b, c, c)
     return matrix if mirror else matrix.triu_()
+
+
+def fold_gradient(grad: Tensor, triu: bool, out: Tensor) -> Tensor:
+    """2 G = Gbar + Gbar^T in ``out`` (b, C, C), Gbar being zero below the diagonal for a triangle gradient."""
+    b, c, _ = out.shape
+    grad = grad.to(out.dtype)
+    if not triu:
+        return torch.add(grad, grad.mT, out=out)
+    torch.index_select(grad, 1, symmetric_map(c, grad.device), out=out.view(b, c * c))
+    out.diagonal(dim1=-2, dim2=-1).mul_(2)
+    return out
