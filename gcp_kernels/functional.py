@@ -45,8 +45,8 @@ def fused_gcp(
 
     Returns:
         (B, C(C+1)/2) or (B, C, C), in the dtype of ``x``. A sample whose features are constant gives zeros with zero
-        gradient; NaN or infinity stays within its sample. The sum of squared deviations must be in the range of
-        float32 (float64 for float64): deviations of 1e19 give NaN, those of 1e-23 count as none.
+        gradient; NaN or infinity stays within its sample. Squared deviations, and their sum over the sample, must be
+        in the range of float32 (float64 for float64): above it NaN, below it digits are lost, then it counts as zero.
 
     Raises:
         TypeError: ``x`` is not a tensor of one of the dtypes; ``n_iter`` or ``channel_dim`` is not an int.

@@ -1,6 +1,7 @@
 """Which precision an operator takes, and torch's global settings of matrix products around it."""
 
 import threading
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -20,6 +21,14 @@ def settings_as_torch_starts_with():
     torch.set_float32_matmul_precision("highest")
     for setting in (CUDA_MATMUL, MKLDNN.matmul, MKLDNN, torch.backends):
         setting.fp32_precision = "none"
+
+
+def run_at_once(function: Callable[[], None], times: int) -> None:
+    threads = [threading.Thread(target=function) for _ in range(times)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
 
 
 class FakeSetting:
@@ -136,11 +145,7 @@ def test_threads_that_want_the_same_value_run_together():
         except threading.BrokenBarrierError:
             failures.append("waited")
 
-    threads = [threading.Thread(target=hold) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    run_at_once(hold, times=2)
     assert not failures
 
 
@@ -153,11 +158,7 @@ def test_results_are_right_in_several_threads_at_once():
     def pool():
         wrong.extend(1 for _ in range(8) if not torch.equal(fused_gcp(x, precision="high"), expected))
 
-    threads = [threading.Thread(target=pool) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    run_at_once(pool, times=4)
     assert not wrong
     assert MKLDNN.matmul.fp32_precision == "bf16"
     assert matmul_setting.CPU.users_value == "bf16"

@@ -101,12 +101,11 @@ def test_saved_features_are_the_callers_and_no_copy(pool: Callable[..., Tensor],
 @pytest.mark.parametrize("keep", [True, False])
 def test_iterates_are_an_empty_output_unless_kept(keep: bool, device: str) -> None:
     x = torch.randn(B, C, M, device=device)
+    count = 10 if keep and device == "cpu" else 0
     *_, iterates = torch.ops.gcp_kernels.isqrt_pool(x, 5, True, keep, "default", "auto")
-    if device == "cuda" or not keep:
-        assert iterates.numel() == 0
+    assert iterates.shape == (B, count, C, C)
     *_, iterates = torch.ops.gcp_kernels.newton_schulz_sqrt(x @ x.mT, 5, keep, "default", "auto")
-    if device == "cuda" or not keep:
-        assert iterates.numel() == 0
+    assert iterates.shape == (B, count, C, C)
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, None])

@@ -229,7 +229,10 @@ def test_no_gradient_is_asked_for_where_none_is_wanted(device: str) -> None:
 
 
 def test_default_precision_follows_torch(device: str) -> None:
-    """float32 is "high" while torch's own products are, and "fast" once TF32 is allowed."""
+    """float32 is "high" while torch's own products are, and "fast" once TF32 is allowed.
+
+    On a CPU the two are the same products, so only a GPU can fail this; test_precision.py checks the choice itself.
+    """
     x = inputs.relu_features(2, 32, 49, torch.float32).to(device)
     before = torch.get_float32_matmul_precision()
     try:

@@ -4,9 +4,9 @@ The published coupled iteration (Y, Z) is carried out in an equivalent form with
 
     T = (3 I - W) / 2;    Y <- Y T;    W <- W T T = 9/4 W - 3/2 W^2 + 1/4 W^3
 
-All matrices are polynomials of A, so they are symmetric and commute. Nothing is subtracted that is not small beside
-what it is subtracted from, so that the small eigenvalues of A keep their relative accuracy. (Those that are zero grow
-out of rounding by 9/4 in each iteration, as they do by 3/2 in each of Y and Z: fine for 7 iterations, not for 20.)
+All matrices are polynomials of A, so they are symmetric and commute. In the directions of small eigenvalues nothing
+cancels, so that these keep their relative accuracy. (Those that are zero grow out of rounding by 9/4 in each iteration,
+as they do by 3/2 in each of Y and Z: fine for 7 iterations, not for 20.)
 What this form buys:
 
 - with P = W dW, d(W^2) = P + P^T and d(W^3) = H + H^T for H = W (P + P^T / 2): two products give the next dW, where the
