@@ -9,9 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from gcp_kernels import reference
-
-# Twice what precision "high" promises: a float32 result further from float64 than this is wrong, not rounded.
-ERROR_LIMIT = 1e-5
+from gcp_kernels.commands.demo_timing import ERROR_LIMIT, relative_error
 
 Pool = Callable[[torch.Tensor], torch.Tensor]
 Results = tuple[torch.Tensor, torch.Tensor]
@@ -101,7 +99,3 @@ def errors(found: Results, inputs: Inputs, n_iter: int, samples: int | None = No
 def reference_pool(n_iter: int) -> Pool:
     """The package's readable truth as a pool (B, C, H, W) -> (B, C(C+1)/2), in the dtype of its input."""
     return lambda features: reference.triu_vec(reference.isqrt_pool(features.flatten(2), n_iter))
-
-
-def relative_error(result: torch.Tensor, truth: torch.Tensor) -> float:
-    return float(torch.linalg.vector_norm(result.double() - truth) / torch.linalg.vector_norm(truth))
