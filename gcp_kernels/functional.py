@@ -9,7 +9,7 @@ from . import ops, reference
 from .backends import NAMES as BACKEND_NAMES
 from .precision import PRECISIONS, accumulation_dtype, without_autocast
 from .shapes import triangle_order, triangle_size
-from .validation import check_at_least, check_choice, check_features, check_floating, check_matrices
+from .validation import check_at_least, check_choice, check_features, check_floating, check_matrices, check_scale
 
 OUTPUTS = ("triu", "full")
 
@@ -73,15 +73,23 @@ def fused_gcp(
 def covariance_pool(
     x: Tensor,
     *,
+    scale: Tensor | None = None,
     channel_dim: int = 1,
     output: str = "full",
     precision: str | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    """Population covariance of the channels over all positions, (x - mu)(x - mu)^T / M.
+    """Population covariance of the channels over all positions, Sigma = (x - mu)(x - mu)^T / M.
+
+    With a scale s the result is diag(s) Sigma diag(s): element i, j times s_i s_j. DropCov (Wang et al., "DropCov: A
+    Simple yet Effective Method for Improving Deep Architectures", NeurIPS 2022) drops and gates channels before the
+    covariance in this way, with s the gate times the mask.
 
     Args:
         x: features, as for :func:`fused_gcp`.
+        scale: s, (B, C), one number for each channel of each sample, of either sign or zero; float16, bfloat16, float32
+            or float64, not necessarily that of ``x``, any strides. It gets a gradient too, in its own dtype. ``None``
+            for no scaling.
         channel_dim: where the channels are; not 0.
         output: "full" for the symmetric matrix or "triu" for its row-major upper triangle.
         precision: as for :func:`fused_gcp`.
@@ -91,7 +99,9 @@ def covariance_pool(
         (B, C, C) or (B, C(C+1)/2), in the dtype of ``x``.
 
     Raises:
-        TypeError, ValueError, RuntimeError: as :func:`fused_gcp`.
+        TypeError: as :func:`fused_gcp`; ``scale`` is not a tensor of one of the dtypes.
+        ValueError: as :func:`fused_gcp`; ``scale`` is not (B, C), or not on the device of ``x``.
+        RuntimeError: as :func:`fused_gcp`.
 
     Example:
         >>> import torch, gcp_kernels
@@ -99,13 +109,15 @@ def covariance_pool(
         torch.Size([2, 8, 8])
     """
     check_features(x, channel_dim)
+    if scale is not None:
+        check_scale(scale, x, channel_dim)
     check_choice("output", output, OUTPUTS)
     precision, backend = _check_arithmetic(precision, backend)
     features, triu = _channels_first(x, channel_dim), output == "triu"
     if backend == "reference":
-        cov = _run_reference(reference.covariance_pool, features)
+        cov = _run_reference(reference.covariance_pool, features, scale)
         return reference.triu_vec(cov) if triu else cov
-    return ops.covariance_pool(features, triu, precision, backend)[0]
+    return ops.covariance_pool(features, scale, triu, precision, backend)[0]
 
 
 def newton_schulz_sqrt(
@@ -206,10 +218,11 @@ def _check_arithmetic(precision: str | None, backend: str | None) -> tuple[str, 
     return precision or "default", backend or "auto"
 
 
-def _run_reference(function: Callable[..., Tensor], x: Tensor, *args: int) -> Tensor:
+def _run_reference(function: Callable[..., Tensor], x: Tensor, *args: Tensor | int | None) -> Tensor:
     """A reference function as the operators run it: statistics in float32 at least, whatever autocast says."""
+    dtype = accumulation_dtype(x.dtype)
     with without_autocast(x.device):
-        return function(x.to(accumulation_dtype(x.dtype)), *args).to(x.dtype)
+        return function(*(arg.to(dtype) if isinstance(arg, Tensor) else arg for arg in (x, *args))).to(x.dtype)
 
 
 def _channels_first(x: Tensor, channel_dim: int) -> Tensor:

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 
-def covariance_pool(x: Tensor) -> Tensor:
-    """Population covariance of the channels: (x - mu)(x - mu)^T / M.
+def covariance_pool(x: Tensor, scale: Tensor | None = None) -> Tensor:
+    """Population covariance of the channels: Sigma = (x - mu)(x - mu)^T / M, or diag(s) Sigma diag(s) with a scale s.
 
     Args:
         x: features, shape (B, C, M), floating point.
+        scale: s, a number for each channel of each sample, shape (B, C), in the dtype of ``x``; none is all ones.
 
     Returns:
         Covariance, shape (B, C, C), in the dtype of ``x``.
@@ -26,6 +27,8 @@ def covariance_pool(x: Tensor) -> Tensor:
     # constant makes a constant sample exactly zero, whereas its mean alone would leave rounding noise of the mean.
     shifted = x - x[..., :1].detach()
     centred = shifted - shifted.mean(dim=-1, keepdim=True)
+    if scale is not None:  # the covariance of s x, whose mean is s mu
+        centred = scale[..., None] * centred
     return centred @ centred.mT / x.shape[-1]
 
 

@@ -48,6 +48,12 @@ def empty_gradient(x: Tensor) -> Tensor:
     return x.new_empty(b, c, m)
 
 
+def empty_scale_gradient(x: Tensor, scale: Tensor | None) -> Tensor:
+    """An uninitialised gradient of the (B, C) scale of (B, C, M) features; (B, 0) in their dtype without a scale."""
+    b, c, _ = x.shape
+    return x.new_empty(b, 0) if scale is None else scale.new_empty(b, c)
+
+
 def empty_iterates(like: Tensor, c: int, n_iter: int, keep: bool) -> Tensor:
     """Uninitialised iterates of a batch like ``like``: (B, 2N, C, C), or (B, 0, C, C) if not kept.
 

@@ -36,6 +36,14 @@ def check_features(x: Tensor, channel_dim: int) -> None:
         )
 
 
+def check_scale(scale: Tensor, x: Tensor, channel_dim: int = 1) -> None:
+    """Raise unless ``scale`` is (B, C), a number for each channel of the features ``x``, and on their device."""
+    check_floating("scale", scale)
+    check_shape("scale", scale, (x.shape[0], x.shape[channel_dim]))
+    if scale.device != x.device:
+        raise ValueError(f"scale must be on the device of x, {x.device}, got {scale.device}")
+
+
 def check_matrices(name: str, matrices: Tensor, dim: int | None = None) -> None:
     """Raise unless ``matrices`` are non-empty square matrices in the last two of ``dim`` dimensions (any if None)."""
     check_floating(name, matrices)

@@ -30,22 +30,37 @@ def scalar_iteration(eigenvalues: Tensor, n_iter: int) -> tuple[Tensor, Tensor]:
     return y
 
 
-def covariance_pool(x: Tensor) -> Tensor:
-    """Population covariance of (B, C, M) features, (B, C, C), in float64."""
+def covariance_pool(x: Tensor, scale: Tensor | None = None) -> Tensor:
+    """Population covariance of (B, C, M) features, (B, C, C), in float64; element i, j times s_i s_j for a scale s."""
     x = x.double()
     # Two passes: what the first mean lost to rounding is removed by the second.
     centred = x - x.mean(-1, keepdim=True)
     centred = centred - centred.mean(-1, keepdim=True)
-    return torch.einsum("bim,bjm->bij", centred, centred) / x.shape[-1]
+    cov = torch.einsum("bim,bjm->bij", centred, centred) / x.shape[-1]
+    return cov if scale is None else on_both_sides(cov, scale)
 
 
-def covariance_pool_grad(x: Tensor, grad: Tensor) -> Tensor:
-    """Gradient of <grad, covariance_pool(x)> for any (B, C, C) ``grad``: (G + G^T)(x - mu) / M."""
+def covariance_pool_grad(x: Tensor, grad: Tensor, scale: Tensor | None = None) -> Tensor:
+    """Gradient of <grad, covariance_pool(x, scale)> for any (B, C, C) ``grad``: (G + G^T)(x - mu) / M.
+
+    G is the gradient of the covariance, which is ``grad`` scaled on both sides.
+    """
     x = x.double()
     centred = x - x.mean(-1, keepdim=True)
     centred = centred - centred.mean(-1, keepdim=True)
-    grad = grad.double()
+    grad = grad.double() if scale is None else on_both_sides(grad.double(), scale)
     return (grad + grad.mT) @ centred / x.shape[-1]
+
+
+def covariance_pool_scale_grad(x: Tensor, grad: Tensor, scale: Tensor) -> Tensor:
+    """Gradient of <grad, covariance_pool(x, scale)> by the scale, (B, C): sum_j (G + G^T)_ij Sigma_ij s_j."""
+    weights = (grad.double() + grad.double().mT) * covariance_pool(x)
+    return torch.einsum("bij,bj->bi", weights, scale.double())
+
+
+def on_both_sides(matrix: Tensor, scale: Tensor) -> Tensor:
+    """diag(s) matrix diag(s) for (B, C, C) in float64 and s of shape (B, C)."""
+    return torch.einsum("bi,bij,bj->bij", scale.double(), matrix, scale.double())
 
 
 def newton_schulz_sqrt(cov: Tensor, n_iter: int) -> Tensor:

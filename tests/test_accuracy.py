@@ -44,6 +44,12 @@ def skip_unless_it_runs(backend: str, operation: str, x: Tensor) -> None:
     reason = backends.BACKENDS[backend].why_not(operation, x)
     if reason is not None:
         pytest.skip(f"{backend} cannot run {operation} on {x.dtype} {tuple(x.shape)}: {reason}")
+    b, c, m = x.shape
+    if backend == "triton" and x.device.type == "cpu":
+        if b * c > (130 if x.dtype == torch.float32 else 20):
+            pytest.skip("takes minutes in Triton's interpreter; test_triton_kernels.py has larger sizes")
+        if x.dtype == torch.bfloat16 and m <= 2:
+            pytest.skip("Triton's interpreter cuts to bfloat16 where a GPU rounds, and so few numbers average nothing")
 
 
 def value_and_gradient(function: Callable[[Tensor], Tensor], x: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
@@ -151,6 +157,7 @@ def test_gradient_without_kept_iterates(b: int, c: int, n_iter: int, backend: st
 @pytest.mark.parametrize("n_iter", ITERATIONS)
 def test_gradient_of_a_root_without_kept_iterates(n_iter: int, backend: str, device: str) -> None:
     cov, grad = inputs.covariance_matrices(40, 64), torch.randn(40, 64, 64, dtype=torch.float64)
+    skip_unless_it_runs(backend, "newton_schulz_sqrt", cov.to(device))
 
     def root(cov: Tensor) -> Tensor:
         return torch.ops.gcp_kernels.newton_schulz_sqrt(cov, n_iter, False, "default", backend)[0]

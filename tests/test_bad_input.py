@@ -125,6 +125,43 @@ def test_forced_backend_that_cannot_run_is_not_replaced(name: str, backend: str)
         function(x.clone().requires_grad_(), backend=backend)
 
 
+@pytest.mark.parametrize("backend", [None, "reference"])
+@pytest.mark.parametrize("given", [2.0, 1, True, [1.0, 1.0, 1.0, 1.0], "x"])
+def test_scale_that_is_not_a_tensor(given: object, backend: str | None) -> None:
+    with refuses(TypeError, "scale", "Tensor", type(given).__name__):
+        covariance_pool(X, scale=given, backend=backend)
+
+
+@pytest.mark.parametrize("backend", [None, "reference"])
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64, torch.float8_e4m3fn])
+def test_scale_of_a_dtype_that_is_not_known(dtype: torch.dtype, backend: str | None) -> None:
+    with refuses(TypeError, "scale", str(dtype), "float16", "bfloat16", "float32", "float64"):
+        covariance_pool(X, scale=torch.ones(2, 4).to(dtype), backend=backend)
+
+
+def test_scale_that_is_sparse() -> None:
+    with refuses(TypeError, "scale", "dense", "torch.sparse_coo"):
+        covariance_pool(X, scale=torch.ones(2, 4).to_sparse())
+
+
+@pytest.mark.parametrize("backend", [None, "reference"])
+@pytest.mark.parametrize("shape", [(), (4,), (1, 4), (2, 1), (4, 2), (2, 3), (3, 4), (2, 4, 1), (2, 4, 1, 1), (2, 0)])
+def test_scale_of_another_shape(shape: tuple[int, ...], backend: str | None) -> None:
+    """Nothing is broadcast: a scale for the channels alone is expanded by the caller."""
+    with refuses(ValueError, "scale", "(2, 4)", f"got {shape}"):
+        covariance_pool(X, scale=torch.ones(shape), backend=backend)
+    with refuses(ValueError, "scale", "(2, 4)", f"got {shape}"):
+        covariance_pool(X.movedim(1, -1), scale=torch.ones(shape), channel_dim=-1, backend=backend)
+
+
+@pytest.mark.parametrize("backend", [None, "reference"])
+def test_scale_on_another_device(backend: str | None) -> None:
+    with refuses(ValueError, "scale", "cpu", "meta"):
+        covariance_pool(X, scale=torch.ones(2, 4, device="meta"), backend=backend)
+    with refuses(ValueError, "scale", "cpu", "meta"):
+        covariance_pool(X.to("meta"), scale=torch.ones(2, 4), backend=backend)
+
+
 @pytest.mark.parametrize("shape", [(), (4,), (4, 4), (2, 3, 4), (2, 4, 3), (2, 0, 0), (1, 2, 4, 4)])
 def test_root_of_what_is_not_a_batch_of_square_matrices(shape: tuple[int, ...]) -> None:
     with refuses(ValueError, str(shape), "(B, C, C)"):

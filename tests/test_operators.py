@@ -40,7 +40,10 @@ INPUTS: dict[str, tuple[Callable[[torch.dtype, str], Tensor], torch.dtype]] = {
 
 
 def _arguments(operator: str, x: Tensor, flags: tuple[bool, ...] = (True, False)) -> Iterator[tuple[Any, ...]]:
-    """Argument lists of an operator for features ``x`` of shape (B, C, M), one for each value of its flags."""
+    """Argument lists of an operator for features ``x`` of shape (B, C, M), for each value of its flags.
+
+    Those with a scale come with one, and without.
+    """
     b, c, _ = x.shape
     cov = (x[:, :, :c] @ x[:, :, :c].mT).contiguous()
     vector = torch.randn(b, c * (c + 1) // 2).to(x)
@@ -52,10 +55,12 @@ def _arguments(operator: str, x: Tensor, flags: tuple[bool, ...] = (True, False)
             _, offset, trace, iterates = OPERATORS.isqrt_pool(x, 3, flag, flag, "default", "auto")
             yield pooled_grad, x, offset, trace, iterates, 3, flag, "default", "auto"
         elif operator == "covariance_pool":
-            yield x, flag, "default", "auto"
+            for scale in (torch.randn(b, c).to(x), None):
+                yield x, scale, flag, "default", "auto"
         elif operator == "covariance_pool_backward":
-            _, offset = OPERATORS.covariance_pool(x, flag, "default", "auto")
-            yield pooled_grad, x, offset, flag, "default", "auto"
+            for scale in (torch.randn(b, c).to(x), None):
+                _, offset = OPERATORS.covariance_pool(x, scale, flag, "default", "auto")
+                yield pooled_grad, x, scale, offset, flag, "default", "auto"
         elif operator == "newton_schulz_sqrt":
             yield cov, 3, flag, "default", "auto"
         elif operator == "newton_schulz_sqrt_backward":
@@ -94,13 +99,13 @@ def test_every_registered_operator_is_checked_here() -> None:
 def test_opcheck(operator: str, layout: str, device: str) -> None:
     make, dtype = INPUTS[layout]
     overload = getattr(OPERATORS, operator).default
-    differentiated = ("x", "cov", "grad", "matrix", "vector")
+    differentiated = ("x", "scale", "cov", "grad", "matrix", "vector")
     names = [argument.name for argument in overload._schema.arguments]
     # opcheck takes a second: the other value of the flags is checked in one layout.
     flags = (True, False) if layout == "float64" else (layout != "bfloat16",)
     for arguments in _arguments(operator, make(dtype, device), flags):
         leaves = tuple(
-            argument.detach().requires_grad_() if name in differentiated else argument
+            argument.detach().requires_grad_() if name in differentiated and argument is not None else argument
             for name, argument in zip(names, arguments, strict=True)
         )
         torch.library.opcheck(overload, leaves)
@@ -122,28 +127,28 @@ def test_fake_knows_symbolic_sizes(operator: str) -> None:
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
-    arguments = next(_arguments(operator, _features(torch.float32, "cpu")))
     overload = getattr(OPERATORS, operator).default
-    results = overload(*arguments)
-    shape_env = ShapeEnv()
-    with FakeTensorMode(shape_env=shape_env) as mode:
-        fakes = [
-            mode.from_tensor(
-                argument,
-                symbolic_context=StatelessSymbolicContext(
-                    dynamic_sizes=[DimDynamic.DYNAMIC] + [DimDynamic.STATIC] * (argument.dim() - 1)
-                ),
-            )
-            if isinstance(argument, Tensor)
-            else argument
-            for argument in arguments
-        ]
-        fake_results = overload(*fakes)
-    for real, fake in zip(
-        results if isinstance(results, tuple) else (results,),
-        fake_results if isinstance(fake_results, tuple) else (fake_results,),
-        strict=True,
-    ):
-        assert isinstance(fake.shape[0], torch.SymInt), "the batch was specialised"
-        assert fake.shape[1:] == real.shape[1:]
-        assert fake.dtype == real.dtype
+    for arguments in _arguments(operator, _features(torch.float32, "cpu")):
+        results = overload(*arguments)
+        shape_env = ShapeEnv()
+        with FakeTensorMode(shape_env=shape_env) as mode:
+            fakes = [
+                mode.from_tensor(
+                    argument,
+                    symbolic_context=StatelessSymbolicContext(
+                        dynamic_sizes=[DimDynamic.DYNAMIC] + [DimDynamic.STATIC] * (argument.dim() - 1)
+                    ),
+                )
+                if isinstance(argument, Tensor)
+                else argument
+                for argument in arguments
+            ]
+            fake_results = overload(*fakes)
+        for real, fake in zip(
+            results if isinstance(results, tuple) else (results,),
+            fake_results if isinstance(fake_results, tuple) else (fake_results,),
+            strict=True,
+        ):
+            assert isinstance(fake.shape[0], torch.SymInt), "the batch was specialised"
+            assert fake.shape[1:] == real.shape[1:]
+            assert fake.dtype == real.dtype

@@ -103,7 +103,7 @@ def _differentiate_twice(ctx: Any, tangent: Tensor | None) -> tuple[Tensor | Non
         pooled = reference.isqrt_pool(x, n_iter)
         return reference.triu_vec(pooled) if triu else pooled
 
-    grad_grad, grad_x = differentiate_backward(pool, tangent, *ctx.saved_tensors)
+    grad_grad, grad_x = differentiate_backward(pool, (tangent,), *ctx.saved_tensors)
     return grad_grad, grad_x, None, None, None, None, None, None, None
 
 

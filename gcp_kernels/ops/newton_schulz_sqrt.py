@@ -91,7 +91,7 @@ def _differentiate_twice(ctx: Any, tangent: Tensor | None) -> tuple[Tensor | Non
     def root(cov: Tensor) -> Tensor:
         return reference.newton_schulz_sqrt(cov, n_iter)
 
-    grad_grad, grad_cov = differentiate_backward(root, tangent, *ctx.saved_tensors)
+    grad_grad, grad_cov = differentiate_backward(root, (tangent,), *ctx.saved_tensors)
     return grad_grad, grad_cov, None, None, None, None, None
 
 
