@@ -1,4 +1,7 @@
-"""What all tests share: devices and backends to run on, fixed seeds, NaN-poisoned fresh memory, skips that show."""
+"""What all tests share: devices and backends to run on, fixed seeds, NaN-poisoned fresh memory, skips that show.
+
+Without a GPU the Triton kernels are interpreted on the CPU, so every test of a backend runs on them too.
+"""
 
 import os
 from collections.abc import Iterator
@@ -12,6 +15,10 @@ from gcp_kernels import backends
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+
+if not torch.cuda.is_available():
+    # Read when the first kernel is imported. Processes that tests start for themselves inherit it.
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 def pytest_configure(config: pytest.Config) -> None:

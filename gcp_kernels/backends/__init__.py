@@ -2,7 +2,7 @@
 
 A backend is a subpackage with ``why_not(operation, tensor)``, which gives the reason why it cannot run an operation on
 a tensor (``None`` where it can), and one function per operation that it serves. "auto" takes the first backend of
-:data:`AUTO_ORDER` that can; a backend asked for by name runs or raises, and is never replaced by another.
+:func:`auto_order` that can; a backend asked for by name runs or raises, and is never replaced by another.
 """
 
 from types import ModuleType
@@ -22,6 +22,11 @@ AUTO_ORDER = ("cuda", "triton", "torch")
 NAMES = ("auto", "reference", *BACKENDS)
 
 
+def auto_order(device_type: str) -> tuple[str, ...]:
+    """Backends that "auto" tries on a device, in order: kernels where they run, and never in an interpreter."""
+    return AUTO_ORDER if device_type == "cuda" else ("torch",)
+
+
 def select(operation: str, tensor: Tensor, backend: str) -> ModuleType:
     """The backend that runs ``operation`` on ``tensor``.
 
@@ -30,10 +35,11 @@ def select(operation: str, tensor: Tensor, backend: str) -> ModuleType:
         RuntimeError: the backend asked for cannot run it, with the reason.
     """
     if backend == "auto":
-        for name in AUTO_ORDER:
+        names = auto_order(tensor.device.type)
+        for name in names:
             if BACKENDS[name].why_not(operation, tensor) is None:
                 return BACKENDS[name]
-        reasons = "; ".join(f"{name}: {BACKENDS[name].why_not(operation, tensor)}" for name in AUTO_ORDER)
+        reasons = "; ".join(f"{name}: {BACKENDS[name].why_not(operation, tensor)}" for name in names)
         raise RuntimeError(f"no backend can run {operation} on this tensor ({reasons})")
     if backend not in BACKENDS:
         raise ValueError(f"backend must be 'auto' or one of {', '.join(map(repr, BACKENDS))}, got {backend!r}")

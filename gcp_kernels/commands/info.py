@@ -7,8 +7,9 @@ import platform
 import torch
 
 from .. import __version__
-from ..backends import AUTO_ORDER, BACKENDS, OPERATIONS, select
+from ..backends import AUTO_ORDER, BACKENDS, OPERATIONS, auto_order, select
 from ..backends.cuda import status as extension_status
+from ..backends.triton import status as triton_status
 from ..shapes import triangle_size
 
 # (B, C, M): ResNets at 224 and 448 px, MobileNetV2, So-ViT, video, and a super-resolution network.
@@ -30,7 +31,7 @@ def _versions() -> list[str]:
         f"gcp_kernels  {__version__}",
         f"python       {platform.python_version()} on {platform.system()} {platform.machine()}",
         f"torch        {torch.__version__} (CUDA {torch.version.cuda or 'not built in'})",
-        f"triton       {_triton_version()}",
+        f"triton       {_triton_version()}; {triton_status()}",
         f"extension    {extension_status()}",
     ]
 
@@ -57,7 +58,10 @@ def _devices() -> list[str]:
 
 def _backends() -> list[str]:
     """For each device and operation, the backend of every shape in :data:`SHAPES`; shapes treated alike share a row."""
-    lines = [f"backends, in the order in which 'auto' tries them: {', '.join(AUTO_ORDER)}"]
+    lines = [
+        f"backends, in the order in which 'auto' tries them: on a GPU {', '.join(auto_order('cuda'))}; "
+        f"on the CPU {', '.join(auto_order('cpu'))}"
+    ]
     for device in ("cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))):
         for operation in OPERATIONS:
             shapes_by_answer: dict[tuple[str, ...], list[str]] = {}

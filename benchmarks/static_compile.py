@@ -1,0 +1,142 @@
+"""Compiling kernels ahead of time, each in a process of its own, and reading the figures off what came out."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import multiprocessing
+import os
+import re
+import signal
+import subprocess
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import IO
+
+from triton import knobs
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource, compile
+from triton.runtime.cache import triton_key
+
+from .static_gate import Figures
+from .static_kernels import Kernel
+
+# An instruction in the assembler's listing: behind its address and predicate, up to its first dot.
+INSTRUCTION = re.compile(r"^\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z]\w*)", re.MULTILINE)
+TENSOR_CORE = re.compile(r"HMMA|HGMMA|UTC\w*MMA")
+RESOURCES = re.compile(r"REG:(\d+) STACK:(\d+)")
+
+
+class Compilation:
+    """A process that compiles one kernel: passes of Triton's compiler may end the process they fail in."""
+
+    def __init__(self, kernel: Kernel, index: int) -> None:
+        self.index = index
+        # Where the compiler prints, whole pages of MLIR if a pass fails.
+        self._output: IO[str] = tempfile.NamedTemporaryFile(mode="r", errors="replace")  # noqa: SIM115
+        self.receiver, sender = multiprocessing.Pipe(duplex=False)
+        # Forked, a process has Triton and the kernels already.
+        context = multiprocessing.get_context("fork")
+        self._process = context.Process(target=report, args=(sender, self._output.name, kernel))
+        self._process.start()
+        sender.close()
+
+    def figures(self) -> Figures:
+        """What it sent, or how it ended."""
+        try:
+            found = self.receiver.recv()
+        except EOFError:
+            self._process.join()
+            code = self._process.exitcode
+            ending = f"exit status {code}" if code >= 0 else signal.Signals(-code).name
+            found = Figures(failure=f"the compiler ended with {ending}")
+        self._process.join()
+        if found.failure:
+            printed = re.search(r"error: (.*)|(Assertion .*failed.*)", self._output.read())
+            if printed:
+                found = Figures(failure=f"{found.failure} ({(printed[1] or printed[2]).strip()})")
+        self._output.close()
+        self.receiver.close()
+        return found
+
+
+def compile_all(kernels: Sequence[Kernel], jobs: int) -> Iterator[Figures]:
+    """The figures of each kernel, in order, from up to ``jobs`` processes at a time."""
+    for kernel in kernels:
+        importlib.import_module(kernel.module)
+    triton_key()  # hashes all of Triton, once, for the processes to come
+    started = 0
+    running: dict[Connection, Compilation] = {}
+    finished: dict[int, Figures] = {}
+    for index in range(len(kernels)):
+        while index not in finished:
+            while started < len(kernels) and len(running) < jobs:
+                compilation = Compilation(kernels[started], started)
+                running[compilation.receiver] = compilation
+                started += 1
+            for receiver in wait(list(running)):
+                compilation = running.pop(receiver)
+                finished[compilation.index] = compilation.figures()
+        yield finished.pop(index)
+
+
+def report(sender: Connection, output: str, kernel: Kernel) -> None:
+    """In a process of its own: send the kernel's figures, and print to ``output``."""
+    descriptor = os.open(output, os.O_WRONLY | os.O_APPEND)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    try:
+        found = compiled(kernel)
+    except Exception as error:  # of any kind, from any pass of the compiler: it is this kernel's result
+        lines = str(error).strip().splitlines() or ["no message"]
+        found = Figures(failure=f"{type(error).__name__}: {lines[0]}")
+    sender.send(found)
+
+
+def compiled(kernel: Kernel) -> Figures:
+    """Compile what Triton was about to compile, and count."""
+    data = json.loads(kernel.specialization)
+    source = ASTSource(
+        fn=getattr(importlib.import_module(kernel.module), kernel.name),
+        signature=data["signature"],
+        constexprs={tuple(key): value for key, value in zip(data["constant_keys"], data["constant_vals"], strict=True)},
+        attrs={tuple(key): value for key, value in zip(data["attrs_keys"], data["attrs_vals"], strict=True)},
+    )
+    # JSON has made lists of tuples, and options have no lists.
+    options = {key: tuple(value) if isinstance(value, list) else value for key, value in data["options"].items()}
+    program = compile(source, target=GPUTarget("cuda", kernel.arch, 32), options=options)
+    with tempfile.TemporaryDirectory() as folder:
+        cubin = Path(folder, "kernel.cubin")
+        cubin.write_bytes(program.asm["cubin"])
+        command = [knobs.nvidia.cuobjdump.path, "--dump-resource-usage", "--dump-sass", str(cubin)]
+        listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return replace(
+        counted(listing),
+        shared=program.metadata.shared,
+        tensor_memory=getattr(program.metadata, "tmem_size", None) or 0,
+        products=len(re.findall(r"\btt\.dot\b", program.asm["ttir"])),
+    )
+
+
+def counted(listing: str) -> Figures:
+    """Registers, stack and instructions, from what cuobjdump prints of a program.
+
+    Raises:
+        RuntimeError: it prints something else.
+    """
+    resources, counts = RESOURCES.search(listing), Counter(INSTRUCTION.findall(listing))
+    if resources is None or not counts:
+        raise RuntimeError("no resource usage, or no instruction, in what cuobjdump printed")
+    return Figures(
+        registers=int(resources[1]),
+        stack=int(resources[2]),
+        loads=counts["LDL"],
+        stores=counts["STL"],
+        tensor_cores={name: count for name, count in counts.items() if TENSOR_CORE.fullmatch(name)},
+        ldsm=counts["LDSM"],
+        instructions=sum(counts.values()) - counts["NOP"],
+    )

@@ -1,0 +1,62 @@
+"""The figures of a compiled kernel, and what is not accepted of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+KIB = 1024
+
+# Shared memory that a block may have, by compute capability (CUDA C++ Programming Guide, technical specifications).
+SHARED_LIMIT = {
+    80: 163 * KIB,
+    86: 99 * KIB,
+    87: 163 * KIB,
+    89: 99 * KIB,
+    90: 227 * KIB,
+    100: 227 * KIB,
+    103: 227 * KIB,
+    120: 99 * KIB,
+    121: 99 * KIB,
+}
+# Columns of a multiprocessor's tensor memory, which sm_100 has.
+TENSOR_MEMORY_LIMIT = 512
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What the assembler made of a kernel.
+
+    ``stack`` is in bytes per thread, ``shared`` in bytes per block, ``tensor_memory`` in columns. ``products`` are
+    those in Triton's IR, all other counts are of instructions: LDL and STL (``loads`` and ``stores`` of what is
+    spilled), those of tensor cores by name, LDSM, and all. Where ``failure`` says why there is no program, the rest is
+    zero.
+    """
+
+    registers: int = 0
+    stack: int = 0
+    loads: int = 0
+    stores: int = 0
+    shared: int = 0
+    tensor_memory: int = 0
+    products: int = 0
+    tensor_cores: dict[str, int] = field(default_factory=dict)
+    ldsm: int = 0
+    instructions: int = 0
+    failure: str | None = None
+
+
+def problems(arch: int, figures: Figures) -> list[str]:
+    """What is not accepted: spilled registers, more memory than a block may have, products without tensor cores."""
+    if figures.failure is not None:
+        return [f"it does not compile: {figures.failure}"]
+    found = []
+    if figures.stack or figures.loads or figures.stores:
+        found.append(f"it spills {figures.stack} bytes (LDL {figures.loads}, STL {figures.stores})")
+    if figures.shared > SHARED_LIMIT[arch]:
+        limit = f"sm_{arch} gives a block {SHARED_LIMIT[arch]}"
+        found.append(f"it needs {figures.shared} bytes of shared memory, {limit}")
+    if figures.tensor_memory > TENSOR_MEMORY_LIMIT:
+        found.append(f"it needs {figures.tensor_memory} columns of tensor memory of {TENSOR_MEMORY_LIMIT}")
+    if figures.products and not sum(figures.tensor_cores.values()):
+        found.append(f"no instruction of tensor cores computes its products ({figures.products} in Triton's IR)")
+    return found

@@ -1,0 +1,235 @@
+"""The kernels that ``python -m benchmarks.static`` compiles: those that the backend's own launches ask Triton for.
+
+The launches run on tensors of the meta device, and Triton's hook before a compilation notes what it was about to
+compile, down to the integers that it specialises on. Nothing of a configuration or of a signature is written here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from triton import knobs
+
+from gcp_kernels.backends.triton import config, covariance, isqrt
+from gcp_kernels.backends.triton.architecture import Architecture
+from gcp_kernels.backends.triton.config import OnChip, Persistent, Phases, Tiling
+from gcp_kernels.shapes import empty_gradient, pooled_shape
+
+from .stub_driver import StubDriver, stubbed
+
+MULTIPROCESSORS = 132
+BATCH = 2 * MULTIPROCESSORS
+CHANNELS = 256
+SPLITS = 4
+DTYPES = {"fast": torch.bfloat16, "high": torch.float32}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One pass through the backend, in a configuration that is shipped; as default a map of 14 x 14, NCHW.
+
+    ``source`` is "features", "scaled features" of a plain covariance, or "matrix", a covariance that is given;
+    ``wide`` is a sample that spans more than 2^31 elements. ``variant`` says what is not the default.
+    """
+
+    choice: config.Config | Tiling
+    backward: bool
+    precision: str
+    dtype: torch.dtype
+    c: int
+    variant: str = ""
+    source: str = "features"
+    b: int = BATCH
+    m: int = 196
+    n_iter: int = 5
+    triu: bool = True
+    channels_last: bool = False
+    wide: bool = False
+
+    @property
+    def form(self) -> str:
+        names = {OnChip: "on chip", Persistent: "persistent", Phases: "phases", Tiling: "covariance"}
+        return names[type(self.choice)]
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel as Triton is asked for it: ``specialization`` is what Triton itself calls specialization data, JSON."""
+
+    arch: int
+    form: str
+    direction: str
+    name: str
+    precision: str
+    configuration: str
+    variant: str
+    module: str
+    specialization: str
+
+
+def shipped(arch: int) -> Iterator[Case]:
+    """Every configuration of an architecture, both ways."""
+    table = config.choices(Architecture(arch, MULTIPROCESSORS))
+    for precision, planes in config.PLANES.items():
+        dtype = DTYPES[precision]
+        for backward, on_chip, tilings in (
+            (False, table.on_chip_forward, table.forward),
+            (True, table.on_chip_backward, table.backward),
+        ):
+            for choice in on_chip[planes]:
+                yield Case(choice, backward, precision, dtype, choice.block_c)
+            yield Case(Persistent(tilings[planes], MULTIPROCESSORS), backward, precision, dtype, CHANNELS)
+        for backward in (False, True):
+            phases = Phases(table.phases[planes], SPLITS, span=4 * table.phases[planes].block_m)
+            of_features = Case(phases, backward, precision, dtype, CHANNELS)
+            yield of_features
+            yield replace(of_features, source="matrix", m=1, triu=False)
+        for backward in (False, True):
+            plain = Case(config.COVARIANCE, backward, precision, dtype, CHANNELS)
+            yield plain
+            yield replace(plain, source="scaled features")
+
+
+def variants(case: Case) -> Iterator[Case]:
+    """The case with one thing changed at a time."""
+    yield replace(case, variant="full output", triu=False)
+    yield replace(case, variant="channels last", channels_last=True)
+    yield replace(case, variant="wide", wide=True)
+    yield replace(case, variant="56 x 56", m=3136)
+    yield replace(case, variant="odd channels", c=case.c - 3)
+    for dtype in (torch.float16, torch.bfloat16, torch.float32):
+        if dtype != case.dtype:
+            yield replace(case, variant=str(dtype).removeprefix("torch."), dtype=dtype)
+    if case.form != "on chip":
+        for c in (64, 1024):
+            yield replace(case, variant=f"C = {c}", c=c)
+    if case.form != "covariance":
+        yield replace(case, variant="matrix", source="matrix", m=1, triu=False)
+        yield replace(case, variant="one iteration", n_iter=1)
+    if case.form == "persistent":
+        yield replace(case, variant="one sample", b=1)
+
+
+def kernels(arch: int, with_variants: bool = False) -> list[Kernel]:
+    """The kernels of an architecture; of those that differ only in the integers they are specialised on, one.
+
+    Of them that is kept which knows least of its arguments. With variants each is kept that Triton would compile.
+    """
+    found: dict[str, Kernel] = {}
+    for case in shipped(arch):
+        keep_most_general(found, launched(case, arch))
+    if not with_variants:
+        return list(found.values())
+    every = {kernel.specialization: kernel for kernel in found.values()}
+    for case in shipped(arch):
+        for variant in variants(case):
+            for kernel in launched(variant, arch):
+                every.setdefault(kernel.specialization, kernel)
+    return list(every.values())
+
+
+def keep_most_general(found: dict[str, Kernel], candidates: list[Kernel]) -> None:
+    """Add the candidates to ``found``, one for each kernel, dtypes and constants of the source."""
+    for kernel in candidates:
+        data = json.loads(kernel.specialization)
+        pointers = [kind for kind in data["signature"].values() if kind.startswith("*")]
+        key = json.dumps([kernel.name, kernel.module, pointers, kernel.configuration, data["options"]])
+        if key not in found or specialised(kernel) < specialised(found[key]):
+            found[key] = kernel if key not in found else replace(found[key], specialization=kernel.specialization)
+
+
+def specialised(kernel: Kernel) -> int:
+    """How many arguments Triton knows something of."""
+    data = json.loads(kernel.specialization)
+    return len(data["constant_keys"]) + sum(bool(attributes) for attributes in data["attrs_vals"])
+
+
+def launched(case: Case, arch: int) -> list[Kernel]:
+    """What Triton is asked to compile in a pass, in the order of the launches."""
+    asked: list[Kernel] = []
+
+    def note(*, fn: Any, compile: dict[str, Any], **_: Any) -> bool:
+        asked.append(
+            Kernel(
+                arch=arch,
+                form=case.form,
+                direction="backward" if case.backward else "forward",
+                name=fn.name,
+                precision=case.precision,
+                configuration=configuration(fn.jit_function, compile),
+                variant=case.variant,
+                module=fn.module,
+                specialization=compile["specialization_data"],
+            )
+        )
+        return True  # and so not compiled, nor launched
+
+    with stubbed(StubDriver(arch)), before_compilation(note):
+        launch(case)
+    return asked
+
+
+@contextmanager
+def before_compilation(hook: Any) -> Iterator[None]:
+    """Triton asks ``hook`` before it compiles a kernel."""
+    before = knobs.runtime.jit_cache_hook
+    knobs.runtime.jit_cache_hook = hook
+    try:
+        yield
+    finally:
+        knobs.runtime.jit_cache_hook = before
+
+
+def configuration(function: Any, compilation: dict[str, Any]) -> str:
+    """What the constants are that the kernel declares, flags by name where they are set; warps and stages."""
+    parts = []
+    for index in function.constexprs:
+        name, value = function.arg_names[index], compilation["constants"][(index,)]
+        parts += ([name] if value else []) if isinstance(value, bool) else [f"{name}={value}"]
+    return " ".join((*parts, f"warps={compilation['num_warps']}", f"stages={compilation['num_stages']}"))
+
+
+def launch(case: Case) -> None:
+    """The launches of a pass on tensors without memory."""
+    source = features(case)
+    b, c = source.shape[:2]
+    offset = source.new_empty(b, c, dtype=torch.float32)
+    trace = source.new_empty(b, dtype=torch.float32)
+    pooled = source.new_empty(pooled_shape(b, c, case.triu))
+    grad_source = torch.empty_like(pooled) if case.source == "matrix" else empty_gradient(source)
+    of_features = case.source != "matrix"
+    if isinstance(case.choice, Tiling):
+        scale = source.new_empty(b, c) if case.source == "scaled features" else None
+        if case.backward:
+            grad_scale = source.new_empty(b, 0) if scale is None else torch.empty_like(scale)
+            covariance.launch_backward(
+                pooled, source, scale, offset, grad_source, grad_scale, case.triu, case.precision, case.choice
+            )
+        else:
+            covariance.launch_forward(source, scale, pooled, offset, case.triu, case.precision, case.choice)
+    elif case.backward:
+        isqrt.launch_backward(
+            pooled, source, offset, trace, grad_source, case.m, case.n_iter, of_features, case.triu, case.precision,
+            case.choice,
+        )  # fmt: skip
+    else:
+        isqrt.launch_forward(
+            source, pooled, offset, trace, case.m, case.n_iter, of_features, case.triu, case.precision, case.choice
+        )
+
+
+def features(case: Case) -> Tensor:
+    """Features (B, C, M), or matrices (B, C, C), laid out as the case wants them."""
+    b, c, m = case.b, case.c, case.c if case.source == "matrix" else case.m
+    if case.wide:
+        stride = 2**31 // (c - 1) + 1
+        return torch.empty_strided((b, c, m), (c * stride, stride, 1), dtype=case.dtype, device="meta")
+    if case.channels_last:
+        return torch.empty(b, m, c, dtype=case.dtype, device="meta").transpose(1, 2)
+    return torch.empty(b, c, m, dtype=case.dtype, device="meta")

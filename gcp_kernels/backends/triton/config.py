@@ -1,0 +1,178 @@
+"""Launch choices of the Triton backend: a frozen table, and pure functions of shape, precision and architecture.
+
+No choice here has been timed on a GPU. Those of form, tile and warps compile on the architecture without spilling
+registers for contiguous features and triangles; other inputs may spill a few bytes (``python -m benchmarks.static``
+prints the figures, with ``--variants`` of those too). The thresholds between forms are estimates, and say of what.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gcp_kernels.backends.triton.architecture import Architecture
+
+# float16 planes of an operand: what a product of each precision reads.
+PLANES = {"fast": 1, "high": 2}
+
+
+@dataclass(frozen=True)
+class OnChip:
+    """One program for each sample, whose matrices are (block_c, block_c) tiles on chip."""
+
+    block_c: int
+    block_m: int
+    warps: int
+    stages: int = 2
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """Tiles of (block, block) elements; a product reads ``block_k`` of the inner dimension at a time.
+
+    Positions are read ``block_m`` at a time where a covariance is summed, and in strips of as many where a gradient of
+    the features is stored.
+    """
+
+    block: int
+    block_k: int
+    block_m: int
+    warps: int
+    stages: int = 2
+
+    def blocks(self, c: int) -> int:
+        """Blocks in a side of a (C, C) matrix."""
+        return -(-c // self.block)
+
+    def tiles(self, c: int) -> int:
+        """Tiles on or above the diagonal of a (C, C) matrix."""
+        return self.blocks(c) * (self.blocks(c) + 1) // 2
+
+
+@dataclass(frozen=True)
+class Persistent:
+    """``programs`` programs, each with a slab of memory, that take one sample after another through all phases."""
+
+    tiling: Tiling
+    programs: int
+
+
+@dataclass(frozen=True)
+class Phases:
+    """One launch for each phase; covariances are summed in ``splits`` parts of ``span`` positions.
+
+    ``span`` is a multiple of the tiling's ``block_m``, in which positions are read.
+    """
+
+    tiling: Tiling
+    splits: int
+    span: int
+
+
+Config = OnChip | Persistent | Phases
+
+
+@dataclass(frozen=True)
+class Choices:
+    """The shipped configurations of an architecture, by planes of an operand (1 "fast", 2 "high")."""
+
+    on_chip_forward: dict[int, tuple[OnChip, ...]]
+    on_chip_backward: dict[int, tuple[OnChip, ...]]
+    forward: dict[int, Tiling]
+    backward: dict[int, Tiling]
+    phases: dict[int, Tiling]
+
+
+_SMALL_FORWARD = (OnChip(16, 32, warps=1), OnChip(32, 32, warps=4))
+_FAST_FORWARD = (*_SMALL_FORWARD, OnChip(64, 32, warps=4))
+_FAST_BACKWARD = (OnChip(16, 32, warps=1), OnChip(32, 32, warps=4))
+_HIGH_BACKWARD = (OnChip(16, 32, warps=4),)
+_TILING = Tiling(64, block_k=32, block_m=16, warps=4)
+_TILING_8_WARPS = Tiling(64, block_k=32, block_m=16, warps=8)
+_NARROW_8_WARPS = Tiling(64, block_k=16, block_m=16, warps=8)
+
+AMPERE = Choices(
+    on_chip_forward={1: _FAST_FORWARD, 2: (*_SMALL_FORWARD, OnChip(64, 64, warps=8))},
+    on_chip_backward={1: _FAST_BACKWARD, 2: _HIGH_BACKWARD},
+    forward={1: _TILING, 2: _TILING},
+    backward={1: _NARROW_8_WARPS, 2: _TILING_8_WARPS},
+    phases={1: _TILING, 2: _TILING},
+)
+HOPPER = Choices(
+    on_chip_forward={1: (*_FAST_FORWARD, OnChip(128, 64, warps=8)), 2: (*_SMALL_FORWARD, OnChip(64, 32, warps=8))},
+    on_chip_backward={1: _FAST_BACKWARD, 2: _HIGH_BACKWARD},
+    forward={1: _TILING, 2: _TILING},
+    backward={1: _TILING, 2: _NARROW_8_WARPS},
+    phases={1: _TILING, 2: _TILING},
+)
+BLACKWELL = Choices(
+    on_chip_forward={1: (*_FAST_FORWARD, OnChip(128, 64, warps=8)), 2: (*_SMALL_FORWARD, OnChip(64, 32, warps=8))},
+    on_chip_backward={1: _FAST_BACKWARD, 2: (*_HIGH_BACKWARD, OnChip(32, 16, warps=4))},
+    forward={1: _TILING, 2: _TILING},
+    backward={1: _TILING, 2: _TILING_8_WARPS},
+    phases={1: _TILING, 2: _TILING},
+)
+BLACKWELL_CONSUMER = Choices(
+    on_chip_forward={1: _FAST_FORWARD, 2: _SMALL_FORWARD},
+    on_chip_backward={1: _FAST_BACKWARD, 2: _HIGH_BACKWARD},
+    forward={1: _TILING, 2: _TILING},
+    backward={1: _TILING_8_WARPS, 2: _TILING_8_WARPS},
+    phases={1: _TILING, 2: Tiling(64, block_k=32, block_m=32, warps=4)},
+)
+
+# What the slabs of a persistent launch may take; a multiprocessor is left idle rather than more. 204 programs of
+# C = 512 fit, 51 of C = 1024.
+SLAB_BYTES = 2 << 30
+
+# Plain covariances, forward and backward.
+COVARIANCE = Tiling(64, block_k=32, block_m=32, warps=8)
+
+
+def choices(arch: Architecture) -> Choices:
+    """The table of an architecture; one that is newer than all of them has that of the newest."""
+    if arch.capability < 90:
+        return AMPERE
+    if arch.capability < 100:
+        return HOPPER
+    return BLACKWELL if arch.capability < 120 else BLACKWELL_CONSUMER
+
+
+def isqrt_forward(b: int, c: int, m: int, precision: str, arch: Architecture) -> Config:
+    """How ``isqrt_pool`` and ``newton_schulz_sqrt`` run (the latter with M = 1); for ``precision`` see PLANES."""
+    table, planes = choices(arch), PLANES[precision]
+    return _choose(b, c, m, table.on_chip_forward[planes], table.forward[planes], table.phases[planes], arch)
+
+
+def isqrt_backward(b: int, c: int, m: int, precision: str, arch: Architecture) -> Config:
+    """How their backward passes run."""
+    table, planes = choices(arch), PLANES[precision]
+    return _choose(b, c, m, table.on_chip_backward[planes], table.backward[planes], table.phases[planes], arch)
+
+
+def _choose(
+    b: int, c: int, m: int, on_chip: tuple[OnChip, ...], persistent: Tiling, phases: Tiling, arch: Architecture
+) -> Config:
+    # A sample per program leaves multiprocessors idle where samples are few. Launches by phase use them all, and cost
+    # about fifteen launches: worth it once a sample takes that long, because it has several tiles or many positions.
+    few_samples = 2 * b < arch.multiprocessors
+    if few_samples and (phases.blocks(c) > 2 or m > 4096):
+        return _by_phase(b, c, m, phases, arch)
+    for config in on_chip:
+        if c <= config.block_c:
+            return config
+    # Four warps of at most 255 registers leave room for a second program.
+    per_multiprocessor = 2 if persistent.warps == 4 else 1
+    affordable = max(1, SLAB_BYTES // _most_slab_bytes(persistent.blocks(c) * persistent.block))
+    return Persistent(persistent, programs=min(b, per_multiprocessor * arch.multiprocessors, affordable))
+
+
+def _most_slab_bytes(side: int) -> int:
+    """Bytes of a slab with tangents: ten matrices of two float16 planes."""
+    return 40 * side * side
+
+
+def _by_phase(b: int, c: int, m: int, tiling: Tiling, arch: Architecture) -> Phases:
+    """As many parts of a covariance as occupy the multiprocessors, none shorter than 256 positions."""
+    wanted = -(-arch.multiprocessors // (b * tiling.tiles(c)))
+    splits = max(1, min(wanted, m // 256))
+    span = -(-m // (splits * tiling.block_m)) * tiling.block_m
+    return Phases(tiling, splits=-(-m // span), span=span)

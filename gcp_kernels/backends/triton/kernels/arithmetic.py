@@ -1,0 +1,82 @@
+"""Matrix products on tensor cores, from operands split into float16 planes.
+
+An operand is lifted by a power of two and kept as one float16 plane ("fast", an 11-bit significand) or as two, a high
+and a low one that holds what the first rounded away ("high", 22 bits). Products of planes are summed in float32; the
+product of two low planes is below the rounding of the rest and left out. The lift keeps the low planes of matrices
+whose elements are near 1/C out of float16's subnormal range. No operand grows beyond its range: features and
+covariances are normalised, and so is the gradient that a tangent starts from, see :func:`span_of`.
+"""
+
+import triton
+import triton.language as tl
+
+LIFT = tl.constexpr(64.0)
+UNLIFT = tl.constexpr(1.0 / 64.0)
+# What a product of two lifted operands is divided by.
+UNLIFT_PRODUCT = tl.constexpr(1.0 / 4096.0)
+LIFT_PRODUCT = tl.constexpr(4096.0)
+
+
+@triton.jit
+def split(value):
+    """The high and low plane of float32 elements; an unused low plane costs nothing."""
+    lifted = value * LIFT
+    high = lifted.to(tl.float16)
+    low = (lifted - high.to(tl.float32)).to(tl.float16)
+    return high, low
+
+
+@triton.jit
+def multiply_add(left_high, left_low, right_high, right_low, total, PLANES: tl.constexpr):
+    """total + left @ right, lifted twice; small terms first."""
+    if PLANES == 2:
+        total = tl.dot(left_low, right_high, total)
+        total = tl.dot(left_high, right_low, total)
+    return tl.dot(left_high, right_high, total)
+
+
+@triton.jit
+def multiply(left, right, total, PLANES: tl.constexpr):
+    """total + left @ right of float32 matrices on chip."""
+    left_high, left_low = split(left)
+    right_high, right_low = split(right)
+    lifted = multiply_add(left_high, left_low, right_high, right_low, total * LIFT_PRODUCT, PLANES)
+    return lifted * UNLIFT_PRODUCT
+
+
+@triton.jit
+def multiply_tangent(left, d_left, right, d_right, d_total, PLANES: tl.constexpr):
+    """d_total + d_left @ right + left @ d_right of float32 matrices on chip."""
+    left_high, left_low = split(left)
+    right_high, right_low = split(right)
+    d_left_high, d_left_low = split(d_left)
+    d_right_high, d_right_low = split(d_right)
+    lifted = multiply_add(d_left_high, d_left_low, right_high, right_low, d_total * LIFT_PRODUCT, PLANES)
+    lifted = multiply_add(left_high, left_low, d_right_high, d_right_low, lifted, PLANES)
+    return lifted * UNLIFT_PRODUCT
+
+
+@triton.jit
+def inverse_root(square):
+    """1 / sqrt(square), for scaling by it: 0 where the square is 0, NaN where it is infinite."""
+    inverse = tl.div_rn(1.0, tl.sqrt_rn(square))
+    inverse = tl.where(square == 0, 0.0, inverse)
+    return tl.where(square == float("inf"), float("nan"), inverse)
+
+
+@triton.jit
+def span_of(C, n_iter):
+    """What G / max |G| is divided by, so that no tangent leaves the range of float16.
+
+    C bounds the eigenvalues of G by 1. In the null space of A the tangent of W grows by 9/4 in each iteration; above 7
+    of them that takes a smaller start, (9/4)^(N - 1) / 2^8. It is no smaller than for N = 16, so that the gradient of a
+    regular covariance keeps its digits for any N; that of a singular one is NaN once the tangent overflows.
+    """
+    growth = tl.exp2(tl.minimum(1.169925 * tl.cast(n_iter - 1, tl.float32) - 8.0, 9.5))
+    return tl.maximum(tl.cast(C, tl.float32), growth)
+
+
+@triton.jit
+def direction(twice_g, largest, span):
+    """(G + G^T) / (largest span), for the largest magnitude in it; NaN stays NaN where all else is zero."""
+    return tl.where(largest == 0, twice_g, tl.div_rn(twice_g, largest)) * (1.0 / span)

@@ -1,0 +1,320 @@
+"""Every shipped configuration of the Triton backend, compiled without a GPU; and proof that the gate can fail."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from benchmarks import static
+from benchmarks.static_gate import KIB, SHARED_LIMIT, TENSOR_MEMORY_LIMIT, Figures, problems
+
+pytest.importorskip("triton", reason="the kernels are Triton's")
+
+ROOT = Path(__file__).parent.parent
+# Here kernels may be interpreted, which is decided once for a process; those to come shall compile them.
+COMPILING = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+
+FORMS = {"on chip", "persistent", "phases", "covariance"}
+GOOD = Figures(
+    registers=255, shared=99 * KIB, tensor_memory=512, products=3, tensor_cores={"HMMA": 8}, ldsm=4, instructions=900
+)
+
+
+def python(*arguments, environment=COMPILING):
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=3600
+    )
+
+
+def compiling_reason():
+    done = python("-c", "from benchmarks import static; print(static.why_not() or '')")
+    return done.stdout.strip() if done.returncode == 0 else done.stderr.strip().splitlines()[-1]
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    """Rows of the default run, of which there is one for all tests."""
+    if reason := compiling_reason():
+        pytest.skip(f"kernels cannot be compiled here: {reason}")
+    file = tmp_path_factory.mktemp("static") / "rows.jsonl"
+    done = python("-m", "benchmarks.static", "--json", str(file))
+    assert file.exists(), done.stderr
+    found = [json.loads(line) for line in file.read_text().splitlines()]
+    # The exit status says what the rows say.
+    assert done.returncode == (1 if any(row["problems"] for row in found) else 0), done.stderr
+    return found
+
+
+def of(rows, arch):
+    found = [row for row in rows if row["arch"] == arch]
+    assert found
+    return found
+
+
+def described(row):
+    return f"{row['form']} {row['direction']} {row['kernel']} {row['precision']} {row['configuration']}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", static.ARCHITECTURES)
+def test_no_kernel_spills_registers(rows, arch):
+    spilled = {described(row): row["stack"] for row in of(rows, arch) if row["stack"] or row["loads"] or row["stores"]}
+    assert not spilled
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", static.ARCHITECTURES)
+def test_shared_and_tensor_memory_are_within_the_limit(rows, arch):
+    # Table 80 serves sm_86 and sm_89 too, which have less.
+    limit = SHARED_LIMIT[86 if arch == 80 else arch]
+    for row in of(rows, arch):
+        assert row["shared"] <= limit, described(row)
+        assert row["tensor_memory"] <= TENSOR_MEMORY_LIMIT, described(row)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", static.ARCHITECTURES)
+def test_products_run_on_tensor_cores(rows, arch):
+    kinds = {80: {"HMMA"}, 90: {"HMMA", "HGMMA"}, 100: {"HMMA", "UTCHMMA"}, 120: {"HMMA"}}[arch]
+    for row in of(rows, arch):
+        if row["products"]:
+            assert row["tensor_cores"], described(row)
+            assert set(row["tensor_cores"]) <= kinds, described(row)
+        # Features and covariances make products; what only sums or scales makes none.
+        small = {"statistics_kernel", "trace_kernel", "largest_kernel", "start_kernel", "matrix_gradient_kernel"}
+        assert (row["kernel"] in small) == (row["products"] == 0), described(row)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", static.ARCHITECTURES)
+def test_nothing_else_is_wrong_and_every_kernel_compiles(rows, arch):
+    for row in of(rows, arch):
+        assert row["problems"] == [], described(row)
+        assert row["failure"] is None, described(row)
+        assert 0 < row["registers"] <= 255, described(row)
+        assert row["instructions"] > sum(row["tensor_cores"].values()), described(row)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", static.ARCHITECTURES)
+def test_every_form_direction_and_precision_is_there(rows, arch):
+    seen = {(row["form"], row["direction"], row["precision"]) for row in of(rows, arch)}
+    assert seen == set(product(FORMS, ("forward", "backward"), ("fast", "high")))
+
+
+@pytest.mark.slow
+def test_every_kernel_in_the_sources_is_compiled(rows):
+    sources = (ROOT / "gcp_kernels" / "backends" / "triton" / "kernels").glob("*.py")
+    written = {
+        (source.stem.replace("_", " "), name)
+        for source in sources
+        for name in re.findall(r"^def (\w+_kernel)\(", source.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    }
+    assert {form for form, _ in written} == FORMS
+    for arch in static.ARCHITECTURES:
+        assert {(row["form"], row["kernel"]) for row in of(rows, arch)} == written
+
+
+@pytest.mark.slow
+def test_every_shipped_configuration_is_compiled(rows):
+    """Counted from the tables, not from what the program thinks is shipped."""
+    from gcp_kernels.backends.triton import config
+    from gcp_kernels.backends.triton.architecture import Architecture
+
+    for arch in static.ARCHITECTURES:
+        table = config.choices(Architecture(arch, 132))
+        for precision, planes in config.PLANES.items():
+            for direction, shipped in (("forward", table.on_chip_forward), ("backward", table.on_chip_backward)):
+                compiled = [
+                    row["configuration"]
+                    for row in of(rows, arch)
+                    if (row["form"], row["direction"], row["precision"]) == ("on chip", direction, precision)
+                ]
+                for choice in shipped[planes]:
+                    tile = f"BLOCK_C={choice.block_c} BLOCK_M={choice.block_m} warps={choice.warps}"
+                    assert sum(f"{tile} stages={choice.stages}" in found for found in compiled) == 1
+                assert len(compiled) == len(shipped[planes])
+
+
+@pytest.mark.parametrize("arch", [80, 90, 100, 120])
+def test_a_good_row_passes(arch):
+    assert problems(arch, GOOD) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"stack": 8}, "spills 8 bytes"),
+        ({"loads": 1}, r"LDL 1\b"),
+        ({"stores": 2}, r"STL 2\b"),
+        ({"shared": 227 * KIB + 1}, "bytes of shared memory, sm_90 gives"),
+        ({"tensor_memory": 1024}, "1024 columns of tensor memory"),
+        ({"tensor_cores": {}}, "no instruction of tensor cores"),
+        ({"tensor_cores": {"HMMA": 0}}, "no instruction of tensor cores"),
+        ({"failure": "PassManager::run failed"}, "does not compile: PassManager"),
+    ],
+    ids=str,
+)
+def test_the_gate_finds_what_is_wrong(change, why):
+    (found,) = problems(90, replace(GOOD, **change))
+    assert re.search(why, found)
+
+
+@pytest.mark.parametrize(("arch", "kib"), [(80, 163), (86, 99), (89, 99), (90, 227), (100, 227), (120, 99)])
+def test_the_limit_of_shared_memory_is_that_of_the_architecture(arch, kib):
+    assert problems(arch, replace(GOOD, shared=kib * KIB)) == []
+    assert len(problems(arch, replace(GOOD, shared=kib * KIB + 16))) == 1
+
+
+def test_a_kernel_without_products_needs_no_tensor_cores():
+    assert problems(80, replace(GOOD, products=0, tensor_cores={})) == []
+
+
+OVERSIZED = """
+import json, torch
+from benchmarks import static
+from benchmarks.static_kernels import Case, launched
+from gcp_kernels.backends.triton.config import OnChip
+choice = OnChip({block_c}, 32, warps={warps})
+case = Case(choice, backward={backward}, precision="fast", dtype=torch.bfloat16, c={block_c})
+print(json.dumps([row.as_dict() for row in static.measure(launched(case, {arch}), jobs=1)]))
+"""
+
+
+def compiled(**values):
+    if reason := compiling_reason():
+        pytest.skip(f"kernels cannot be compiled here: {reason}")
+    done = python("-c", OVERSIZED.format(**values))
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads(done.stdout)
+    return row
+
+
+def test_an_oversized_configuration_is_found_to_spill():
+    row = compiled(block_c=128, warps=8, backward=True, arch=80)
+    assert row["stack"] > 0
+    assert row["loads"] > 0
+    assert row["stores"] > 0
+    assert any("spills" in problem for problem in row["problems"])
+
+
+def test_what_does_not_compile_is_a_row_with_one_line():
+    row = compiled(block_c=48, warps=4, backward=False, arch=80)
+    (problem,) = row["problems"]
+    assert problem.startswith("it does not compile: ")
+    assert "\n" not in problem
+
+
+@pytest.fixture
+def kernel():
+    from benchmarks.static_kernels import Kernel
+
+    return Kernel(80, "on chip", "forward", "dumps", "fast", "made up", "", "json", "{}")
+
+
+def test_a_compiler_that_dies_is_reported_without_its_noise(kernel, monkeypatch, capfd):
+    from benchmarks import static_compile
+
+    def die(kernel):
+        os.write(2, b"MLIR, a page of it\nnowhere.py:1:2: error: 'tt.dot' is out of order\nmore MLIR\n")
+        os.kill(os.getpid(), signal.SIGKILL)  # nothing can catch it, pytest's fault handler neither
+
+    monkeypatch.setattr(static_compile, "compiled", die)
+    for figures in static_compile.compile_all([kernel, kernel, kernel], jobs=2):
+        assert figures.failure == "the compiler ended with SIGKILL ('tt.dot' is out of order)"
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_compiler_that_raises_is_reported_in_one_line(kernel, monkeypatch):
+    from benchmarks import static_compile
+
+    def fail(kernel):
+        raise RuntimeError("no such pass\nsecond line")
+
+    monkeypatch.setattr(static_compile, "compiled", fail)
+    (figures,) = static_compile.compile_all([kernel], jobs=1)
+    assert figures.failure == "RuntimeError: no such pass"
+    assert static.row_of(kernel, figures).problems == ["it does not compile: RuntimeError: no such pass"]
+
+
+def test_figures_come_in_order_however_long_each_takes(kernel, monkeypatch):
+    from benchmarks import static_compile
+
+    def slow_first(kernel):
+        time.sleep(0.3 if kernel.arch == 0 else 0.0)
+        return Figures(registers=kernel.arch)
+
+    monkeypatch.setattr(static_compile, "compiled", slow_first)
+    kernels = [replace(kernel, arch=arch) for arch in range(5)]
+    assert [figures.registers for figures in static_compile.compile_all(kernels, jobs=3)] == list(range(5))
+
+
+LISTING = """
+ Function backward_kernel:
+  REG:168 STACK:16 SHARED:0 LOCAL:0 CONSTANT[0]:640 TEXTURE:0 SURFACE:0 SAMPLER:0
+        /*0000*/                   MOV R1, c[0x0][0x28] ;            /* 0x00000a0000017a02 */
+                                                                     /* 0x000fe40000000f00 */
+        /*0010*/               @P0 LDGSTS.E.BYPASS.128 [R7], [R2.64] ;
+        /*0020*/              @!P1 STL.64 [R1+0x8], R2 ;
+        /*0030*/                   HMMA.16816.F32 R4, R8, R12, R4 ;
+        /*0040*/                   HMMA.1688.F32.TF32 R4, R8, R12, R4 ;
+        /*0050*/              @UP2 LDL R3, [R1] ;
+        /*10060*/                  LDSM.16.MT88.4 R8, [R3] ;
+        /*10070*/                  NOP ;
+"""
+
+
+def test_the_listing_of_the_assembler_is_read():
+    from benchmarks.static_compile import counted
+
+    figures = counted(LISTING)
+    assert (figures.registers, figures.stack) == (168, 16)
+    assert (figures.loads, figures.stores, figures.ldsm) == (1, 1, 1)
+    assert figures.tensor_cores == {"HMMA": 2}
+    assert figures.instructions == 7
+    with pytest.raises(RuntimeError, match="no resource usage"):
+        counted("cuobjdump: nothing to see here")
+
+
+@pytest.mark.parametrize("name", ["HMMA", "HGMMA", "UTCHMMA", "UTCQMMA"])
+def test_tensor_core_instructions_of_every_architecture_are_known(name):
+    from benchmarks.static_compile import counted
+
+    assert counted(LISTING.replace("HMMA", name)).tensor_cores == {name: 2}
+
+
+def test_it_refuses_to_compile_where_kernels_are_interpreted():
+    done = python("-m", "benchmarks.static", environment={**COMPILING, "TRITON_INTERPRET": "1"})
+    assert done.returncode == 2
+    assert "TRITON_INTERPRET=1" in done.stderr
+
+
+def test_it_refuses_to_compile_without_the_disassembler(tmp_path, monkeypatch, capsys):
+    tools = SimpleNamespace(cuobjdump=SimpleNamespace(path=str(tmp_path / "cuobjdump")))
+    knobs = SimpleNamespace(runtime=SimpleNamespace(interpret=False), nvidia=tools)
+    monkeypatch.setitem(sys.modules, "triton", SimpleNamespace(knobs=knobs))
+    assert static.main([]) == 2
+    assert "cuobjdump is missing" in capsys.readouterr().err
+
+
+def test_it_refuses_to_compile_without_triton(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "triton", None)
+    assert static.main([]) == 2
+    assert "Triton cannot be imported" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["--jobs", "0"], ["--arch", "75"], ["--json", "/no/such/place/rows"]])
+def test_bad_arguments_are_refused(arguments, capsys):
+    with pytest.raises(SystemExit) as ending:
+        static.main(arguments)
+    assert ending.value.code == 2
+    assert arguments[0] in capsys.readouterr().err

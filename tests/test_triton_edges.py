@@ -1,0 +1,271 @@
+"""Special cases of the Triton kernels in every form of launch: bad and constant samples, company, strides, extremes.
+
+Matrices are 2 x 2 tiles here, and a persistent launch is one program that takes all samples in one slab.
+"""
+
+import importlib
+from collections.abc import Callable
+
+import inputs
+import oracle
+import pytest
+import tolerances
+import torch
+import triton_forms as forms
+from torch import Tensor
+
+C, M = 18, 9
+D = C * (C + 1) // 2
+
+pytestmark = [forms.runs_here, forms.quiet]
+
+in_every_form = pytest.mark.parametrize("form", forms.FORMS)
+
+
+@pytest.fixture
+def form_forced(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    choice = forms.choice_of(form, C, M, tiling=forms.TILINGS[0], programs=1)
+    forms.force(monkeypatch, choice)
+
+
+@pytest.fixture
+def small_covariance_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = importlib.import_module("gcp_kernels.backends.triton.covariance")
+    monkeypatch.setattr(plain, "COVARIANCE", forms.TILINGS[0])
+
+
+# What each sample of a batch is; clean ones are all the same.
+SAMPLES = (
+    "nan",
+    "clean",
+    "inf",
+    "clean",
+    "constant",
+    "zero upstream",
+    "nan upstream",
+    "clean",
+    "huge",
+    "tiny",
+    "clean",
+)
+
+
+def batch_of(x: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+    """Features and upstream gradients of :data:`SAMPLES`, the clean ones being as given, (1, C, M) and (1, ...)."""
+    x, grad = (tensor.repeat(len(SAMPLES), *[1] * (tensor.dim() - 1)) for tensor in (x, grad))
+    for i, kind in enumerate(SAMPLES):
+        if kind in ("nan", "inf"):
+            x[i, 1, -1] = float(kind)
+        elif kind == "constant":
+            x[i] = torch.linspace(-3.3, 1e4, x.shape[1])[:, None]
+        elif kind == "nan upstream":
+            grad[i].view(-1)[3] = float("nan")
+        elif kind == "zero upstream":
+            grad[i] = 0
+        elif kind in ("huge", "tiny"):
+            x[i] *= (inputs.LARGE if kind == "huge" else inputs.SMALL)[x.dtype]
+    return x, grad
+
+
+def check_batch(function: Callable[[Tensor], Tensor], x: Tensor, grad: Tensor, *, spreads: bool) -> None:
+    """Each of :data:`SAMPLES` is as it should be; ``spreads``: NaN in one element reaches all of its sample."""
+    (value,), (gradient,) = forms.run(function, x, grad)
+    values, gradients = forms.run(function, *batch_of(x, grad))
+    for i, kind in enumerate(SAMPLES):
+        if kind in ("nan", "inf"):
+            assert values[i].isnan().all() if spreads else not values[i].isfinite().all(), kind
+        if kind in ("nan", "inf", "nan upstream"):
+            assert gradients[i].isnan().all() if spreads else not gradients[i].isfinite().all(), kind
+        if kind == "constant":
+            assert not values[i].any()
+        if kind in ("constant", "zero upstream"):
+            assert not gradients[i].any(), kind
+        if kind in ("clean", "nan upstream", "zero upstream"):
+            assert torch.equal(values[i], value), kind
+        if kind == "clean":
+            assert torch.equal(gradients[i], gradient)
+        if kind in ("huge", "tiny"):
+            assert values[i].isfinite().all(), kind
+            assert gradients[i].isfinite().all(), kind
+            assert values[i].any(), kind
+            assert gradients[i].any(), kind
+
+
+@in_every_form
+@pytest.mark.usefixtures("poisoned_memory", "form_forced")
+def test_bad_samples_stay_alone(form):
+    check_batch(forms.pool(2), torch.randn(1, C, M), torch.randn(1, D), spreads=True)
+
+
+@pytest.mark.usefixtures("poisoned_memory", "small_covariance_tiles")
+@pytest.mark.parametrize("output", ["full", "triu"])
+def test_bad_samples_of_a_covariance_stay_alone(output):
+    grad = torch.randn(1, D) if output == "triu" else torch.randn(1, C, C)
+    check_batch(forms.covariance(output=output), torch.randn(1, C, M), grad, spreads=False)
+
+
+@in_every_form
+@pytest.mark.usefixtures("poisoned_memory", "form_forced")
+def test_bad_matrices_stay_alone(form):
+    cov, grad = inputs.covariance_matrices(1, C, torch.float32).expand(5, C, C).clone(), torch.randn(1, C, C)
+    alone = forms.run(forms.root(2), cov[:1], grad)
+    cov[0, 17, 17], cov[1, 2, 16] = float("nan"), float("inf")
+    cov[3] = 0
+    value, gradient = forms.run(forms.root(2), cov, grad.expand(5, C, C))
+    for result, expected in zip((value, gradient), alone, strict=True):
+        assert result[:2].isnan().all()
+        assert not result[3].any()
+        for i in (2, 4):
+            assert torch.equal(result[i], expected[0])
+
+
+@in_every_form
+def test_two_runs_are_bitwise_equal_and_so_is_a_sample_alone(form, monkeypatch):
+    forms.force(monkeypatch, forms.choice_of(form, C, M, tiling=forms.TILINGS[0], programs=2))
+    x, grad = torch.randn(2, C, M), torch.randn(2, D)
+    first, second = (forms.run(forms.pool(2, "fast"), x, grad) for _ in range(2))
+    alone = forms.run(forms.pool(2, "fast"), x[1:], grad[1:])
+    for one, other, third in zip(first, second, alone, strict=True):
+        assert torch.equal(one, other)
+        assert torch.equal(one[1:], third)
+
+
+@pytest.mark.parametrize(("precision", "n_iter"), [("fast", 3), ("high", 4)])
+def test_forms_agree_with_one_another(precision, n_iter, monkeypatch):
+    x, grad = inputs.relu_features(1, 20, 49, torch.float32), torch.randn(1, 210)
+    results = []
+    for form in forms.FORMS:
+        forms.force(monkeypatch, forms.choice_of(form, 20, 49, tiling=forms.TILINGS[0]))
+        results.append(forms.run(forms.pool(n_iter, precision), x, grad))
+    for ours in results[1:]:
+        for one, other in zip(ours, results[0], strict=True):
+            tolerances.assert_promise_kept(one, other.double(), precision, "another form")
+
+
+@in_every_form
+@pytest.mark.usefixtures("form_forced")
+def test_nearly_constant_samples_are_finite(form):
+    """Where the squares of float32 features are subnormal or vanish, accuracy goes, but not to NaN or infinity."""
+    spreads = torch.tensor([1e-12, 1e-19, 1e-21, 1e-23, 1e-38])[:, None, None]
+    value, gradient = forms.run(forms.pool(1), spreads * torch.randn(5, C, M), torch.randn(5, D))
+    assert value.isfinite().all()
+    assert gradient.isfinite().all()
+    assert (value.abs() <= 10 * spreads[:, 0]).all()
+
+
+@in_every_form
+@pytest.mark.usefixtures("form_forced")
+def test_features_whose_squares_overflow_are_nan_and_not_zero(form):
+    for result in forms.run(forms.pool(1), 1e25 * torch.randn(1, C, M), torch.randn(1, D)):
+        assert result.isnan().all()
+
+
+def check_gradient_of(magnitudes: list[float]) -> None:
+    x, grad = torch.randn(len(magnitudes), C, M), torch.tensor(magnitudes)[:, None] * torch.randn(len(magnitudes), D)
+    _, gradient = forms.run(forms.pool(1), x, grad)
+    exact = oracle.isqrt_pool_grad(x, 1, oracle.triangle_grad(grad.double(), C))
+    subnormal = torch.finfo(torch.float32).smallest_normal * torch.finfo(torch.float32).eps
+    for ours, truth in zip(gradient.double(), exact, strict=True):
+        assert (ours - truth).norm() <= tolerances.PROMISE["high"] * truth.norm() + 4 * subnormal * truth.numel() ** 0.5
+
+
+@in_every_form
+@pytest.mark.usefixtures("form_forced")
+def test_upstream_gradients_of_any_magnitude(form):
+    check_gradient_of([1e30, 1e-30, 1e-37])
+
+
+@in_every_form
+@pytest.mark.usefixtures("form_forced")
+def test_subnormal_upstream_gradients(form):
+    """As a sample has whose loss is all but zero."""
+    check_gradient_of([1e-41, 1e-43])
+
+
+@in_every_form
+@pytest.mark.parametrize(("n_iter", "precision"), [(12, "fast"), (12, "high"), (40, "high")])
+def test_many_iterations_of_a_well_conditioned_matrix(n_iter, precision, form, monkeypatch):
+    forms.force(monkeypatch, forms.choice_of(form, 8, 1))
+    cov = torch.eye(8) + 0.05 * inputs.covariance_matrices(1, 8, torch.float32)
+    forms.check_root(cov, n_iter, precision)
+
+
+@in_every_form
+def test_many_iterations_with_a_dead_channel(form, monkeypatch):
+    forms.force(monkeypatch, forms.choice_of(form, 4, 9))
+    x = torch.randn(1, 4, 9)
+    x[:, 0] = 0
+    grad = torch.tensor([[1, *[0.1] * 9]])
+    _, gradient = forms.run(forms.pool(12), x, grad)
+    assert gradient.isfinite().all()
+
+
+LAYOUTS: dict[str, tuple[tuple[int, ...], Callable[[Tensor], Tensor]]] = {
+    "tokens": ((2, M, C), lambda base: base.mT),
+    "sliced": ((5, 2 * C + 1, 3 * M), lambda base: base[1::3, 1::2, 2::3]),
+    "batch_expanded": ((1, C, M), lambda base: base.expand(2, C, M)),
+    "negative_view": ((2, C, M, 2), lambda base: torch.view_as_complex(base).conj().imag),
+}
+UPSTREAM: dict[str, Callable[[Tensor], Tensor]] = {
+    "one_number_expanded": lambda grad: grad.flatten()[0].expand_as(grad),
+    "sliced": lambda grad: torch.stack([grad, grad.neg(), grad], dim=-1)[..., 1],
+    "rows_and_columns_transposed": lambda grad: grad.mT.contiguous().mT,
+    "batch_expanded": lambda grad: grad[:1].expand_as(grad),
+}
+COMBINATIONS = [(*pair, ("full", "triu")[i % 2]) for i, pair in enumerate(zip(LAYOUTS, UPSTREAM, strict=True))]
+
+
+def dense(tensor: Tensor) -> Tensor:
+    return tensor.clone(memory_format=torch.contiguous_format)
+
+
+@in_every_form
+@pytest.mark.usefixtures("poisoned_memory", "form_forced")
+@pytest.mark.parametrize(("layout", "upstream", "output"), COMBINATIONS)
+def test_strides_of_features_and_upstream_gradient_change_nothing(layout, upstream, output, form):
+    shape, view = LAYOUTS[layout]
+    x = view(torch.randn(shape))
+    grad = UPSTREAM[upstream](torch.randn((2, D) if output == "triu" else (2, C, C)))
+    ours = forms.run(forms.pool(1, output=output), x, grad)
+    expected = forms.run(forms.pool(1, output=output), dense(x), dense(grad))
+    for one, other in zip(ours, expected, strict=True):
+        assert torch.equal(one, other)
+
+
+@in_every_form
+@pytest.mark.usefixtures("poisoned_memory", "form_forced")
+def test_strides_of_matrices_and_their_skew_part_change_nothing(form):
+    # Of few bits, so that what is added to either side of the diagonal is exact, and so is what is left of it.
+    cov = (1024 * inputs.covariance_matrices(2, C, torch.float32)).round() / 1024
+    grad = torch.randn(2, C, C)
+    strided = torch.stack([cov, cov], -1)[..., 1]
+    strided[:, 2, 17] += 0.25
+    strided[:, 17, 2] -= 0.25
+    expected = forms.run(forms.root(1), cov, grad)
+    ours = forms.run(forms.root(1), strided, grad.permute(1, 2, 0).contiguous().permute(2, 0, 1))
+    for one, other in zip(ours, expected, strict=True):
+        assert torch.equal(one, other)
+
+
+SCALES: dict[str, Callable[[Tensor], Tensor]] = {
+    "transposed": lambda scale: scale.mT.contiguous().mT,
+    "sliced": lambda scale: torch.stack([scale, -scale, scale], dim=-1)[..., 1],
+    "for_all_samples": lambda scale: scale[:1].expand_as(scale),
+    "for_all_channels": lambda scale: scale[:, :1].expand_as(scale),
+}
+SCALED = [(*pair, scaled) for pair, scaled in zip(COMBINATIONS, SCALES, strict=True)]
+
+
+@pytest.mark.usefixtures("poisoned_memory", "small_covariance_tiles")
+@pytest.mark.parametrize(("layout", "upstream", "output", "scaled"), SCALED)
+def test_strides_of_a_scaled_covariance_change_nothing(layout, upstream, output, scaled):
+    shape, view = LAYOUTS[layout]
+    x, scale = view(torch.randn(shape)), SCALES[scaled](torch.randn(2, C).half())
+    grad = UPSTREAM[upstream](torch.randn((2, D) if output == "triu" else (2, C, C)))
+    results = []
+    for laid_out in (torch.Tensor.detach, dense):
+        leaves = [laid_out(tensor).to(forms.DEVICE).requires_grad_() for tensor in (x, scale)]
+        value = forms.covariance(leaves[1], output=output)(leaves[0])
+        results.append((value, *torch.autograd.grad(value, leaves, laid_out(grad).to(forms.DEVICE))))
+    for one, other in zip(*results, strict=True):
+        assert torch.equal(one, other)
