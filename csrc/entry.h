@@ -10,6 +10,8 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include "kernels/element.h"
+
 // Only the CUDA builds of torch define this. Declared weak, so that one binary also imports under a
 // CPU build; there it is null.
 extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device_index,
@@ -51,6 +53,20 @@ inline cudaStream_t current_stream(const torch::stable::Tensor& tensor, const ch
   check(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream) == TORCH_SUCCESS, operation,
         "torch did not give the current stream of CUDA device ", tensor.get_device_index());
   return static_cast<cudaStream_t>(stream);
+}
+
+inline Element element_of(const torch::stable::Tensor& tensor, const char* operation) {
+  using torch::headeronly::ScalarType;
+  switch (tensor.scalar_type()) {
+    case ScalarType::Half: return Element::kFloat16;
+    case ScalarType::BFloat16: return Element::kBFloat16;
+    case ScalarType::Float: return Element::kFloat32;
+    case ScalarType::Double: return Element::kFloat64;
+    default:
+      check(false, operation, "the dtype must be float16, bfloat16, float32 or float64, got ",
+            torch::headeronly::toString(tensor.scalar_type()));
+      return Element::kFloat32;  // not reached
+  }
 }
 
 inline std::string shape_of(const torch::stable::Tensor& tensor) {

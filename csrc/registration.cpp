@@ -6,12 +6,26 @@
 
 #include <torch/csrc/stable/library.h>
 
+#include "pooling_entry.h"
 #include "triangle_entry.h"
 
 STABLE_TORCH_LIBRARY(gcp_kernels_cuda, library) {
   library.def("triu_vec(Tensor matrix, bool fold) -> Tensor");
   library.def("triu_unvec(Tensor vector, bool mirror) -> Tensor");
+  library.def(
+      "isqrt_pool(Tensor x, int n_iter, bool triu, int planes, Tensor(a!) pooled, Tensor(b!) offset, "
+      "Tensor(c!) trace) -> ()");
+  library.def(
+      "isqrt_pool_backward(Tensor grad, Tensor x, Tensor offset, Tensor trace, int n_iter, bool triu, int planes, "
+      "Tensor(a!) grad_x) -> ()");
+  library.def(
+      "covariance_pool(Tensor x, Tensor? scale, bool triu, int planes, Tensor(a!) pooled, Tensor(b!) offset) -> ()");
+  library.def(
+      "covariance_pool_backward(Tensor grad, Tensor x, Tensor? scale, Tensor offset, bool triu, Tensor(a!) grad_x, "
+      "Tensor(b!)? grad_scale) -> ()");
   library.def("device_error(int device) -> str");
+  library.def("shared_memory_limit(int device) -> int");
+  library.def("pooling_error(int channels, int planes, int shared_limit) -> str");
 }
 
 // For every device, so that a tensor on another one meets the host entry's own error. There is no
@@ -19,7 +33,13 @@ STABLE_TORCH_LIBRARY(gcp_kernels_cuda, library) {
 STABLE_TORCH_LIBRARY_IMPL(gcp_kernels_cuda, CompositeExplicitAutograd, library) {
   library.impl("triu_vec", TORCH_BOX(&gcp_kernels::triu_vec));
   library.impl("triu_unvec", TORCH_BOX(&gcp_kernels::triu_unvec));
+  library.impl("isqrt_pool", TORCH_BOX(&gcp_kernels::isqrt_pool));
+  library.impl("isqrt_pool_backward", TORCH_BOX(&gcp_kernels::isqrt_pool_backward));
+  library.impl("covariance_pool", TORCH_BOX(&gcp_kernels::covariance_pool));
+  library.impl("covariance_pool_backward", TORCH_BOX(&gcp_kernels::covariance_pool_backward));
   library.impl("device_error", TORCH_BOX(&gcp_kernels::device_error));
+  library.impl("shared_memory_limit", TORCH_BOX(&gcp_kernels::shared_memory_limit));
+  library.impl("pooling_error", TORCH_BOX(&gcp_kernels::pooling_error));
 }
 
 PyMODINIT_FUNC PyInit__C() {

@@ -5,10 +5,9 @@
 
 #include <cuda_runtime_api.h>
 
-namespace gcp_kernels {
+#include "kernels/element.h"
 
-// The element types a launch is compiled for.
-enum class Element { kFloat16, kBFloat16, kFloat32, kFloat64 };
+namespace gcp_kernels {
 
 // Enqueues on `stream` of the current device, never synchronises, and returns the launch's own error.
 // Strides count elements. `batch` and `channels` are at least 1.

@@ -10,21 +10,7 @@
 namespace gcp_kernels {
 namespace {
 
-using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
-
-Element element_of(const Tensor& tensor, const char* operation) {
-  switch (tensor.scalar_type()) {
-    case ScalarType::Half: return Element::kFloat16;
-    case ScalarType::BFloat16: return Element::kBFloat16;
-    case ScalarType::Float: return Element::kFloat32;
-    case ScalarType::Double: return Element::kFloat64;
-    default:
-      check(false, operation, "the dtype must be float16, bfloat16, float32 or float64, got ",
-            torch::headeronly::toString(tensor.scalar_type()));
-      return Element::kFloat32;  // not reached
-  }
-}
 
 // C with C(C+1)/2 == size, or -1.
 int64_t side_of_triangle(int64_t size) {

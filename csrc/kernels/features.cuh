@@ -1,0 +1,255 @@
+// One sample's features, (C, M) of any strides: statistics, and centred features as blocks of halves in shared memory.
+//
+// Threads take octets, eight positions of one channel: the eight lanes that differ in lane % 8 take neighbouring
+// channels, so that what they store, a tile, is contiguous in shared memory; lane / 8 is the octet. Along a row an
+// octet is loaded in words of eight bytes where they are aligned.
+//
+// A constant channel must become exactly zero, and a mean far above the deviations must cost no accuracy, so the mean is
+// kept as its offset from the first position, which is subtracted first.
+#pragma once
+
+#include "elements.cuh"
+#include "params.h"
+#include "workspace.cuh"
+
+namespace gcp_kernels {
+
+// Arrays of a number for each channel, in the workspace; channels of the padding hold zeros.
+enum ChannelArray : int { kShift, kOffset, kWeight, kFirstExtra, kSecondExtra };
+static_assert(kSecondExtra + 1 == kChannelArrays);
+
+constexpr int kLaneRows = 8;                          // channels of a warp's octets
+constexpr int kLaneOctets = kWarpSize / kLaneRows;    // octets of each
+constexpr int kLanePositions = kLaneOctets * kOctet;  // two blocks of positions
+
+__device__ inline float channel_value(const Workspace& workspace, ChannelArray array, int channel) {
+  return as_float(load_shared(workspace.channels(array) + channel * 4));
+}
+
+__device__ inline void set_channel_value(const Workspace& workspace, ChannelArray array, int channel, float value) {
+  store_shared(workspace.channels(array) + channel * 4, as_word(value));
+}
+
+// The sample that this CTA is at: its own number, and on, by the number of CTAs. How often that was is kept in shared
+// memory, and what depends on it is computed when it is asked for: beside the sums of a tile every register counts.
+struct Sample {
+  const Features& features;
+  SharedAddress round;
+
+  // The first one; there is a barrier before the second.
+  __device__ Sample(const Features& features_, const Workspace& workspace)
+      : features(features_), round(workspace.round()) {
+    if (threadIdx.x == 0) store_shared(round, 0);
+    block_barrier();
+  }
+
+  __device__ std::int64_t number() const { return std::int64_t{load_shared(round)} * gridDim.x + blockIdx.x; }
+
+  // To the next one, if there is one, when everyone is done. Without slabs there is a CTA for each sample.
+  template <bool kStreamed>
+  __device__ bool advance(std::int64_t batch) {
+    if (!kStreamed) return false;
+    const std::uint32_t next = load_shared(round) + 1;
+    block_barrier();  // everyone has read what may now be overwritten
+    if (threadIdx.x == 0) store_shared(round, next);
+    block_barrier();  // the round is written
+    return number() < batch;
+  }
+
+  __device__ float element(int channel, int position) const {
+    const std::int64_t at = number() * features.batch_stride + channel * features.channel_stride + position * features.position_stride;
+    return load_element(features.element, features.data, at);
+  }
+
+  // Zero beyond the channels and positions.
+  __device__ Octet octet(int channel, int position) const {
+    Octet octet{};
+    const int count = features.positions - position;
+    if (channel >= features.channels || count <= 0) return octet;
+    const std::int64_t first = number() * features.batch_stride + channel * features.channel_stride +
+                               position * features.position_stride;
+    with_element_pointer(features.element, features.data, [&](const auto* data) {
+      octet = load_octet(data + first, features.position_stride, count);
+    });
+    return octet;
+  }
+};
+
+// x - mu.
+__device__ inline float centred(const Workspace& workspace, int channel, float value) {
+  return value - channel_value(workspace, kShift, channel) - channel_value(workspace, kOffset, channel);
+}
+
+// factor weight (x - mu) of eight positions; zero beyond the channels and positions.
+__device__ inline Octet weighted_octet(const Workspace& workspace, const Sample& sample, int channel, int position,
+                                       float factor) {
+  Octet octet = sample.octet(channel, position);
+  const float shift = channel_value(workspace, kShift, channel);
+  const float offset = channel_value(workspace, kOffset, channel);
+  const float weight = channel_value(workspace, kWeight, channel) * factor;
+#pragma unroll
+  for (int e = 0; e < kOctet; ++e) {
+    const bool there = channel < sample.features.channels && position + e < sample.features.positions;
+    octet.value[e] = there ? (octet.value[e] - shift - offset) * weight : 0.0f;
+  }
+  return octet;
+}
+
+// 1 / sqrt(square), for scaling by it: 0 where the square is 0, NaN where it is infinite.
+__device__ inline float inverse_root(float square) {
+  if (square == 0.0f) return 0.0f;
+  return square - square == 0.0f ? 1.0f / sqrtf(square) : square - square;
+}
+
+// A sum that keeps what each addition rounds away. Rectified features repeat one value over and over, whose rounding
+// errors all have the same sign: over the positions of a video they would add up to 1e-4.
+struct CompensatedSum {
+  float total = 0.0f;
+  float lost = 0.0f;
+
+  __device__ void add(float value) {
+    const float corrected = value - lost;
+    const float next = total + corrected;
+    lost = (next - total) - corrected;
+    total = next;
+  }
+};
+
+// The sum over the four lanes that share a channel.
+__device__ inline float sum_of_octets(float value) {
+#pragma unroll
+  for (int mask = kLaneRows; mask < kWarpSize; mask *= 2) value += shuffle_xor(value, mask);
+  return value;
+}
+
+// Fills shift and offset of every channel, from the features or, where `offsets` are given, from those.
+__device__ inline void find_means(const Workspace& workspace, const Sample& sample, const float* offsets) {
+  const int positions = sample.features.positions;
+  const int lane = lane_of_thread();
+  for (int group = warp_of_thread(); group < workspace.layout.blocks * 2; group += blockDim.x / kWarpSize) {
+    const int channel = group * kLaneRows + lane % kLaneRows;
+    const bool inside = channel < sample.features.channels;
+    const float shift = inside ? sample.element(channel, 0) : 0.0f;
+    float offset = 0.0f;
+    if (offsets == nullptr) {
+      CompensatedSum sum;
+      for (int position = lane / kLaneRows * kOctet; position < positions; position += kLanePositions) {
+        const Octet octet = sample.octet(channel, position);
+        float total = 0.0f;
+#pragma unroll
+        for (int e = 0; e < kOctet; ++e) total += position + e < positions ? octet.value[e] - shift : 0.0f;
+        sum.add(total);
+      }
+      offset = sum_of_octets(sum.total) / static_cast<float>(positions);
+    } else if (inside) {
+      offset = offsets[channel];
+    }
+    if (lane < kLaneRows) {
+      set_channel_value(workspace, kShift, channel, shift);
+      set_channel_value(workspace, kOffset, channel, offset);
+    }
+  }
+}
+
+// The sum of squares of weight (x - mu) over the positions of one channel, for each of the lanes that share it.
+__device__ inline float squares_of_channel(const Workspace& workspace, const Sample& sample, int channel) {
+  CompensatedSum sum;
+  for (int position = lane_of_thread() / kLaneRows * kOctet; position < sample.features.positions;
+       position += kLanePositions) {
+    const Octet octet = weighted_octet(workspace, sample, channel, position, 1.0f);
+    float squares = 0.0f;
+#pragma unroll
+    for (int e = 0; e < kOctet; ++e) squares += octet.value[e] * octet.value[e];
+    sum.add(squares);
+  }
+  return sum_of_octets(sum.total);
+}
+
+// The same over all channels.
+__device__ inline float sum_of_squares(const Workspace& workspace, const Sample& sample) {
+  const int lane = lane_of_thread();
+  float total = 0.0f;
+  for (int group = warp_of_thread(); group < workspace.layout.blocks * 2; group += blockDim.x / kWarpSize) {
+    const float squares = squares_of_channel(workspace, sample, group * kLaneRows + lane % kLaneRows);
+    if (lane < kLaneRows) total += squares;
+  }
+  return block_sum(workspace, total);
+}
+
+// Stores `columns` block columns of weight (x - mu), lifted, from `position` on in the place of the first matrix: block
+// (i, k) is number k * blocks + i. A second plane follows the first.
+__device__ inline void stage_features(const Workspace& workspace, const Sample& sample, int position, int columns,
+                                      int planes) {
+  const int blocks = workspace.layout.blocks;
+  const int lane = lane_of_thread();
+  const int groups = blocks * 2;
+  const int spans = ceil_divide(columns * 2, kLaneOctets);
+  for (int unit = warp_of_thread(); unit < groups * spans; unit += blockDim.x / kWarpSize) {
+    const int channel = unit % groups * kLaneRows + lane % kLaneRows;
+    const int number = unit / groups * kLaneOctets + lane / kLaneRows;
+    if (number >= columns * 2) continue;
+    const Octet octet = weighted_octet(workspace, sample, channel, position + number * kOctet, kLift);
+    TileRow high, low;
+#pragma unroll
+    for (int w = 0; w < 4; ++w) {
+      const float a = octet.value[2 * w], b = octet.value[2 * w + 1];
+      high.word[w] = pack_halves(a, b);
+      low.word[w] = pack_halves(a - first_half(high.word[w]), b - second_half(high.word[w]));
+    }
+    const int block = number / 2 * blocks + channel / kBlockSide;
+    const int tile = number % 2 * 2 + channel / kLaneRows % 2;
+    const SharedAddress row = workspace.start() + block * kBlockBytes + tile * kTileBytes + channel % kLaneRows * 16;
+    store_shared(row, high);
+    if (planes == 2) store_shared(row + columns * blocks * kBlockBytes, low);
+  }
+}
+
+// Tensor cores cut sums off instead of rounding them, each time by up to 2^-23, which over the positions of a video would
+// add up to 1e-4: they sum no more than so many block columns, and totals of these are rounded.
+constexpr int kMostSummedColumns = 32;
+
+// Adds this warp's sums to float32 totals in the plane `totals` and the next, or begins them.
+template <bool kStreamed>
+__device__ inline void add_to_totals(const Workspace& workspace, int totals, bool begin,
+                                     TileSums& sums) {
+  for_each_block(workspace.tiles(), workspace.layout.blocks, sums, [&](BlockSum& sum, int i, int j) {
+    const int block = packed_index(i, j);
+    if (!begin) sum = combine(1.0f, sum, 1.0f, load_floats<kStreamed>(workspace, totals, block));
+    store_floats<kStreamed>(workspace, totals, block, sum);
+  });
+}
+
+// Leaves the sum of z z^T, lifted twice, for z = weight (x - mu) split into `planes`, in float32 in the plane `totals` and
+// the next. The features pass through the place of the first matrix.
+template <bool kStreamed>
+__device__ inline void multiply_features(const Workspace& workspace, const Sample& sample, int planes, int totals, TileSums& sums) {
+  const int blocks = workspace.layout.blocks;
+  const int all_columns = ceil_divide(sample.features.positions, kBlockSide);
+  const int room = workspace.layout.plane_blocks() * workspace.layout.planes / (blocks * planes);
+  const int most_columns = min(room, kMostSummedColumns);
+  for (int first = 0; first < all_columns; first += most_columns) {
+    const int columns = min(most_columns, all_columns - first);
+    const int low_plane = columns * blocks * kBlockBytes;
+    block_barrier();  // what was there before is read, and the channel arrays are written
+    stage_features(workspace, sample, first * kBlockSide, columns, planes);
+    block_barrier();  // the features are staged
+    const WarpTile tile = WarpTile::of_warp(workspace.tiles(), blocks);
+    clear(sums);
+    // Of two planes: low high, high low, and high high last, the largest.
+    for (int pair = planes == 2 ? 0 : 2; pair < 3; ++pair) {
+      for (int k = 0; k < columns; ++k) {
+        const SharedAddress column = workspace.start() + k * blocks * kBlockBytes;
+        const Operand left{column + (pair == 0 ? low_plane : 0), 0, false};
+        const Operand right{column + (pair == 1 ? low_plane : 0), 0, false};
+        if (tile.again().diagonal()) {
+          multiply_diagonal<Side::kStored, false>(tile.again(), left, right, 0, LaneOffset(), sums);
+        } else {
+          multiply_rectangle<Side::kStored, Side::kStored, false>(tile.again(), left, right, 0, LaneOffset(), sums);
+        }
+      }
+    }
+    add_to_totals<kStreamed>(workspace, totals, first == 0, sums);
+  }
+}
+
+}  // namespace gcp_kernels

@@ -1,0 +1,103 @@
+// The gradient of iSQRT-COV pooling in one launch, one CTA for each sample.
+//
+//   A again -> G, the direction -> the iteration on (W, dW), (V, dV), (Y, dY) -> L = dY_N and Y_N
+//   grad_x = span max|G| / sqrt(M)  (L + a I) z,   a = <G, Y_N> / 2 - <L, A>
+//
+// with z as in isqrt_forward.cuh and G + G^T divided by its largest magnitude and by the span, which are undone at the
+// end: the derivative is linear in G, and no tangent leaves the range of halves (docs/mathematics.md).
+#pragma once
+
+#include "feature_gradient.cuh"
+#include "isqrt_forward.cuh"
+
+namespace gcp_kernels {
+
+// What G / max |G| is divided by. C bounds the eigenvalues of G by 1. In the null space of A the tangent of W grows by
+// 9/4 in each iteration; above 7 of them that takes a smaller start, but no smaller than for 16.
+__device__ inline float span_of(int channels, int n_iter) {
+  const float growth = exp2f(fminf(1.169925f * static_cast<float>(n_iter - 1) - 8.0f, 9.5f));
+  return fmaxf(static_cast<float>(channels), growth);
+}
+
+// The largest magnitude in G + G^T of the whole sample.
+__device__ inline float largest_of(const Workspace& workspace, const SymmetricGradient& grad, std::int64_t number) {
+  float largest = 0.0f;
+  for_each_block(workspace.tiles(), workspace.layout.blocks, [&](int i, int j) {
+    const BlockSum twice = load_twice_symmetric(grad, number, i, j);
+#pragma unroll
+    for (int e = 0; e < 8; ++e) largest = larger(largest, fabsf(twice.value[e]));
+  });
+  return block_max(workspace, largest);
+}
+
+// A block of (G + G^T) / largest, times `scale`; NaN stays NaN where all else is zero.
+__device__ inline BlockSum load_direction(const SymmetricGradient& grad, std::int64_t number, int i, int j,
+                                          float largest, float scale) {
+  BlockSum direction = load_twice_symmetric(grad, number, i, j);
+#pragma unroll
+  for (int e = 0; e < 8; ++e) {
+    direction.value[e] = (largest == 0.0f ? direction.value[e] : direction.value[e] / largest) * scale;
+  }
+  return direction;
+}
+
+// <u, v> over a whole symmetric matrix, from a lane's share of one of the blocks that are stored.
+__device__ inline float inner_product(const BlockSum& u, const BlockSum& v, int i, int j) {
+  float total = 0.0f;
+#pragma unroll
+  for (int e = 0; e < 8; ++e) total += u.value[e] * v.value[e];
+  return i == j ? total : 2.0f * total;
+}
+
+template <bool kStreamed>
+__global__ void __launch_bounds__(kMostThreads) isqrt_backward_kernel(const BackwardArguments arguments) {
+  using M = Matrices<true>;
+  const Workspace workspace(arguments.layout, arguments.slabs);
+  const int channels = arguments.x.channels;
+  const int planes = arguments.layout.planes;
+  const int derivative = M::kDW * planes;  // L takes the planes of dW and, where that is one, of V
+  const int floats = derivative + 2;       // Y_N and then A again take two planes that are free by then
+  const float positions = static_cast<float>(arguments.x.positions);
+  TileSums sums;
+
+  WarpTile::assign(workspace.tiles(), workspace.layout.blocks);
+  Sample sample(arguments.x, workspace);
+  do {
+    find_means(workspace, sample, arguments.offset + sample.number() * channels);
+    set_weights(workspace, channels, inverse_root(arguments.trace[sample.number()] * positions));
+    multiply_features<kStreamed>(workspace, sample, planes, derivative, sums);
+    store_covariance<kStreamed>(workspace, derivative);
+
+    const float largest = largest_of(workspace, arguments.grad, sample.number());
+    for_each_block(workspace.tiles(), workspace.layout.blocks, [&](int i, int j) {
+      const BlockSum g = load_direction(arguments.grad, sample.number(), i, j, largest, kLift / span_of(channels, arguments.n_iter));
+      store_elements<kStreamed>(workspace, M::kDW, packed_index(i, j), g);
+    });
+
+    workspace.keep_scalar(largest);
+
+    iterate<kStreamed, true>(workspace, arguments.n_iter, floats, sums);
+    float shift = 0.0f;  // this thread's part of a
+    for_each_block(workspace.tiles(), workspace.layout.blocks, [&](int i, int j) {
+      const BlockSum root = load_floats<kStreamed>(workspace, floats, packed_index(i, j));
+      const BlockSum g = load_direction(arguments.grad, sample.number(), i, j, workspace.kept_scalar(), 1.0f);
+      shift += 0.5f * kUnlift / span_of(channels, arguments.n_iter) * inner_product(g, root, i, j);
+    });
+    multiply_features<kStreamed>(workspace, sample, planes, floats, sums);
+    for_each_block(workspace.tiles(), workspace.layout.blocks, [&](int i, int j) {
+      const BlockSum a = load_floats<kStreamed>(workspace, floats, packed_index(i, j));
+      const BlockSum l = load_planes<kStreamed>(workspace, derivative, 2, packed_index(i, j));
+      shift -= kUnlift * kUnlift * kUnlift * inner_product(l, a, i, j);
+    });
+    shift = block_sum(workspace, shift);
+
+    const float undo = span_of(channels, arguments.n_iter) * workspace.kept_scalar();
+    const float factor = undo / sqrtf(positions) * kUnlift * kUnlift;
+    multiply_derivative<kStreamed>(
+        workspace, sample, derivative, [&](const BlockSum& product, const BlockSum& z, int i, int j, int) {
+          store_gradient(arguments.grad_x, sample, i, j, combine(factor, product, factor * kLift * shift, z));
+        });
+  } while (sample.advance<kStreamed>(arguments.batch));
+}
+
+}  // namespace gcp_kernels

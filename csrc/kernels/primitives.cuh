@@ -1,0 +1,164 @@
+// What the kernels take from the hardware, and nothing else does: six primitives, each one instruction.
+//
+//   shared memory   a 32-bit address; loads and stores of words and rows
+//   ldmatrix        a 16x16 block of halves into the registers of a warp, as it is or transposed
+//   mma             16x16 times 16x16 on the tensor cores, summed in float32
+//   cp.async        16 bytes from global to shared memory in the background
+//   barrier         of the whole block
+//   shuffle         exchange within a warp
+//
+// A block of a matrix is 512 bytes: four 8x8 tiles of halves, 128 contiguous bytes each, in the order in which mma
+// wants its left operand: rows 0-7 then 8-15 of columns 0-7, the same of columns 8-15. Lane l of a warp owns four
+// bytes of each tile, row l/4, columns 2(l%4) and the next, at 4l: so a block in registers, a `Fragment`, is four words
+// a lane, and float32 sums of a block, a `BlockSum`, are laid out alike, two for each word.
+//
+// Compiled as plain C++, tests/cuda_emulation provides the same functions on a CPU.
+#pragma once
+
+#include <cstdint>
+
+namespace gcp_kernels {
+
+constexpr int kWarpSize = 32;
+constexpr int kBlockSide = 16;
+constexpr int kTileBytes = 128;
+constexpr int kBlockBytes = 4 * kTileBytes;
+
+using SharedAddress = std::uint32_t;
+
+struct Fragment {
+  std::uint32_t word[4];
+};
+
+// value[2w + e] is row 8(w%2) + lane/4, column 8(w/2) + 2(lane%4) + e.
+struct BlockSum {
+  float value[8];
+};
+
+// Eight halves, a row of a tile.
+struct alignas(16) TileRow {
+  std::uint32_t word[4];
+};
+
+}  // namespace gcp_kernels
+
+#ifdef __CUDACC__
+
+#include <cuda_fp16.h>
+
+namespace gcp_kernels {
+
+// The block's dynamic shared memory; it starts 16-byte aligned.
+__device__ inline SharedAddress shared_memory() {
+  extern __shared__ __align__(16) unsigned char memory[];
+  return static_cast<SharedAddress>(__cvta_generic_to_shared(memory));
+}
+
+__device__ inline std::uint32_t load_shared(SharedAddress address) {
+  std::uint32_t word;
+  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(word) : "r"(address) : "memory");
+  return word;
+}
+
+__device__ inline void store_shared(SharedAddress address, std::uint32_t word) {
+  asm volatile("st.shared.u32 [%0], %1;" ::"r"(address), "r"(word) : "memory");
+}
+
+__device__ inline void store_shared(SharedAddress address, const TileRow& row) {
+  asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(row.word[0]), "r"(row.word[1]),
+               "r"(row.word[2]), "r"(row.word[3])
+               : "memory");
+}
+
+// `row` is the address of tile row `lane`: of the first tile for lanes 0-7, and so on.
+__device__ inline Fragment load_matrix(SharedAddress row) {
+  Fragment f;
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(f.word[0]), "=r"(f.word[1]), "=r"(f.word[2]), "=r"(f.word[3])
+               : "r"(row)
+               : "memory");
+  return f;
+}
+
+// The same with each tile transposed.
+__device__ inline Fragment load_matrix_transposed(SharedAddress row) {
+  Fragment f;
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(f.word[0]), "=r"(f.word[1]), "=r"(f.word[2]), "=r"(f.word[3])
+               : "r"(row)
+               : "memory");
+  return f;
+}
+
+// sum += left right^T: the right operand is given by the rows of its transpose.
+__device__ inline void multiply_add(BlockSum& sum, const Fragment& left, const Fragment& right) {
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    float* s = sum.value + 4 * half;
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+        "{%0, %1, %2, %3};"
+        : "+f"(s[0]), "+f"(s[1]), "+f"(s[2]), "+f"(s[3])
+        : "r"(left.word[0]), "r"(left.word[1]), "r"(left.word[2]), "r"(left.word[3]), "r"(right.word[half]),
+          "r"(right.word[half + 2]));
+  }
+}
+
+__device__ inline void copy_async(SharedAddress to, const void* from) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(__cvta_generic_to_global(from)) : "memory");
+}
+
+// Ends a group of this thread's copies.
+__device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+
+// Until all groups of this thread but the last kPending have arrived.
+template <int kPending>
+__device__ inline void wait_for_copies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+}
+
+__device__ inline void block_barrier() { __syncthreads(); }
+
+__device__ inline float shuffle_xor(float value, int mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }
+
+// Read anew each time: it is cheap, registers are not.
+__device__ inline int lane_of_thread() {
+  int lane;
+  asm volatile("mov.u32 %0, %%laneid;" : "=r"(lane));
+  return lane;
+}
+
+__device__ inline int warp_of_thread() {
+  int thread;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+  return thread / kWarpSize;
+}
+
+// The same number, but the compiler takes it for a new one: what is computed from it is not kept in registers over the
+// loop around it.
+__device__ inline int recomputed(int value) {
+  asm volatile("" : "+r"(value));
+  return value;
+}
+
+// Two halves in a word, the first in its low bits, rounded to nearest.
+__device__ inline std::uint32_t pack_halves(float first, float second) {
+  const __half2 pair = __floats2half2_rn(first, second);
+  return *reinterpret_cast<const std::uint32_t*>(&pair);
+}
+
+__device__ inline float first_half(std::uint32_t word) {
+  return __half2float(__ushort_as_half(static_cast<unsigned short>(word & 0xffffu)));
+}
+
+__device__ inline float second_half(std::uint32_t word) {
+  return __half2float(__ushort_as_half(static_cast<unsigned short>(word >> 16)));
+}
+
+__device__ inline float as_float(std::uint32_t word) { return __uint_as_float(word); }
+__device__ inline std::uint32_t as_word(float value) { return __float_as_uint(value); }
+
+}  // namespace gcp_kernels
+
+#else
+#include "primitives_emulated.h"
+#endif

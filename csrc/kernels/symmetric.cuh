@@ -1,0 +1,223 @@
+// Symmetric matrices in 16x16 blocks of halves, of which only those on and above the diagonal are kept; and their
+// products on the tensor cores, of which only those blocks are computed.
+//
+// Block (i, j), i <= j, stands at packed_index(i, j): a block column after the other. Block (j, i) is the same one,
+// loaded transposed. For the right operand of U V, block (k, j) of V is needed by the rows of its transpose, which is
+// block (j, k) of V itself: so both operands are loaded alike.
+//
+// A product stays in registers until everyone has read its operands; then it may overwrite them. Each warp owns a tile
+// of the result: four block rows by two block columns above the diagonal, or the upper half of four by four on it. The
+// diagonal tiles are the first warps. At C = 256 these are 16 warps, and each quarter of the multiprocessor issues the
+// same number of products.
+//
+// Where a matrix lives is a matter of memory alone: resident in shared memory, or in a slab of global memory that
+// belongs to this CTA, from which its block columns are streamed through a ring in shared memory (`Stream`).
+#pragma once
+
+#include "primitives.cuh"
+
+namespace gcp_kernels {
+
+constexpr int kTileBlocks = 4;      // block rows of a warp's tile
+constexpr int kTilePairs = 2;       // block columns of one above the diagonal
+constexpr int kMaxTileSums = 10;    // blocks of a tile on the diagonal
+constexpr int kRectangleSums = 8;   // blocks of one above it
+
+__host__ __device__ constexpr int triangle_number(int n) { return n * (n + 1) / 2; }
+
+__host__ __device__ constexpr int ceil_divide(int a, int b) { return (a + b - 1) / b; }
+
+// i <= j
+__host__ __device__ constexpr int packed_index(int i, int j) { return triangle_number(j) + i; }
+
+// Warps that a product of `blocks` block rows takes: one for each tile.
+__host__ __device__ constexpr int warp_tiles(int blocks) {
+  int tiles = ceil_divide(blocks, kTileBlocks);
+  for (int row = kTileBlocks; row < blocks; row += kTileBlocks) tiles += ceil_divide(blocks - row, kTilePairs);
+  return tiles;
+}
+
+// The blocks of the result that this warp owns: one number, kept in shared memory between products, from which the rest
+// is computed when it is needed. Beside the sums of a tile every register counts.
+struct WarpTile {
+  int code;    // first block row, first block column, and whether the tile is on the diagonal
+  int blocks;  // block rows of the matrix; a tile at its edge may reach beyond
+
+  __device__ static WarpTile of_warp(SharedAddress tiles, int blocks) {
+    return {static_cast<int>(load_shared(tiles + warp_of_thread() * 4)), blocks};
+  }
+
+  // Done once; every thread reads what its own warp has written, after the next barrier.
+  __device__ static void assign(SharedAddress tiles, int blocks) {
+    const int warp = warp_of_thread();
+    const int diagonals = ceil_divide(blocks, kTileBlocks);
+    int row = warp * kTileBlocks, column = row;
+    if (warp >= diagonals) {
+      int rest = warp - diagonals;
+      row = 0;
+      for (int width; rest >= (width = ceil_divide(blocks - row - kTileBlocks, kTilePairs)); row += kTileBlocks) {
+        rest -= width;
+      }
+      column = row + kTileBlocks + rest * kTilePairs;
+    }
+    if (lane_of_thread() == 0) store_shared(tiles + warp * 4, row | column << 8);
+  }
+
+  __device__ int row() const { return code & 0xff; }
+  __device__ int column() const { return code >> 8; }
+  __device__ bool diagonal() const { return row() == column(); }
+
+  // The same tile, for the compiler another one: addresses are cheap, registers are not.
+  __device__ WarpTile again() const {
+    WarpTile tile = *this;
+    tile.code = recomputed(code);
+    return tile;
+  }
+
+  // Block row and column of the sum number `s`: column after column.
+  __device__ int row_of(int s) const { return row() + (diagonal() ? s - triangle_number(diagonal_column(s)) : s % kTileBlocks); }
+  __device__ int column_of(int s) const { return column() + (diagonal() ? diagonal_column(s) : s / kTileBlocks); }
+  __device__ static int diagonal_column(int s) { return (s >= 1) + (s >= 3) + (s >= 6); }
+  // Whether there is such a block: on a tile above the diagonal there are fewer, at the edge of the matrix too.
+  __device__ bool owns(int s) const { return (diagonal() || s < kRectangleSums) && column_of(s) < blocks; }
+};
+
+using TileSums = BlockSum[kMaxTileSums];
+
+__device__ inline void clear(TileSums& sums) {
+#pragma unroll
+  for (int s = 0; s < kMaxTileSums; ++s) sums[s] = BlockSum{};
+}
+
+// For every block of this warp's tile: visit(sum, block row, block column).
+template <typename Visit>
+__device__ inline void for_each_block(SharedAddress tiles, int blocks, TileSums& sums, Visit visit) {
+#pragma unroll
+  for (int s = 0; s < kMaxTileSums; ++s) {
+    const WarpTile tile = WarpTile::of_warp(tiles, blocks);
+    if (tile.owns(s)) visit(sums[s], tile.row_of(s), tile.column_of(s));
+  }
+}
+
+// The same where the sums are of no interest: visit(block row, block column).
+template <typename Visit>
+__device__ inline void for_each_block(SharedAddress tiles, int blocks, Visit visit) {
+  const WarpTile tile = WarpTile::of_warp(tiles, blocks);
+#pragma unroll 1
+  for (int s = 0; s < kMaxTileSums; ++s) {
+    if (tile.owns(s)) visit(tile.row_of(s), tile.column_of(s));
+  }
+}
+
+// a x + b y, element by element.
+__device__ inline BlockSum combine(float a, const BlockSum& x, float b, const BlockSum& y) {
+  BlockSum result;
+#pragma unroll
+  for (int e = 0; e < 8; ++e) result.value[e] = a * x.value[e] + b * y.value[e];
+  return result;
+}
+
+// One block column k of an operand. Block (i, k) is at `column` + i blocks where it is stored, i <= k, or where the
+// column was streamed; else it is the mirror image of block (k, i), at `rows` + triangle_number(i) + k blocks.
+struct Operand {
+  SharedAddress column;
+  SharedAddress rows;
+  bool streamed;
+};
+
+// How the blocks (i, k) of a strip of block rows lie for one k: all below the diagonal, some, or none.
+enum class Side { kMirrored, kCrossing, kStored };
+
+// What a lane adds to the address of a block: the row of it that the lane loads. Transposing a block also swaps the
+// two tiles off its diagonal, so lanes 8-15 and 16-23 change places.
+struct LaneOffset {
+  SharedAddress stored;
+  SharedAddress mirrored;
+
+  __device__ LaneOffset() {
+    const int lane = recomputed(lane_of_thread());
+    const int tile = lane / 8;
+    stored = lane * 16;
+    mirrored = (tile % 2 * 2 + tile / 2) * kTileBytes + lane % 8 * 16;
+  }
+};
+
+__device__ inline Fragment load_block(SharedAddress block, const LaneOffset& lane) {
+  return load_matrix(block + lane.stored);
+}
+
+__device__ inline Fragment load_block_transposed(SharedAddress block, const LaneOffset& lane) {
+  return load_matrix_transposed(block + lane.mirrored);
+}
+
+template <Side kSide, bool kStreamed>
+__device__ inline Fragment load_operand(const Operand& operand, int i, int k, const LaneOffset& lane) {
+  const bool mirrored = kSide == Side::kMirrored || (kSide == Side::kCrossing && k < i);
+  const bool elsewhere = mirrored && !(kStreamed && operand.streamed);
+  const SharedAddress block =
+      elsewhere ? operand.rows + (triangle_number(i) + k) * kBlockBytes : operand.column + i * kBlockBytes;
+  return mirrored ? load_block_transposed(block, lane) : load_block(block, lane);
+}
+
+// sums += column k of `left` times row k of `right`. Rows beyond the matrix take the last one's place; what comes of
+// them is not owned by anyone. Two rows at a time: with all four in registers beside ten sums, some would be spilled.
+template <Side kSide, bool kStreamed>
+__device__ inline void multiply_diagonal(const WarpTile& tile, const Operand& left, const Operand& right, int k,
+                                         const LaneOffset& lane, TileSums& sums) {
+#pragma unroll
+  for (int first = 0; first < kTileBlocks; first += 2) {
+    Fragment rows[2];
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      rows[r] = load_operand<kSide, kStreamed>(left, min(tile.row() + first + r, tile.blocks - 1), k, lane);
+    }
+#pragma unroll
+    for (int c = first; c < kTileBlocks; ++c) {
+      const Fragment column = load_operand<kSide, kStreamed>(right, min(tile.row() + c, tile.blocks - 1), k, lane);
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        if (first + r <= c) multiply_add(sums[triangle_number(c) + first + r], rows[r], column);
+      }
+    }
+  }
+}
+
+template <Side kRows, Side kColumns, bool kStreamed>
+__device__ inline void multiply_rectangle(const WarpTile& tile, const Operand& left, const Operand& right, int k,
+                                          const LaneOffset& lane, TileSums& sums) {
+  Fragment rows[kTileBlocks];
+#pragma unroll
+  for (int r = 0; r < kTileBlocks; ++r) rows[r] = load_operand<kRows, kStreamed>(left, tile.row() + r, k, lane);
+#pragma unroll
+  for (int c = 0; c < kTilePairs; ++c) {
+    const Fragment column = load_operand<kColumns, kStreamed>(right, min(tile.column() + c, tile.blocks - 1), k, lane);
+#pragma unroll
+    for (int r = 0; r < kTileBlocks; ++r) multiply_add(sums[c * kTileBlocks + r], rows[r], column);
+  }
+}
+
+// The same for any k of two symmetric matrices.
+template <bool kStreamed>
+__device__ inline void multiply_column(const WarpTile& tile, const Operand& left, const Operand& right, int k,
+                                       const LaneOffset& lane, TileSums& sums) {
+  constexpr Side kMirrored = Side::kMirrored, kCrossing = Side::kCrossing, kStored = Side::kStored;
+  if (tile.diagonal()) {
+    if (k < tile.row()) {
+      multiply_diagonal<kMirrored, kStreamed>(tile, left, right, k, lane, sums);
+    } else if (k < tile.row() + kTileBlocks) {
+      multiply_diagonal<kCrossing, kStreamed>(tile, left, right, k, lane, sums);
+    } else {
+      multiply_diagonal<kStored, kStreamed>(tile, left, right, k, lane, sums);
+    }
+  } else if (k < tile.row()) {
+    multiply_rectangle<kMirrored, kMirrored, kStreamed>(tile, left, right, k, lane, sums);
+  } else if (k < tile.row() + kTileBlocks) {
+    multiply_rectangle<kCrossing, kMirrored, kStreamed>(tile, left, right, k, lane, sums);
+  } else if (k < tile.column()) {
+    multiply_rectangle<kStored, kMirrored, kStreamed>(tile, left, right, k, lane, sums);
+  } else {
+    multiply_rectangle<kStored, kCrossing, kStreamed>(tile, left, right, k, lane, sums);
+  }
+}
+
+}  // namespace gcp_kernels

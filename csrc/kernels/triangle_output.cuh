@@ -1,0 +1,64 @@
+// Symmetric results, and gradients of them, in global memory: a full matrix, or its upper triangle, row by row.
+#pragma once
+
+#include "elements.cuh"
+#include "params.h"
+#include "symmetric.cuh"
+
+namespace gcp_kernels {
+
+// Row and column, within its matrix, of element e of a lane's share of block (i, j).
+__device__ inline int element_row(int i, int e) { return i * kBlockSide + e / 2 % 2 * 8 + lane_of_thread() / 4; }
+__device__ inline int element_column(int j, int e) {
+  return j * kBlockSide + e / 4 * 8 + lane_of_thread() % 4 * 2 + e % 2;
+}
+
+// Element (row, column), row <= column, of the triangle of a C x C matrix.
+__device__ inline int triangle_position(int row, int column, int channels) {
+  return row * channels - row * (row - 1) / 2 + column - row;
+}
+
+// Stores a block of one sample's result; of a block on the diagonal its upper half, on both sides.
+__device__ inline void store_result(const SymmetricOutput& output, std::int64_t sample, int i, int j,
+                                    const BlockSum& values) {
+  const int channels = output.channels;
+  const std::int64_t size = output.triangle ? triangle_number(channels) : channels * channels;
+  with_element_pointer(output.element, output.data, [&](auto* data) {
+    auto* result = data + sample * size;
+#pragma unroll
+    for (int e = 0; e < 8; ++e) {
+      const int row = element_row(i, e), column = element_column(j, e);
+      if (row > column || column >= channels) continue;
+      if (output.triangle) {
+        assign(result[triangle_position(row, column, channels)], values.value[e]);
+      } else {
+        assign(result[row * channels + column], values.value[e]);
+        if (row != column) assign(result[column * channels + row], values.value[e]);
+      }
+    }
+  });
+}
+
+// A block of G + G^T, where the gradient of a triangle is that of a matrix with zeros below the diagonal.
+__device__ inline BlockSum load_twice_symmetric(const SymmetricGradient& gradient, std::int64_t sample, int i, int j) {
+  BlockSum twice{};
+  with_element_pointer(gradient.element, gradient.data, [&](const auto* data) {
+    const auto* matrix = data + sample * gradient.batch_stride;
+#pragma unroll
+    for (int e = 0; e < 8; ++e) {
+      const int row = element_row(i, e), column = element_column(j, e);
+      if (row >= gradient.channels || column >= gradient.channels) continue;
+      if (gradient.triangle) {
+        const int position = triangle_position(min(row, column), max(row, column), gradient.channels);
+        const float value = to_float(matrix[position * gradient.row_stride]);
+        twice.value[e] = row == column ? 2.0f * value : value;
+      } else {
+        twice.value[e] = to_float(matrix[row * gradient.row_stride + column * gradient.column_stride]) +
+                         to_float(matrix[column * gradient.row_stride + row * gradient.column_stride]);
+      }
+    }
+  });
+  return twice;
+}
+
+}  // namespace gcp_kernels

@@ -1,0 +1,296 @@
+// The primitives of csrc/kernels/primitives.cuh on a CPU, with what they require checked.
+//
+// Shared memory has exactly the size of the launch, starts full of NaN, and knows for each word which threads read and
+// wrote it since the last barrier. A copy in the background arrives when it is waited for, and not before. Lanes that
+// are not all at the same primitive of a warp are a fault.
+#pragma once
+
+#include <cstring>
+#include <vector>
+
+#include "cuda_fp16.h"
+#include "emulation.h"
+
+namespace cuda_emulation {
+
+constexpr std::uint32_t kSharedStart = 1024;  // so that an address which is only an offset is out of bounds
+constexpr std::uint32_t kPoison = 0xffffffffu;
+constexpr int kNobody = -1;
+constexpr int kSeveral = -2;
+
+class SharedMemory {
+ public:
+  void resize(std::size_t bytes) {
+    words_.assign(bytes / 4, kPoison);
+    uses_.assign(bytes / 4, Use{});
+    copies_.clear();
+    pending_.assign(threads->size(), {});
+  }
+  void next_epoch() { ++epoch_; }
+
+  // By a thread, or by several lanes of a warp at once.
+  std::uint32_t read(std::uint32_t address, int thread) {
+    Use& use = use_of(address);
+    if (use.written_in == epoch_ && use.writer != thread) fail(kRace, "race: read of what another thread wrote");
+    use.reader = use.read_in == epoch_ && use.reader != thread ? kSeveral : thread;
+    use.read_in = epoch_;
+    return words_[(address - kSharedStart) / 4];
+  }
+
+  void write(std::uint32_t address, std::uint32_t word, int thread) {
+    Use& use = use_of(address);
+    if (use.written_in == epoch_ && use.writer != thread) fail(kRace, "race: write of what another thread wrote");
+    if (use.read_in == epoch_ && use.reader != thread) fail(kRace, "race: write of what another thread read");
+    use.writer = thread;
+    use.written_in = epoch_;
+    words_[(address - kSharedStart) / 4] = word;
+  }
+
+  void copy(std::uint32_t to, const void* from, int thread) {
+    Copy copy{to, {}};
+    std::memcpy(copy.words, from, sizeof(copy.words));
+    for (int w = 0; w < 4; ++w) write(to + 4 * w, kPoison, thread);
+    copies_.resize(threads->size());
+    copies_[thread].push_back(copy);
+  }
+  void commit(int thread) {
+    copies_.resize(threads->size());
+    pending_[thread].push_back(std::move(copies_[thread]));
+    copies_[thread].clear();
+  }
+  void wait(std::size_t groups, int thread) {
+    auto& pending = pending_[thread];
+    while (pending.size() > groups) {
+      for (const Copy& copy : pending.front()) {
+        for (int w = 0; w < 4; ++w) write(copy.to + 4 * w, copy.words[w], thread);
+      }
+      pending.erase(pending.begin());
+    }
+  }
+
+ private:
+  struct Use {
+    long written_in = -1, read_in = -1;  // epochs
+    int writer = kNobody, reader = kNobody;
+  };
+  struct Copy {
+    std::uint32_t to;
+    std::uint32_t words[4];
+  };
+
+  Use& use_of(std::uint32_t address) {
+    const std::size_t number = (address - kSharedStart) / 4;
+    if (address < kSharedStart || address % 4 != 0 || number >= words_.size()) {
+      fail(kOutOfBounds, "access outside of shared memory");
+    }
+    return uses_[number];
+  }
+
+  std::vector<std::uint32_t> words_;
+  std::vector<Use> uses_;
+  std::vector<std::vector<Copy>> copies_;                // of each thread, not yet in a group
+  std::vector<std::vector<std::vector<Copy>>> pending_;  // groups of each thread
+  long epoch_ = 0;
+};
+
+inline SharedMemory shared;
+
+inline void use_shared_memory(std::size_t bytes) {
+  block_start = [bytes] { shared.resize(bytes); };
+  barrier_passed = [] { shared.next_epoch(); };
+}
+
+// What the lanes of the running warp have brought to a primitive.
+struct Meeting {
+  unsigned arrived = 0;
+  std::uint32_t address[kLanes];
+  float value[kLanes];
+  void* result[kLanes];
+  const std::uint32_t* left[kLanes];
+  const std::uint32_t* right[kLanes];
+};
+inline Meeting meeting;
+
+inline unsigned lane() { return running->number % kLanes; }
+
+// Suspends the lane until all have come to the primitive at this line; the last one carries it out.
+template <typename Perform>
+void meet(int line, Perform perform) {
+  const unsigned first = running->number - lane();
+  if (threads->size() < first + kLanes) fail(kDivergentWarp, "a warp without 32 lanes");
+  if (++meeting.arrived < kLanes) return suspend(State::kAtPrimitive, line);
+  meeting.arrived = 0;
+  for (unsigned other = first; other < first + kLanes; ++other) {
+    Thread& thread = (*threads)[other];
+    if (&thread == running) continue;
+    if (thread.state != State::kAtPrimitive || thread.line != line) fail(kDivergentWarp, "lanes at different primitives");
+  }
+  perform();
+  for (unsigned other = first; other < first + kLanes; ++other) (*threads)[other].state = State::kReady;
+}
+
+inline const std::vector<float>& half_values() {
+  static const std::vector<float> values = [] {
+    std::vector<float> all(65536);
+    for (unsigned bits = 0; bits < all.size(); ++bits) all[bits] = __half2float({static_cast<std::uint16_t>(bits)});
+    return all;
+  }();
+  return values;
+}
+
+}  // namespace cuda_emulation
+
+namespace gcp_kernels {
+
+inline SharedAddress shared_memory() { return cuda_emulation::kSharedStart; }
+
+inline std::uint32_t load_shared(SharedAddress address) {
+  return cuda_emulation::shared.read(address, cuda_emulation::running->number);
+}
+
+inline void store_shared(SharedAddress address, std::uint32_t word) {
+  cuda_emulation::shared.write(address, word, cuda_emulation::running->number);
+}
+
+inline void check_row(SharedAddress address) {
+  if (address % 16 != 0) cuda_emulation::fail(cuda_emulation::kOutOfBounds, "a row that is not aligned");
+}
+
+inline void store_shared(SharedAddress address, const TileRow& row) {
+  check_row(address);
+  for (int w = 0; w < 4; ++w) store_shared(address + 4 * w, row.word[w]);
+}
+
+// Lane l gets elements 2(l % 4) and the next of row l / 4 of each tile, or of its transpose.
+inline Fragment load_tiles(SharedAddress row, bool transposed, int line) {
+  using namespace cuda_emulation;
+  Fragment mine;
+  meeting.address[lane()] = row;
+  meeting.result[lane()] = &mine;
+  meet(line, [transposed] {
+    ++counters->block_loads;
+    for (int tile = 0; tile < 4; ++tile) {
+      std::uint16_t elements[8][8];
+      for (int r = 0; r < 8; ++r) {
+        const SharedAddress address = meeting.address[8 * tile + r];
+        check_row(address);
+        for (int w = 0; w < 4; ++w) {
+          const std::uint32_t word = shared.read(address + 4 * w, kSeveral);
+          elements[r][2 * w] = word & 0xffff;
+          elements[r][2 * w + 1] = word >> 16;
+        }
+      }
+      for (unsigned l = 0; l < kLanes; ++l) {
+        const int r = l / 4, c = l % 4 * 2;
+        const std::uint32_t first = transposed ? elements[c][r] : elements[r][c];
+        const std::uint32_t second = transposed ? elements[c + 1][r] : elements[r][c + 1];
+        static_cast<Fragment*>(meeting.result[l])->word[tile] = first | second << 16;
+      }
+    }
+  });
+  return mine;
+}
+
+inline Fragment load_matrix(SharedAddress row, int line = __builtin_LINE()) { return load_tiles(row, false, line); }
+
+inline Fragment load_matrix_transposed(SharedAddress row, int line = __builtin_LINE()) {
+  return load_tiles(row, true, line);
+}
+
+// The products of one instruction are summed exactly, and with what was there cut off to float32, not rounded: the least
+// accurate way in which tensor cores are known to do it.
+inline float cut_off(double exact) {
+  const float rounded = static_cast<float>(exact);
+  const bool beyond = std::fabs(static_cast<double>(rounded)) > std::fabs(exact);
+  return beyond && std::isfinite(rounded) ? std::nextafter(rounded, 0.0f) : rounded;
+}
+
+inline void multiply_add(BlockSum& sum, const Fragment& left, const Fragment& right, int line = __builtin_LINE()) {
+  using namespace cuda_emulation;
+  meeting.result[lane()] = &sum;
+  meeting.left[lane()] = left.word;
+  meeting.right[lane()] = right.word;
+  meet(line, [] {
+    ++counters->products;
+    const std::vector<float>& halves = half_values();
+    double a[16][16], b[16][16], c[16][16];  // the right operand, and so b, by the rows of its transpose
+    for (unsigned l = 0; l < kLanes; ++l) {
+      for (int w = 0; w < 4; ++w) {
+        const int row = w % 2 * 8 + l / 4, column = w / 2 * 8 + l % 4 * 2;
+        for (int e = 0; e < 2; ++e) {
+          a[row][column + e] = halves[meeting.left[l][w] >> 16 * e & 0xffff];
+          b[column + e][row] = halves[meeting.right[l][w] >> 16 * e & 0xffff];
+          c[row][column + e] = static_cast<BlockSum*>(meeting.result[l])->value[2 * w + e];
+        }
+      }
+    }
+    for (int row = 0; row < 16; ++row) {
+      for (int k = 0; k < 16; ++k) {
+        for (int column = 0; column < 16; ++column) c[row][column] += a[row][k] * b[k][column];
+      }
+    }
+    for (unsigned l = 0; l < kLanes; ++l) {
+      for (int w = 0; w < 4; ++w) {
+        const int row = w % 2 * 8 + l / 4, column = w / 2 * 8 + l % 4 * 2;
+        for (int e = 0; e < 2; ++e) {
+          static_cast<BlockSum*>(meeting.result[l])->value[2 * w + e] = cut_off(c[row][column + e]);
+        }
+      }
+    }
+  });
+}
+
+inline void copy_async(SharedAddress to, const void* from) {
+  check_row(to);
+  if (reinterpret_cast<std::uintptr_t>(from) % 16 != 0) {
+    cuda_emulation::fail(cuda_emulation::kOutOfBounds, "a copy from an address that is not aligned");
+  }
+  cuda_emulation::shared.copy(to, from, cuda_emulation::running->number);
+}
+
+inline void commit_copies() { cuda_emulation::shared.commit(cuda_emulation::running->number); }
+
+template <int kPending>
+void wait_for_copies() {
+  cuda_emulation::shared.wait(kPending, cuda_emulation::running->number);
+}
+
+inline void block_barrier(int line = __builtin_LINE()) { cuda_emulation::wait_at_barrier(line); }
+
+inline float shuffle_xor(float value, int mask, int line = __builtin_LINE()) {
+  using namespace cuda_emulation;
+  float mine;
+  meeting.value[lane()] = value;
+  meeting.result[lane()] = &mine;
+  meet(line, [mask] {
+    for (unsigned l = 0; l < kLanes; ++l) *static_cast<float*>(meeting.result[l]) = meeting.value[l ^ mask];
+  });
+  return mine;
+}
+
+inline int lane_of_thread() { return cuda_emulation::lane(); }
+
+inline int warp_of_thread() { return cuda_emulation::running->number / cuda_emulation::kLanes; }
+
+inline int recomputed(int value) { return value; }
+
+inline std::uint32_t pack_halves(float first, float second) {
+  return __float2half_rn(first).bits | std::uint32_t{__float2half_rn(second).bits} << 16;
+}
+
+inline float first_half(std::uint32_t word) { return cuda_emulation::half_values()[word & 0xffff]; }
+inline float second_half(std::uint32_t word) { return cuda_emulation::half_values()[word >> 16]; }
+
+inline float as_float(std::uint32_t word) {
+  float value;
+  std::memcpy(&value, &word, sizeof(value));
+  return value;
+}
+
+inline std::uint32_t as_word(float value) {
+  std::uint32_t word;
+  std::memcpy(&word, &value, sizeof(word));
+  return word;
+}
+
+}  // namespace gcp_kernels

@@ -1,0 +1,263 @@
+"""The pooling kernels' own source, executed on the CPU (tests/cuda_emulation), against exact values in float64."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+
+import inputs
+import oracle
+import pytest
+import tolerances
+import torch
+from cuda_emulation import pooling
+from cuda_emulation.pooling import CSRC, PLANES, SHARED_LIMITS, Emulation, LaunchFailed, guarded_copy
+from test_accuracy import name_of
+from test_scaled_covariance import scales
+
+from gcp_kernels import reference
+
+pytestmark = [
+    pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++"),
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux (fibres, protected pages)"),
+    pytest.mark.skipif(not CSRC.is_dir(), reason="needs the source tree"),
+]
+
+FLOAT16, BFLOAT16, FLOAT32, FLOAT64 = torch.float16, torch.bfloat16, torch.float32, torch.float64
+
+# C, M, iterations, precision, output, dtype, GPU whose shared memory it must do with. Where a sample does not fit, some
+# matrices are streamed: at 256 channels three of the six of the backward pass on an H100, all but one elsewhere.
+SAMPLES = [
+    (1, 1, 1, "fast", "full", FLOAT32, "sm_90"),
+    (16, 1, 2, "fast", "triu", FLOAT16, "sm_90"),
+    (16, 49, 5, "high", "full", FLOAT32, "sm_90"),
+    (16, 196, 1, "high", "triu", BFLOAT16, "sm_90"),
+    (30, 49, 5, "fast", "triu", FLOAT32, "sm_90"),
+    (30, 196, 2, "high", "full", FLOAT32, "sm_120"),
+    (64, 49, 5, "high", "triu", FLOAT32, "sm_90"),
+    (64, 196, 5, "fast", "full", BFLOAT16, "sm_90"),
+    (64, 1100, 2, "high", "triu", FLOAT32, "sm_90"),
+    (100, 49, 2, "fast", "triu", FLOAT16, "sm_120"),
+    (100, 196, 5, "high", "full", FLOAT32, "sm_120"),
+    (128, 196, 5, "fast", "triu", FLOAT32, "sm_90"),
+    (128, 49, 5, "high", "triu", FLOAT32, "sm_80"),
+    (176, 49, 5, "fast", "full", FLOAT32, "sm_90"),
+    (176, 196, 2, "high", "triu", FLOAT32, "sm_90"),
+    (200, 49, 1, "fast", "triu", BFLOAT16, "sm_80"),
+    (256, 196, 5, "fast", "triu", FLOAT32, "sm_90"),
+    (256, 49, 2, "high", "full", FLOAT32, "sm_80"),
+    (256, 49, 2, "fast", "triu", FLOAT16, "sm_120"),
+]
+# C, M, precision, output, dtype, dtype of the scale, GPU.
+COVARIANCES = [
+    (1, 49, "high", "full", FLOAT32, FLOAT32, "sm_90"),
+    (16, 1, "fast", "triu", FLOAT16, None, "sm_90"),
+    (30, 49, "high", "full", FLOAT32, FLOAT64, "sm_90"),
+    (64, 196, "fast", "triu", BFLOAT16, BFLOAT16, "sm_90"),
+    (100, 1100, "high", "triu", FLOAT32, None, "sm_90"),
+    (176, 49, "fast", "full", FLOAT16, FLOAT16, "sm_80"),
+    (256, 196, "high", "triu", FLOAT32, FLOAT32, "sm_120"),
+]
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory) -> Emulation:
+    return Emulation(CSRC, tmp_path_factory.mktemp("pooling"), "-Wall", "-Wextra", "-Werror")
+
+
+@pytest.fixture
+def emulation(library) -> Emulation:
+    library.shared_limit, library.backwards, library.grid = SHARED_LIMITS["sm_90"], False, 2
+    return library
+
+
+def upstream(x: torch.Tensor, output: str) -> torch.Tensor:
+    b, c, _ = x.shape
+    return torch.randn((b, c * (c + 1) // 2) if output == "triu" else (b, c, c), dtype=FLOAT64).to(x.dtype)
+
+
+def check(what, ours, unfused, exact, precision) -> None:
+    tolerances.assert_promise_kept(ours, exact, precision, what)
+    if exact.shape[0] and tolerances.relative_error(unfused, exact) > 0:
+        tolerances.assert_as_accurate(ours, unfused, exact, what)
+
+
+def check_pooling(emulation, x, n_iter, precision, output, grad=None) -> None:
+    triu = output == "triu"
+    x = guarded_copy(x, x.stride())
+    before = x.clone()
+    grad = upstream(x, output) if grad is None else grad
+
+    def pool(features):
+        pooled = reference.isqrt_pool(features, n_iter)
+        return reference.triu_vec(pooled) if triu else pooled
+
+    value, gradient = tolerances.unfused(pool, x, grad, precision)
+    exact = oracle.isqrt_pool(x.double(), n_iter)
+    full = oracle.triangle_grad(grad.double(), x.shape[1]) if triu else grad.double()
+    pooled, offset, trace = emulation.isqrt_pool(x, n_iter, triu, precision)
+    check("pooled", pooled, value, oracle.triangle(exact) if triu else exact, precision)
+    grad_x = emulation.isqrt_pool_backward(grad, x, offset, trace, n_iter, triu, precision)
+    check("gradient", grad_x, gradient, oracle.isqrt_pool_grad(x.double(), n_iter, full), precision)
+    assert torch.equal(x, before), "the input was changed"
+
+
+@pytest.mark.parametrize(("c", "m", "n_iter", "precision", "output", "dtype", "gpu"), SAMPLES, ids=name_of)
+def test_isqrt_pool(emulation, c, m, n_iter, precision, output, dtype, gpu):
+    emulation.shared_limit = SHARED_LIMITS[gpu]
+    check_pooling(emulation, inputs.relu_features(1 if c > 100 else 2, c, m, dtype), n_iter, precision, output)
+
+
+@pytest.mark.parametrize(("c", "m", "precision", "output", "dtype", "scale_dtype", "gpu"), COVARIANCES, ids=name_of)
+def test_covariance_pool(emulation, c, m, precision, output, dtype, scale_dtype, gpu):
+    emulation.shared_limit = SHARED_LIMITS[gpu]
+    triu = output == "triu"
+    x = inputs.relu_features(2, c, m, dtype)
+    x = guarded_copy(x, x.stride())
+    scale = None if scale_dtype is None else scales(2, c).to(scale_dtype)
+    exact_scale = None if scale is None else scale.double()
+    grad = upstream(x, output)
+    full = oracle.triangle_grad(grad.double(), c) if triu else grad.double()
+    exact = oracle.covariance_pool(x.double(), exact_scale)
+    pooled, offset = emulation.covariance_pool(x, scale, triu, precision)
+    tolerances.assert_promise_kept(pooled, oracle.triangle(exact) if triu else exact, precision, "covariance")
+    grad_x, grad_scale = emulation.covariance_pool_backward(grad, x, scale, offset, triu)
+    expected = oracle.covariance_pool_grad(x.double(), full, exact_scale)
+    tolerances.assert_promise_kept(grad_x, expected, "high", "gradient")
+    if scale is not None:
+        expected = oracle.covariance_pool_scale_grad(x.double(), full, exact_scale)
+        # As good as float32 sums of terms that cancel; the offset is all that the half-precision inputs leave inexact.
+        tolerances.assert_promise_kept(grad_scale, expected, "high", "gradient of the scale")
+
+
+@pytest.mark.parametrize("kind", ["channels last", "sliced", "expanded"])
+def test_strides(emulation, kind):
+    b, c, m = 3, 20, 19
+    strides = {"channels last": (c * m, 1, c), "sliced": (2 * c * m * 3, 3 * m, 2), "expanded": (0, m, 1)}[kind]
+    x = inputs.relu_features(b, c, m, FLOAT32)
+    x = x[:1].expand(b, -1, -1) if kind == "expanded" else x
+    x = guarded_copy(x, strides)
+    grad = torch.randn(1, 1, dtype=FLOAT32).expand(b, c * (c + 1) // 2) + torch.zeros(())
+    check_pooling(emulation, x, 3, "high", "triu", grad[:, ::1])
+    full = torch.randn(b, c, 2 * c, dtype=FLOAT32)[:, :, ::2].mT
+    check_pooling(emulation, x, 3, "high", "full", full)
+
+
+@pytest.mark.parametrize("form", ["resident", "streamed"])
+@pytest.mark.parametrize("precision", ["fast", "high"])
+def test_a_constant_sample_is_zero_and_a_nan_stays_where_it_is(emulation, form, precision):
+    emulation.shared_limit = SHARED_LIMITS["sm_90"] if form == "resident" else 45_000
+    x = inputs.relu_features(5, 70, 49, FLOAT32)
+    x[1] = 1000.0
+    x[3, 2, 7] = float("nan")
+    grad = upstream(x, "triu")
+    pooled, offset, trace = emulation.isqrt_pool(x, 5, True, precision)
+    grad_x = emulation.isqrt_pool_backward(grad, x, offset, trace, 5, True, precision)
+    for result in (pooled, grad_x):
+        assert not result[1].any()
+        assert result[3].isnan().all()
+        assert not result[[0, 1, 2, 4]].isnan().any()
+    layout = emulation.layout(70, PLANES[precision], pooling.BACKWARD)
+    assert (layout.resident < pooling.BACKWARD) == (form == "streamed")
+
+
+@pytest.mark.parametrize("channels", [64, 256])
+def test_the_order_of_threads_does_not_matter(emulation, channels):
+    x = inputs.relu_features(1, channels, 49, FLOAT32)
+    grad = upstream(x, "full")
+    results = []
+    for emulation.backwards in (False, True):
+        pooled, offset, trace = emulation.isqrt_pool(x, 2, False, "fast")
+        grad_x = emulation.isqrt_pool_backward(grad, x, offset, trace, 2, False, "fast")
+        results.append((pooled.clone(), offset.clone(), trace.clone(), grad_x.clone()))
+    for one, other in zip(*results, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_sample_does_not_depend_on_the_batch(emulation):
+    emulation.shared_limit = 45_000  # streamed: two CTAs for five samples
+    x = inputs.relu_features(5, 70, 49, FLOAT32)
+    together, _, _ = emulation.isqrt_pool(x, 3, True, "high")
+    for number in range(5):
+        alone, _, _ = emulation.isqrt_pool(x[number : number + 1], 3, True, "high")
+        assert torch.equal(alone[0], together[number])
+
+
+def test_no_products_beyond_the_useful_ones(emulation):
+    """136 blocks, 16 deep, for each of 12 products, and 13 deep for the covariance; two instructions each."""
+    x = inputs.relu_features(1, 256, 196, FLOAT32)
+    emulation.isqrt_pool(x, 5, True, "fast")
+    useful = 136 * (12 * 16 + 13)
+    assert useful <= emulation.products <= 1.15 * useful
+
+
+@pytest.mark.parametrize("gpu", SHARED_LIMITS)
+@pytest.mark.parametrize("precision", ["fast", "high"])
+def test_layouts_fit(emulation, gpu, precision):
+    emulation.shared_limit = SHARED_LIMITS[gpu]
+    for channels in range(1, 257):
+        for matrices in (pooling.FORWARD, pooling.BACKWARD):
+            layout = emulation.layout(channels, PLANES[precision], matrices)
+            if layout.resident == 0:
+                assert (gpu, precision) == ("sm_120", "high")
+                assert channels > 192
+                continue
+            assert layout.shared_bytes <= SHARED_LIMITS[gpu]
+            assert layout.warps <= 16
+            assert (layout.resident < matrices) == (layout.slab_bytes > 0) == (layout.ring_columns >= 2)
+    if gpu == "sm_90" and precision == "fast":
+        assert emulation.layout(256, 1, pooling.FORWARD).resident == pooling.FORWARD
+        assert emulation.layout(176, 1, pooling.BACKWARD).resident == pooling.BACKWARD
+
+
+# --- faults planted in the source, each of which must be caught by the check that is there for it ---
+
+# What is wrong, the file, its text, what it becomes, and the status with which the launch must end.
+FAULTS = [
+    ("no barrier before staged features are used", "features.cuh", "block_barrier();  // the features are staged",
+     "", {pooling.RACE}),
+    ("no barrier before operands are overwritten", "iteration.cuh", "block_barrier();  // the operands have been read",
+     "", {pooling.RACE}),
+    ("no barrier after matrices are written", "iteration.cuh", "block_barrier();  // the matrices are written",
+     "", {pooling.RACE}),
+    ("barrier that one warp skips", "iteration.cuh", "block_barrier();  // the operands have been read",
+     "if (warp_of_thread() > 0) block_barrier();", {pooling.DIVERGENT_BARRIER}),
+    ("barrier that some lanes skip", "features.cuh", "block_barrier();  // the features are staged",
+     "if (lane_of_thread() > 0) block_barrier();", {pooling.DIVERGENT_BARRIER, pooling.DIVERGENT_WARP}),
+    ("shuffle that some lanes skip", "features.cuh", "offset = sum_of_octets(sum.total) /",
+     "offset = (inside ? sum_of_octets(sum.total) : 0.0f) /", {pooling.DIVERGENT_WARP}),
+    ("a matrix beyond shared memory", "workspace.cuh", "return start() + plane * layout.plane_bytes();",
+     "return start() + (plane + 6) * layout.plane_bytes();", {pooling.OUT_OF_BOUNDS}),
+    ("features beyond the last position", "elements.cuh", "if (e < count) octet", "if (e < 8) octet",
+     {pooling.SEGMENTATION_FAULT}),
+    ("results beyond the last channel", "triangle_output.cuh", "if (row > column || column >= channels) continue;",
+     "if (row > column) continue;", {pooling.SEGMENTATION_FAULT}),
+    ("a streamed column used before it arrived", "workspace.cuh", "wait_for_copies<0>();", "", {0}),
+    ("a column of the ring overwritten too early", "workspace.cuh",
+     "block_barrier();  // ... and the column before it has been used", "", {pooling.RACE}),
+]  # fmt: skip
+
+
+def run_everything(emulation: Emulation) -> None:
+    """Small sizes with edges, resident and streamed, against the reference."""
+    torch.manual_seed(0)
+    for limit, c, m in ((SHARED_LIMITS["sm_90"], 70, 19), (30_000, 70, 19)):
+        emulation.shared_limit = limit
+        check_pooling(emulation, inputs.relu_features(1, c, m, FLOAT32), 3, "fast", "triu")
+
+
+def test_everything_passes_unbroken(emulation):
+    run_everything(emulation)
+
+
+@pytest.mark.parametrize(("file", "text", "fault", "statuses"), [pytest.param(*f[1:], id=f[0]) for f in FAULTS])
+def test_a_planted_fault_is_caught(tmp_path, file, text, fault, statuses):
+    shutil.copytree(CSRC, tmp_path / "csrc")
+    source = tmp_path / "csrc" / "kernels" / file
+    assert text in source.read_text(), "the kernel has changed: plant this fault anew"
+    source.write_text(source.read_text().replace(text, fault))
+    broken = Emulation(tmp_path / "csrc", tmp_path)
+    with pytest.raises(AssertionError) as caught:
+        run_everything(broken)
+    status = caught.value.status if isinstance(caught.value, LaunchFailed) else 0
+    assert status in statuses, caught.value
