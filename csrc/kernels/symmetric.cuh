@@ -40,7 +40,7 @@ __host__ __device__ constexpr int warp_tiles(int blocks) {
 // The blocks of the result that this warp owns: one number, kept in shared memory between products, from which the rest
 // is computed when it is needed. Beside the sums of a tile every register counts.
 struct WarpTile {
-  int code;    // first block row, first block column, and whether the tile is on the diagonal
+  int code;    // first block row in the low byte, first block column above it; the same on the diagonal
   int blocks;  // block rows of the matrix; a tile at its edge may reach beyond
 
   __device__ static WarpTile of_warp(SharedAddress tiles, int blocks) {
