@@ -28,8 +28,12 @@ def test_readme_links_to_files_that_exist():
         assert (ROOT / target).is_file(), target
 
 
-@pytest.mark.parametrize("module", ["gcp_kernels.functional", "gcp_kernels.nn"])
-def test_docstring_examples(module):
+WITH_EXAMPLES = sorted(path for path in (ROOT / "gcp_kernels").rglob("*.py") if ">>> " in path.read_text("utf-8"))
+
+
+@pytest.mark.parametrize("path", WITH_EXAMPLES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_docstring_examples(path):
+    module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
     results = doctest.testmod(importlib.import_module(module))
     assert results.attempted > 0
     assert results.failed == 0

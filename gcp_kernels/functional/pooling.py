@@ -1,17 +1,10 @@
-"""Global covariance pooling as functions of tensors; each is differentiable to any order."""
+"""Pooling of features by their covariance, and the square root alone."""
 
-from collections.abc import Callable
-
-import torch
 from torch import Tensor
 
-from . import ops, reference
-from .backends import NAMES as BACKEND_NAMES
-from .precision import PRECISIONS, accumulation_dtype, without_autocast
-from .shapes import triangle_order, triangle_size
-from .validation import check_at_least, check_choice, check_features, check_floating, check_matrices, check_scale
-
-OUTPUTS = ("triu", "full")
+from .. import ops, reference
+from ..validation import check_at_least, check_choice, check_features, check_matrices, check_scale
+from .arguments import OUTPUTS, channels_first, check_arithmetic, run_reference, wants_gradient
 
 
 def fused_gcp(
@@ -62,12 +55,12 @@ def fused_gcp(
     check_features(x, channel_dim)
     check_at_least("n_iter", n_iter, 1)
     check_choice("output", output, OUTPUTS)
-    precision, backend = _check_arithmetic(precision, backend)
-    features, triu = _channels_first(x, channel_dim), output == "triu"
+    precision, backend = check_arithmetic(precision, backend)
+    features, triu = channels_first(x, channel_dim), output == "triu"
     if backend == "reference":
-        pooled = _run_reference(reference.isqrt_pool, features, n_iter)
+        pooled = run_reference(reference.isqrt_pool, features, n_iter)
         return reference.triu_vec(pooled) if triu else pooled
-    return ops.isqrt_pool(features, n_iter, triu, _wants_gradient(x), precision, backend)[0]
+    return ops.isqrt_pool(features, n_iter, triu, wants_gradient(x), precision, backend)[0]
 
 
 def covariance_pool(
@@ -112,10 +105,10 @@ def covariance_pool(
     if scale is not None:
         check_scale(scale, x, channel_dim)
     check_choice("output", output, OUTPUTS)
-    precision, backend = _check_arithmetic(precision, backend)
-    features, triu = _channels_first(x, channel_dim), output == "triu"
+    precision, backend = check_arithmetic(precision, backend)
+    features, triu = channels_first(x, channel_dim), output == "triu"
     if backend == "reference":
-        cov = _run_reference(reference.covariance_pool, features, scale)
+        cov = run_reference(reference.covariance_pool, features, scale)
         return reference.triu_vec(cov) if triu else cov
     return ops.covariance_pool(features, scale, triu, precision, backend)[0]
 
@@ -148,93 +141,7 @@ def newton_schulz_sqrt(
     """
     check_matrices("cov", cov, dim=3)
     check_at_least("n_iter", n_iter, 1)
-    precision, backend = _check_arithmetic(precision, backend)
+    precision, backend = check_arithmetic(precision, backend)
     if backend == "reference":
-        return _run_reference(reference.newton_schulz_sqrt, cov, n_iter)
-    return ops.newton_schulz_sqrt(cov, n_iter, _wants_gradient(cov), precision, backend)[0]
-
-
-def triu_vec(m: Tensor, *, backend: str | None = None) -> Tensor:
-    """Upper triangle of square matrices, row by row, diagonal included, without any factor.
-
-    Args:
-        m: (..., C, C), floating point. Elements below the diagonal are not read, and get zero gradient.
-        backend: as for :func:`fused_gcp`.
-
-    Returns:
-        (..., C(C+1)/2), in the dtype of ``m``.
-
-    Raises:
-        TypeError, ValueError, RuntimeError: not square matrices of a floating-point dtype; a backend that cannot run.
-
-    Example:
-        >>> import torch, gcp_kernels
-        >>> gcp_kernels.triu_vec(torch.arange(9.0).view(3, 3))
-        tensor([0., 1., 2., 4., 5., 8.])
-    """
-    check_matrices("m", m)
-    _, backend = _check_arithmetic(None, backend)
-    if backend == "reference":
-        return reference.triu_vec(m)
-    c = m.shape[-1]
-    return ops.triu_vec(m.reshape(-1, c, c), False, backend).view(*m.shape[:-2], triangle_size(c))
-
-
-def triu_unvec(v: Tensor, *, backend: str | None = None) -> Tensor:
-    """Symmetric matrices from their upper triangles, the inverse of :func:`triu_vec`.
-
-    Args:
-        v: (..., C(C+1)/2), floating point.
-        backend: as for :func:`fused_gcp`.
-
-    Returns:
-        (..., C, C), symmetric, in the dtype of ``v``.
-
-    Raises:
-        TypeError: ``v`` is not a floating-point tensor.
-        ValueError: the last dimension is not C(C+1)/2 for any C >= 1.
-        RuntimeError: the backend asked for cannot run this.
-
-    Example:
-        >>> import torch, gcp_kernels
-        >>> gcp_kernels.triu_unvec(torch.tensor([1.0, 2.0, 3.0]))
-        tensor([[1., 2.],
-                [2., 3.]])
-    """
-    check_floating("v", v)
-    if v.dim() == 0 or v.shape[-1] == 0:
-        raise ValueError(f"v must have shape (..., C(C+1)/2) with C >= 1, got {tuple(v.shape)}")
-    c = triangle_order(v.shape[-1])
-    _, backend = _check_arithmetic(None, backend)
-    if backend == "reference":
-        return reference.triu_unvec(v)
-    return ops.triu_unvec(v.reshape(-1, v.shape[-1]), True, backend).view(*v.shape[:-1], c, c)
-
-
-def _check_arithmetic(precision: str | None, backend: str | None) -> tuple[str, str]:
-    """The two options as operators take them, ``None`` spelled out."""
-    check_choice("precision", precision, (None, *PRECISIONS))
-    check_choice("backend", backend, (None, *BACKEND_NAMES))
-    return precision or "default", backend or "auto"
-
-
-def _run_reference(function: Callable[..., Tensor], x: Tensor, *args: Tensor | int | None) -> Tensor:
-    """A reference function as the operators run it: statistics in float32 at least, whatever autocast says."""
-    dtype = accumulation_dtype(x.dtype)
-    with without_autocast(x.device):
-        return function(*(arg.to(dtype) if isinstance(arg, Tensor) else arg for arg in (x, *args))).to(x.dtype)
-
-
-def _channels_first(x: Tensor, channel_dim: int) -> Tensor:
-    """Features as (B, C, M), a view wherever the spatial dimensions can be merged."""
-    return (x if channel_dim == 1 else x.movedim(channel_dim, 1)).flatten(2)
-
-
-def _wants_gradient(tensor: Tensor) -> bool:
-    """Whether a backward pass may follow, so that keeping iterates for it is worth the memory.
-
-    A graph that is exported or traced is kept for inference as a rule, and its backward pass is right without them.
-    """
-    if torch.compiler.is_exporting() or torch.jit.is_tracing():  # type: ignore[attr-defined]
-        return False
-    return tensor.requires_grad and torch.is_grad_enabled()
+        return run_reference(reference.newton_schulz_sqrt, cov, n_iter)
+    return ops.newton_schulz_sqrt(cov, n_iter, wants_gradient(cov), precision, backend)[0]

@@ -1,16 +1,15 @@
-"""Global covariance pooling as layers, in the conventions of ``torch.nn``."""
-
-from collections.abc import Mapping
-from typing import Any
+"""GCP: reduction of the channels and iSQRT-COV pooling."""
 
 import torch
 from torch import Tensor, nn
 
-from .backends import NAMES as BACKEND_NAMES
-from .functional import OUTPUTS, fused_gcp
-from .precision import PRECISIONS
-from .shapes import triangle_size
-from .validation import check_at_least, check_choice, check_features, check_integer
+from ..backends import NAMES as BACKEND_NAMES
+from ..functional import fused_gcp
+from ..functional.arguments import OUTPUTS
+from ..precision import PRECISIONS
+from ..shapes import triangle_size
+from ..validation import check_at_least, check_choice, check_integer
+from .reduction import check_layer_input, reduce_channels, reduction_block, reset_reduction
 
 
 class GCP(nn.Module):
@@ -89,37 +88,18 @@ class GCP(nn.Module):
         self.out_features = triangle_size(channels) if output == "triu" else channels * channels
         self.conv_dr_block: nn.Sequential | None = None
         if dim is not None:
-            self.conv_dr_block = nn.Sequential(
-                nn.Conv2d(in_channels, dim, kernel_size=1, bias=False, device=device, dtype=dtype),
-                nn.BatchNorm2d(dim, device=device, dtype=dtype),
-                nn.ReLU(inplace=True),
-            )
+            self.conv_dr_block = reduction_block(in_channels, dim, device, dtype)
             self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Draw the reduction's weights as published (He et al., fan-out) and reset its batch normalisation."""
         if self.conv_dr_block is not None:
-            for module in self.conv_dr_block:
-                if isinstance(module, nn.Conv2d):
-                    nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-                elif isinstance(module, nn.BatchNorm2d):
-                    module.reset_parameters()
+            reset_reduction(self.conv_dr_block)
 
     def forward(self, x: Tensor) -> Tensor:
         """Pool a batch of features, see the class."""
-        check_features(x, self.channel_dim)
-        channels = x.shape[self.channel_dim]
-        if channels != self.in_channels:
-            hint = "; for tokens (B, N, C) give channel_dim=-1" if x.shape[-1] == self.in_channels else ""
-            raise ValueError(
-                f"the input must have {self.in_channels} channels in dimension {self.channel_dim}, "
-                f"got {channels} in shape {tuple(x.shape)}{hint}"
-            )
-        channel_dim = self.channel_dim
-        if self.conv_dr_block is not None:
-            x = x.movedim(channel_dim, 1)
-            x = self.conv_dr_block(x if x.dim() == 4 else x.flatten(2).unsqueeze(-1))
-            channel_dim = 1
+        check_layer_input(x, self.in_channels, self.channel_dim)
+        x, channel_dim = reduce_channels(self.conv_dr_block, x, self.channel_dim)
         return fused_gcp(
             x,
             n_iter=self.n_iter,
@@ -135,33 +115,3 @@ class GCP(nn.Module):
         defaults = {"channel_dim": 1, "output": "triu", "precision": None, "backend": None}
         parts += [f"{name}={getattr(self, name)!r}" for name, value in defaults.items() if getattr(self, name) != value]
         return ", ".join(parts)
-
-
-_REDUCTION_NAMES = {"layer_reduce": "conv_dr_block.0", "layer_reduce_bn": "conv_dr_block.1"}
-
-
-def rename_reduction_keys(state_dict: Mapping[str, Any]) -> dict[str, Any]:
-    """Rename the reduction of a checkpoint from ``layer_reduce*`` to ``conv_dr_block.*``, as :class:`GCP` has it.
-
-    Published iSQRT-COV checkpoints name the reduction either way. ``layer_reduce.weight`` becomes
-    ``conv_dr_block.0.weight``, ``layer_reduce_bn.running_mean`` becomes ``conv_dr_block.1.running_mean`` and so on;
-    what stands before the name (``module.``, say) stays. All other keys are kept, as is the order.
-
-    Args:
-        state_dict: as given by ``torch.load`` or ``Module.state_dict``; not changed.
-
-    Raises:
-        ValueError: two keys would get one name.
-
-    Example:
-        >>> from gcp_kernels.nn import rename_reduction_keys
-        >>> rename_reduction_keys({"layer_reduce.weight": 1, "fc.bias": 2})
-        {'conv_dr_block.0.weight': 1, 'fc.bias': 2}
-    """
-    renamed: dict[str, Any] = {}
-    for key, value in state_dict.items():
-        new_key = ".".join(_REDUCTION_NAMES.get(part, part) for part in key.split("."))
-        if new_key in renamed:
-            raise ValueError(f"the checkpoint has two entries for {new_key!r}, one of them named {key!r}")
-        renamed[new_key] = value
-    return renamed

@@ -1,0 +1,41 @@
+"""What the public functions do alike with their arguments."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..backends import NAMES as BACKEND_NAMES
+from ..precision import PRECISIONS, accumulation_dtype, without_autocast
+from ..validation import check_choice
+
+OUTPUTS = ("triu", "full")
+
+
+def check_arithmetic(precision: str | None, backend: str | None) -> tuple[str, str]:
+    """The two options as operators take them, ``None`` spelled out."""
+    check_choice("precision", precision, (None, *PRECISIONS))
+    check_choice("backend", backend, (None, *BACKEND_NAMES))
+    return precision or "default", backend or "auto"
+
+
+def run_reference(function: Callable[..., Tensor], x: Tensor, *args: Tensor | int | None) -> Tensor:
+    """A reference function as the operators run it: statistics in float32 at least, whatever autocast says."""
+    dtype = accumulation_dtype(x.dtype)
+    with without_autocast(x.device):
+        return function(*(arg.to(dtype) if isinstance(arg, Tensor) else arg for arg in (x, *args))).to(x.dtype)
+
+
+def channels_first(x: Tensor, channel_dim: int) -> Tensor:
+    """Features as (B, C, M), a view wherever the spatial dimensions can be merged."""
+    return (x if channel_dim == 1 else x.movedim(channel_dim, 1)).flatten(2)
+
+
+def wants_gradient(tensor: Tensor) -> bool:
+    """Whether a backward pass may follow, so that keeping iterates for it is worth the memory.
+
+    A graph that is exported or traced is kept for inference as a rule, and its backward pass is right without them.
+    """
+    if torch.compiler.is_exporting() or torch.jit.is_tracing():  # type: ignore[attr-defined]
+        return False
+    return tensor.requires_grad and torch.is_grad_enabled()
