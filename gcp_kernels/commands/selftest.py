@@ -58,7 +58,8 @@ def run(args: argparse.Namespace) -> int:
     skipped = []
     for name, device, operation, arithmetic in _cases():
         inputs = [_input(operation, shape).to(device, arithmetic.dtype) for shape in SHAPES]
-        reasons = {reason for x in inputs if (reason := BACKENDS[name].why_not(operation, x))}
+        precision = arithmetic.precision or "default"
+        reasons = {reason for x in inputs if (reason := BACKENDS[name].why_not(operation, x, precision))}
         if reasons:
             skipped.append(f"not checked: {name} on {device}, {operation}: {'; '.join(sorted(reasons))}")
             continue

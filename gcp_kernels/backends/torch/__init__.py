@@ -24,6 +24,6 @@ __all__ = [
 ]
 
 
-def why_not(operation: str, tensor: torch.Tensor) -> str | None:
+def why_not(operation: str, tensor: torch.Tensor, precision: str = "default") -> str | None:
     """Why this backend cannot run ``operation`` on ``tensor``: it always can."""
     return None
