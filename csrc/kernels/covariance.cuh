@@ -62,7 +62,7 @@ __global__ void __launch_bounds__(kMostThreads) covariance_forward_kernel(const 
     normalise_channels(workspace, sample);
     multiply_features<kStreamed>(workspace, sample, arguments.planes, kTotals, sums);
     const float factor = kUnlift * kUnlift / static_cast<float>(arguments.x.positions);
-    for_each_block(workspace.tiles(), workspace.layout.blocks, [&](int i, int j) {
+    for_each_block(workspace, [&](int i, int j) {
       BlockSum covariance = load_floats<kStreamed>(workspace, kTotals, packed_index(i, j));
 #pragma unroll
       for (int e = 0; e < 8; ++e) {
@@ -97,16 +97,16 @@ __global__ void __launch_bounds__(kMostThreads)
     }
 
     const float largest = largest_of(workspace, arguments.grad, sample.number());
-    for_each_block(workspace.tiles(), workspace.layout.blocks, [&](int i, int j) {
+    for_each_block(workspace, [&](int i, int j) {
       const BlockSum g = load_direction(arguments.grad, sample.number(), i, j, largest, kLift);
-      store_planes<kStreamed>(workspace, kDerivative, 2, packed_index(i, j), g);
+      store_planes<kStreamed, 2>(workspace, kDerivative, packed_index(i, j), g);
     });
 
     const float factor = largest * sqrtf(total) / static_cast<float>(arguments.x.positions) * kUnlift * kUnlift;
     multiply_derivative<kStreamed>(
         workspace, sample, kDerivative,
         [&](const BlockSum& product, const BlockSum&, int i, int j, int column) {
-          BlockSum gradient = combine(factor, product, 0.0f, product);
+          BlockSum gradient = times(factor, product);
           if (scaled) {
 #pragma unroll
             for (int half = 0; half < 2; ++half) {

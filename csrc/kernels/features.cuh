@@ -57,7 +57,8 @@ struct Sample {
   }
 
   __device__ float element(int channel, int position) const {
-    const std::int64_t at = number() * features.batch_stride + channel * features.channel_stride + position * features.position_stride;
+    const std::int64_t at = number() * features.batch_stride + channel * features.channel_stride +
+                            position * features.position_stride;
     return load_element(features.element, features.data, at);
   }
 
@@ -210,9 +211,8 @@ constexpr int kMostSummedColumns = 32;
 
 // Adds this warp's sums to float32 totals in the plane `totals` and the next, or begins them.
 template <bool kStreamed>
-__device__ inline void add_to_totals(const Workspace& workspace, int totals, bool begin,
-                                     TileSums& sums) {
-  for_each_block(workspace.tiles(), workspace.layout.blocks, sums, [&](BlockSum& sum, int i, int j) {
+__device__ inline void add_to_totals(const Workspace& workspace, int totals, bool begin, TileSums& sums) {
+  for_each_block(workspace, sums, [&](BlockSum& sum, int i, int j) {
     const int block = packed_index(i, j);
     if (!begin) sum = combine(1.0f, sum, 1.0f, load_floats<kStreamed>(workspace, totals, block));
     store_floats<kStreamed>(workspace, totals, block, sum);
@@ -222,7 +222,8 @@ __device__ inline void add_to_totals(const Workspace& workspace, int totals, boo
 // Leaves the sum of z z^T, lifted twice, for z = weight (x - mu) split into `planes`, in float32 in the plane `totals` and
 // the next. The features pass through the place of the first matrix.
 template <bool kStreamed>
-__device__ inline void multiply_features(const Workspace& workspace, const Sample& sample, int planes, int totals, TileSums& sums) {
+__device__ inline void multiply_features(const Workspace& workspace, const Sample& sample, int planes, int totals,
+                                         TileSums& sums) {
   const int blocks = workspace.layout.blocks;
   const int all_columns = ceil_divide(sample.features.positions, kBlockSide);
   const int room = workspace.layout.plane_blocks() * workspace.layout.planes / (blocks * planes);
@@ -233,7 +234,7 @@ __device__ inline void multiply_features(const Workspace& workspace, const Sampl
     block_barrier();  // what was there before is read, and the channel arrays are written
     stage_features(workspace, sample, first * kBlockSide, columns, planes);
     block_barrier();  // the features are staged
-    const WarpTile tile = WarpTile::of_warp(workspace.tiles(), blocks);
+    const WarpTile tile = workspace.tile();
     clear(sums);
     // Of two planes: low high, high low, and high high last, the largest.
     for (int pair = planes == 2 ? 0 : 2; pair < 3; ++pair) {

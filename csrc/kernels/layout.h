@@ -31,6 +31,7 @@ struct Layout {
   int resident;      // of these in shared memory; the others live in the CTA's slab
   int ring_columns;  // block columns that the ring for streaming holds; 0 where all are resident
 
+  GCP_HOST_DEVICE constexpr bool streams() const { return resident < matrices; }
   // At least two block columns, so that the first matrix can stage features of the smallest C.
   GCP_HOST_DEVICE constexpr int plane_blocks() const {
     const int triangle = blocks * (blocks + 1) / 2;

@@ -11,7 +11,7 @@ namespace {
 int run(const Layout& layout, std::int64_t batch, unsigned grid, int reversed, const std::function<void()>& body) {
   if (layout.resident == 0) return -2;  // no layout fits in this much shared memory
   if (batch == 0) return 0;
-  if (layout.resident == layout.matrices || grid > batch) grid = batch;
+  if (!layout.streams() || grid > batch) grid = batch;
   cuda_emulation::use_shared_memory(layout.shared_bytes());
   const unsigned threads = warp_tiles(layout.blocks) * kWarpSize;
   return cuda_emulation::launch({grid, 1, 1}, {threads, 1, 1}, reversed, body);
@@ -35,7 +35,11 @@ int isqrt_forward_emulated(const Features* x, const SymmetricOutput* pooled, flo
   const Layout layout = layout_for(x->channels, planes, kForwardMatrices, shared_limit);
   const ForwardArguments arguments{*x, *pooled, offset, trace, slabs, batch, n_iter, layout};
   return run(layout, batch, grid, reversed, [&] {
-    layout.resident == layout.matrices ? isqrt_forward_kernel<false>(arguments) : isqrt_forward_kernel<true>(arguments);
+    if (planes == 1) {
+      layout.streams() ? isqrt_forward_kernel<true, 1>(arguments) : isqrt_forward_kernel<false, 1>(arguments);
+    } else {
+      layout.streams() ? isqrt_forward_kernel<true, 2>(arguments) : isqrt_forward_kernel<false, 2>(arguments);
+    }
   });
 }
 
@@ -45,8 +49,11 @@ int isqrt_backward_emulated(const SymmetricGradient* grad, const Features* x, co
   const Layout layout = layout_for(x->channels, planes, kBackwardMatrices, shared_limit);
   const BackwardArguments arguments{*grad, *x, offset, trace, *grad_x, slabs, batch, n_iter, layout};
   return run(layout, batch, grid, reversed, [&] {
-    layout.resident == layout.matrices ? isqrt_backward_kernel<false>(arguments)
-                                       : isqrt_backward_kernel<true>(arguments);
+    if (planes == 1) {
+      layout.streams() ? isqrt_backward_kernel<true, 1>(arguments) : isqrt_backward_kernel<false, 1>(arguments);
+    } else {
+      layout.streams() ? isqrt_backward_kernel<true, 2>(arguments) : isqrt_backward_kernel<false, 2>(arguments);
+    }
   });
 }
 
@@ -56,8 +63,7 @@ int covariance_forward_emulated(const Features* x, const ChannelScale* scale, co
   const Layout layout = layout_for(x->channels, 1, kCovarianceMatrices, shared_limit);
   const CovarianceArguments arguments{*x, *scale, *pooled, offset, slabs, batch, planes, layout};
   return run(layout, batch, grid, reversed, [&] {
-    layout.resident == layout.matrices ? covariance_forward_kernel<false>(arguments)
-                                       : covariance_forward_kernel<true>(arguments);
+    layout.streams() ? covariance_forward_kernel<true>(arguments) : covariance_forward_kernel<false>(arguments);
   });
 }
 
@@ -68,8 +74,7 @@ int covariance_backward_emulated(const SymmetricGradient* grad, const Features* 
   const CovarianceBackwardArguments arguments{*grad,      *x,    *scale, offset, *grad_x,
                                               grad_scale, slabs, batch,  layout};
   return run(layout, batch, grid, reversed, [&] {
-    layout.resident == layout.matrices ? covariance_backward_kernel<false>(arguments)
-                                       : covariance_backward_kernel<true>(arguments);
+    layout.streams() ? covariance_backward_kernel<true>(arguments) : covariance_backward_kernel<false>(arguments);
   });
 }
 

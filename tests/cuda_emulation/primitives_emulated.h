@@ -213,13 +213,14 @@ inline void multiply_add(BlockSum& sum, const Fragment& left, const Fragment& ri
   meet(line, [] {
     ++counters->products;
     const std::vector<float>& halves = half_values();
-    double a[16][16], b[16][16], c[16][16];  // the right operand, and so b, by the rows of its transpose
+    constexpr int exchanged[] = {0, 2, 1, 3};  // the right operand's tiles
+    double a[16][16], b[16][16], c[16][16];    // the right operand, and so b, by the rows of its transpose
     for (unsigned l = 0; l < kLanes; ++l) {
       for (int w = 0; w < 4; ++w) {
         const int row = w % 2 * 8 + l / 4, column = w / 2 * 8 + l % 4 * 2;
         for (int e = 0; e < 2; ++e) {
           a[row][column + e] = halves[meeting.left[l][w] >> 16 * e & 0xffff];
-          b[column + e][row] = halves[meeting.right[l][w] >> 16 * e & 0xffff];
+          b[column + e][row] = halves[meeting.right[l][exchanged[w]] >> 16 * e & 0xffff];
           c[row][column + e] = static_cast<BlockSum*>(meeting.result[l])->value[2 * w + e];
         }
       }
