@@ -49,8 +49,12 @@ Features features_of(const Tensor& x, const char* operation) {
   check(x.size(1) >= 1 && x.size(1) <= kMostChannels, operation, "C must be from 1 to ", kMostChannels, ", got ",
         x.size(1));
   check(x.size(2) >= 1 && x.size(2) < (int64_t{1} << 31), operation, "M must be from 1 to 2^31 - 1, got ", x.size(2));
-  return {x.const_data_ptr(), x.stride(0), x.stride(1),
-          x.stride(2),        element,     static_cast<int32_t>(x.size(1)),
+  return {x.const_data_ptr(),
+          x.stride(0),
+          x.stride(1),
+          x.stride(2),
+          element,
+          static_cast<int32_t>(x.size(1)),
           static_cast<int32_t>(x.size(2))};
 }
 
@@ -76,8 +80,13 @@ SymmetricGradient gradient_of(const Tensor& grad, const Tensor& x, const Feature
   check_pooled(grad, features, x.size(0), triu, operation, "grad");
   check(grad.scalar_type() == x.scalar_type(), operation, "grad must have the dtype of x, got ",
         torch::headeronly::toString(grad.scalar_type()));
-  return {grad.const_data_ptr(),     grad.stride(0),    grad.stride(1),
-          triu ? 0 : grad.stride(2), features.element, features.channels, triu};
+  return {grad.const_data_ptr(),
+          grad.stride(0),
+          grad.stride(1),
+          triu ? 0 : grad.stride(2),
+          features.element,
+          features.channels,
+          triu};
 }
 
 FeatureGradient feature_gradient_of(const Tensor& grad_x, const Tensor& x, const char* operation) {
@@ -129,8 +138,8 @@ Layout layout_on(const Tensor& x, const Features& features, int planes, int matr
   return layout_for(features.channels, planes, matrices, static_cast<int>(limit));
 }
 
-// Launches a CTA for each sample; where slabs are needed, one for each multiprocessor, which then takes several samples:
-// a layout that streams leaves no room for a second.
+// Launches a CTA for each sample; where slabs are needed, one for each multiprocessor, which then takes several
+// samples: a layout that streams leaves no room for a second.
 template <typename Arguments, typename Launch>
 void launch(Arguments arguments, const Tensor& x, Launch pooling_launch, const char* operation) {
   const int64_t slab = arguments.layout.slab_bytes();
@@ -138,8 +147,7 @@ void launch(Arguments arguments, const Tensor& x, Launch pooling_launch, const c
   int64_t ctas = arguments.batch;
   std::optional<Tensor> slabs;
   if (slab > 0) {
-    ctas = std::min<int64_t>(
-        ctas, device_attribute(cudaDevAttrMultiProcessorCount, x.get_device_index(), operation));
+    ctas = std::min<int64_t>(ctas, device_attribute(cudaDevAttrMultiProcessorCount, x.get_device_index(), operation));
     const std::array<int64_t, 1> elements{ctas * slab / static_cast<int64_t>(sizeof(float))};
     slabs = torch::stable::new_empty(x, {elements.data(), elements.size()}, ScalarType::Float);
     arguments.slabs = static_cast<char*>(slabs->mutable_data_ptr());
@@ -149,8 +157,8 @@ void launch(Arguments arguments, const Tensor& x, Launch pooling_launch, const c
 
 }  // namespace
 
-void isqrt_pool(const Tensor& x, int64_t n_iter, bool triu, int64_t planes, const Tensor& pooled,
-                const Tensor& offset, const Tensor& trace) {
+void isqrt_pool(const Tensor& x, int64_t n_iter, bool triu, int64_t planes, const Tensor& pooled, const Tensor& offset,
+                const Tensor& trace) {
   constexpr const char* kOperation = "isqrt_pool";
   const Features features = features_of(x, kOperation);
   const int64_t batch = x.size(0);
@@ -167,8 +175,8 @@ void isqrt_pool(const Tensor& x, int64_t n_iter, bool triu, int64_t planes, cons
   if (batch > 0) launch(arguments, x, isqrt_forward_launch, kOperation);
 }
 
-void isqrt_pool_backward(const Tensor& grad, const Tensor& x, const Tensor& offset, const Tensor& trace,
-                         int64_t n_iter, bool triu, int64_t planes, const Tensor& grad_x) {
+void isqrt_pool_backward(const Tensor& grad, const Tensor& x, const Tensor& offset, const Tensor& trace, int64_t n_iter,
+                         bool triu, int64_t planes, const Tensor& grad_x) {
   constexpr const char* kOperation = "isqrt_pool_backward";
   const Features features = features_of(x, kOperation);
   const int64_t batch = x.size(0);
@@ -230,8 +238,13 @@ void covariance_pool_backward(const Tensor& grad, const Tensor& x, std::optional
 
 int64_t shared_memory_limit(int64_t device) {
   check(torch_has_cuda(), "shared_memory_limit", kTorchWithoutCuda);
-  return device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, static_cast<int32_t>(device),
-                          "shared_memory_limit");
+  return device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, static_cast<int32_t>(device), "shared_memory_limit");
+}
+
+std::tuple<int64_t, int64_t> pooling_layout(int64_t channels, int64_t planes, int64_t matrices, int64_t shared_limit) {
+  const Layout layout = layout_for(static_cast<int>(channels), checked_planes(planes, "pooling_layout"),
+                                   static_cast<int>(matrices), static_cast<int>(shared_limit));
+  return {layout.resident, layout.shared_bytes()};
 }
 
 std::string pooling_error(int64_t channels, int64_t planes, int64_t shared_limit) {

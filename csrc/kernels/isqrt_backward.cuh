@@ -19,24 +19,26 @@ __device__ inline float span_of(int channels, int n_iter) {
   return fmaxf(static_cast<float>(channels), growth);
 }
 
-// The largest magnitude in G + G^T of the whole sample.
-__device__ inline float largest_of(const Workspace& workspace, const SymmetricGradient& grad, std::int64_t number) {
+// Leaves G + G^T in float32 in the plane `floats` and the next, and gives its largest magnitude in the whole sample.
+template <bool kStreamed>
+__device__ inline float load_gradient(const Workspace& workspace, const SymmetricGradient& grad, std::int64_t number,
+                                      int floats) {
   float largest = 0.0f;
   for_each_block(workspace, [&](int i, int j) {
     const BlockSum twice = load_twice_symmetric(grad, number, i, j);
 #pragma unroll
     for (int e = 0; e < 8; ++e) largest = larger(largest, fabsf(twice.value[e]));
+    store_floats<kStreamed>(workspace, floats, packed_index(i, j), twice);
   });
   return block_max(workspace, largest);
 }
 
-// A block of (G + G^T) / largest, times `scale`; NaN stays NaN where all else is zero.
-__device__ inline BlockSum load_direction(const SymmetricGradient& grad, std::int64_t number, int i, int j,
-                                          float largest, float scale) {
-  BlockSum direction = load_twice_symmetric(grad, number, i, j);
+// (G + G^T) / largest, times `scale`; NaN stays NaN where all else is zero.
+__device__ inline BlockSum direction_of(const BlockSum& twice, float largest, float scale) {
+  BlockSum direction;
 #pragma unroll
   for (int e = 0; e < 8; ++e) {
-    direction.value[e] = (largest == 0.0f ? direction.value[e] : direction.value[e] / largest) * scale;
+    direction.value[e] = (largest == 0.0f ? twice.value[e] : twice.value[e] / largest) * scale;
   }
   return direction;
 }
@@ -62,25 +64,27 @@ __global__ void __launch_bounds__(kMostThreads) isqrt_backward_kernel(const Back
   WarpTile::assign(workspace.tiles(), workspace.layout.blocks);
   Sample sample(arguments.x, workspace);
   do {
-    find_means(workspace, sample, arguments.offset + sample.number() * channels);
-    set_weights(workspace, channels, inverse_root(arguments.trace[sample.number()] * positions));
+    restore_means(workspace, sample, arguments.offset);
+    const float weight = inverse_root(arguments.trace[sample.number()] * positions);
+    set_weights(workspace, sample, [&](int) { return weight; });
     multiply_features<kStreamed>(workspace, sample, kPlanes, kDerivative, sums);
     store_covariance<kStreamed, kPlanes>(workspace, kDerivative);
 
-    const float largest = largest_of(workspace, arguments.grad, sample.number());
+    constexpr int kGradient = M::kV * kPlanes;  // two planes that are not in use yet
+    const float largest = load_gradient<kStreamed>(workspace, arguments.grad, sample.number(), kGradient);
     for_each_block(workspace, [&](int i, int j) {
-      const float scale = kLift / span_of(channels, arguments.n_iter);
-      const BlockSum g = load_direction(arguments.grad, sample.number(), i, j, largest, scale);
+      const BlockSum twice = load_floats<kStreamed>(workspace, kGradient, packed_index(i, j));
+      const BlockSum g = direction_of(twice, largest, kLift / span_of(channels, arguments.n_iter));
       store_elements<kStreamed, kPlanes>(workspace, M::kDW, packed_index(i, j), g);
     });
-
     workspace.keep_scalar(largest);
 
     iterate<kStreamed, kPlanes, true>(workspace, arguments.n_iter, kFloats, sums);
     float shift = 0.0f;  // this thread's part of a
     for_each_block(workspace, [&](int i, int j) {
       const BlockSum root = load_floats<kStreamed>(workspace, kFloats, packed_index(i, j));
-      const BlockSum g = load_direction(arguments.grad, sample.number(), i, j, workspace.kept_scalar(), 1.0f);
+      const BlockSum twice = load_twice_symmetric(arguments.grad, sample.number(), i, j);
+      const BlockSum g = direction_of(twice, workspace.kept_scalar(), 1.0f);
       shift += 0.5f * kUnlift / span_of(channels, arguments.n_iter) * inner_product(g, root, i, j);
     });
     multiply_features<kStreamed>(workspace, sample, kPlanes, kFloats, sums);

@@ -11,13 +11,6 @@
 
 namespace gcp_kernels {
 
-// Every channel gets the same weight, those of the padding zero.
-__device__ inline void set_weights(const Workspace& workspace, int channels, float weight) {
-  for (int channel = threadIdx.x; channel < workspace.layout.blocks * kBlockSide; channel += blockDim.x) {
-    set_channel_value(workspace, kWeight, channel, channel < channels ? weight : 0.0f);
-  }
-}
-
 __device__ inline void store_offsets(const Workspace& workspace, int channels, float* offset) {
   for (int channel = threadIdx.x; channel < channels; channel += blockDim.x) {
     offset[channel] = channel_value(workspace, kOffset, channel);
@@ -43,15 +36,16 @@ __global__ void __launch_bounds__(kMostThreads) isqrt_forward_kernel(const Forwa
   WarpTile::assign(workspace.tiles(), workspace.layout.blocks);
   Sample sample(arguments.x, workspace);
   do {
-    find_means(workspace, sample, nullptr);
-    set_weights(workspace, channels, 1.0f);
+    find_means(workspace, sample);
+    set_weights(workspace, sample, [](int) { return 1.0f; });
     block_barrier();  // the channel arrays are written
     store_offsets(workspace, channels, arguments.offset + sample.number() * channels);
     const float total = sum_of_squares(workspace, sample);
     const float trace = total / static_cast<float>(arguments.x.positions);
     if (threadIdx.x == 0) arguments.trace[sample.number()] = trace;
     workspace.keep_scalar(trace);
-    set_weights(workspace, channels, inverse_root(total));
+    const float weight = inverse_root(total);
+    set_weights(workspace, sample, [&](int) { return weight; });
 
     constexpr int kTotals = Matrices<false>::kV * kPlanes;
     multiply_features<kStreamed>(workspace, sample, kPlanes, kTotals, sums);

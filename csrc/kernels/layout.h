@@ -13,11 +13,11 @@
 namespace gcp_kernels {
 
 constexpr int kMostChannels = 256;
-constexpr int kChannelArrays = 5;       // of the features: see kernels/features.cuh
+constexpr int kChannelArrays = 5;  // of the features: see kernels/features.cuh
 constexpr int kMostWarps = 16;
 constexpr int kMostThreads = 32 * kMostWarps;
-constexpr int kMostRingColumns = 8;     // two streams of four stages
-constexpr int kHalfBlockBytes = 512;    // 16x16 halves
+constexpr int kMostRingColumns = 8;   // two streams of four stages
+constexpr int kHalfBlockBytes = 512;  // 16x16 halves
 
 // Matrices that a sample takes: W, V and Y; each with its tangent; features and float32 totals, or a split derivative.
 constexpr int kForwardMatrices = 3;

@@ -18,10 +18,10 @@
 
 namespace gcp_kernels {
 
-constexpr int kTileBlocks = 4;      // block rows of a warp's tile
-constexpr int kTilePairs = 2;       // block columns of one above the diagonal
-constexpr int kMaxTileSums = 10;    // blocks of a tile on the diagonal
-constexpr int kRectangleSums = 8;   // blocks of one above it
+constexpr int kTileBlocks = 4;     // block rows of a warp's tile
+constexpr int kTilePairs = 2;      // block columns of one above the diagonal
+constexpr int kMaxTileSums = 10;   // blocks of a tile on the diagonal
+constexpr int kRectangleSums = 8;  // blocks of one above it
 
 __host__ __device__ constexpr int triangle_number(int n) { return n * (n + 1) / 2; }
 
@@ -118,8 +118,8 @@ struct Operand {
 // How the blocks (i, k) of a strip of block rows lie for one k: all below the diagonal, some, or none.
 enum class Side { kMirrored, kCrossing, kStored };
 
-// What a lane adds to the address of a block: the row of it that the lane loads, for tiles in the order in which they are
-// stored, and with those off the diagonal exchanged (lanes 8-15 and 16-23 change places).
+// What a lane adds to the address of a block: the row of it that the lane loads, for tiles in the order in which they
+// are stored, and with those off the diagonal exchanged (lanes 8-15 and 16-23 change places).
 struct LaneOffset {
   SharedAddress in_order;
   SharedAddress exchanged;
@@ -134,8 +134,8 @@ struct LaneOffset {
 
 enum class Hand { kLeft, kRight };
 
-// A block, or its mirror image, as an operand of multiply_add. Transposing exchanges the two tiles off the diagonal, and
-// a right operand wants them exchanged.
+// A block, or its mirror image, as an operand of multiply_add. Transposing exchanges the two tiles off the diagonal,
+// and a right operand wants them exchanged.
 template <Hand kHand>
 __device__ inline Fragment load_block(SharedAddress block, const LaneOffset& lane) {
   return load_matrix(block + (kHand == Hand::kRight ? lane.exchanged : lane.in_order));
@@ -170,8 +170,7 @@ __device__ inline void multiply_diagonal(const WarpTile& tile, const Operand& le
     }
 #pragma unroll
     for (int c = first; c < kTileBlocks; ++c) {
-      const Fragment column =
-          load_operand<Hand::kRight, kSide, kStreamed>(right, min(tile.row() + c, last), k, lane);
+      const Fragment column = load_operand<Hand::kRight, kSide, kStreamed>(right, min(tile.row() + c, last), k, lane);
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
         if (first + r <= c) multiply_add(sums[triangle_number(c) + first + r], rows[r], column);

@@ -73,7 +73,7 @@ class Emulation:
             "-std=c++17",
             "-shared",
             "-fPIC",
-            "-O2",
+            "-O1",
             "-Wno-unknown-pragmas",
             "-U_FORTIFY_SOURCE",
             *options,

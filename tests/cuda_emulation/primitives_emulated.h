@@ -123,7 +123,8 @@ void meet(int line, Perform perform) {
   for (unsigned other = first; other < first + kLanes; ++other) {
     Thread& thread = (*threads)[other];
     if (&thread == running) continue;
-    if (thread.state != State::kAtPrimitive || thread.line != line) fail(kDivergentWarp, "lanes at different primitives");
+    if (thread.state != State::kAtPrimitive || thread.line != line)
+      fail(kDivergentWarp, "lanes at different primitives");
   }
   perform();
   for (unsigned other = first; other < first + kLanes; ++other) (*threads)[other].state = State::kReady;
@@ -197,8 +198,8 @@ inline Fragment load_matrix_transposed(SharedAddress row, int line = __builtin_L
   return load_tiles(row, true, line);
 }
 
-// The products of one instruction are summed exactly, and with what was there cut off to float32, not rounded: the least
-// accurate way in which tensor cores are known to do it.
+// The products of one instruction are summed exactly, and with what was there cut off to float32, not rounded: the
+// least accurate way in which tensor cores are known to do it.
 inline float cut_off(double exact) {
   const float rounded = static_cast<float>(exact);
   const bool beyond = std::fabs(static_cast<double>(rounded)) > std::fabs(exact);
