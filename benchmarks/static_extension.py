@@ -18,13 +18,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from gcp_kernels.backends.cuda.extension import why_not_loaded
 
-from .memory import CHECKOUT
 from .sass import counted
 from .static_gate import SHARED_LIMIT, Figures
 
-LAYOUT_HEADER = CHECKOUT / "csrc" / "kernels" / "layout.h"
 CHANNELS = (64, 128, 176, 192, 256)
 PRECISIONS = {1: "fast", 2: "high"}
 # The start of a mangled name gcp_kernels::NAME<...>, and template arguments in it: bool, int, and element types.
@@ -148,19 +148,16 @@ def print_layouts() -> None:
     print("\nmatrices in shared memory of all, and the bytes that a block takes, by the limit of a block")
     print(f"{'C':<5}{'pass':<11}{'precision':<10}", *(f"{f'sm_{a}: {b} B':>20}" for a, b in limits.items()))
     for channels in CHANNELS:
-        for name, count in (("forward", 3), ("backward", 6)):
+        for name in ("forward", "backward"):
             for planes, precision in PRECISIONS.items():
-                cells = [layout(channels, planes, count, limit) for limit in limits.values()]
-                shown = (f"{resident}/{count}, {size:6}" if resident else "does not fit" for resident, size in cells)
-                print(f"{channels:<5}{name:<11}{precision:<10}", *(f"{cell:>20}" for cell in shown))
+                cells = [layout_of(channels, planes, name == "backward", limit) for limit in limits.values()]
+                print(f"{channels:<5}{name:<11}{precision:<10}", *(f"{cell:>20}" for cell in cells))
 
 
-def layout(channels: int, planes: int, matrices: int, limit: int) -> tuple[int, int]:
-    """Resident matrices and bytes of shared memory, by the extension's own arithmetic."""
-    import torch
-
-    resident, shared = torch.ops.gcp_kernels_cuda.pooling_layout(channels, planes, matrices, limit)
-    return resident, shared
+def layout_of(channels: int, planes: int, backward: bool, limit: int) -> str:
+    """By the extension's own arithmetic."""
+    resident, count, size = torch.ops.gcp_kernels_cuda.pooling_layout(channels, planes, backward, limit)
+    return f"{resident}/{count}, {size:6}" if resident else "does not fit"
 
 
 if __name__ == "__main__":

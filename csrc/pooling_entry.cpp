@@ -120,22 +120,22 @@ int32_t checked_planes(int64_t planes, const char* operation) {
   return static_cast<int32_t>(planes);
 }
 
-std::string layout_error(int64_t channels, int planes, int matrices, int64_t limit) {
-  const auto layout = layout_for(static_cast<int>(channels), planes, matrices, static_cast<int>(limit));
+std::string layout_error(int64_t channels, int planes, Pass pass, int64_t limit) {
+  const auto layout = layout_for(static_cast<int>(channels), planes, pass, static_cast<int>(limit));
   if (layout.resident > 0) return "";
   std::ostringstream message;
   message << "C = " << channels << " at precision=" << (planes == 2 ? "'high'" : "'fast'") << " needs "
-          << least_layout(static_cast<int>(channels), planes, matrices).shared_bytes()
+          << least_layout(static_cast<int>(channels), planes, pass).shared_bytes()
           << " bytes of shared memory, a block of this GPU has " << limit;
   return message.str();
 }
 
 // The layout for the tensor's device.
-Layout layout_on(const Tensor& x, const Features& features, int planes, int matrices, const char* operation) {
+Layout layout_on(const Tensor& x, const Features& features, int planes, Pass pass, const char* operation) {
   const int64_t limit = shared_memory_limit(x.get_device_index());
-  const std::string error = layout_error(features.channels, planes, matrices, limit);
+  const std::string error = layout_error(features.channels, planes, pass, limit);
   check(error.empty(), operation, error);
-  return layout_for(features.channels, planes, matrices, static_cast<int>(limit));
+  return layout_for(features.channels, planes, pass, static_cast<int>(limit));
 }
 
 // Launches a CTA for each sample; where slabs are needed, one for each multiprocessor, which then takes several
@@ -163,7 +163,7 @@ void isqrt_pool(const Tensor& x, int64_t n_iter, bool triu, int64_t planes, cons
   const Features features = features_of(x, kOperation);
   const int64_t batch = x.size(0);
   const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
-  const Layout layout = layout_on(x, features, checked_planes(planes, kOperation), kForwardMatrices, kOperation);
+  const Layout layout = layout_on(x, features, checked_planes(planes, kOperation), kForwardPass, kOperation);
   const ForwardArguments arguments{features,
                                    output_of(pooled, x, features, triu, kOperation),
                                    statistic_of(offset, {batch, x.size(1)}, kOperation, "offset"),
@@ -181,7 +181,8 @@ void isqrt_pool_backward(const Tensor& grad, const Tensor& x, const Tensor& offs
   const Features features = features_of(x, kOperation);
   const int64_t batch = x.size(0);
   const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
-  const Layout layout = layout_on(x, features, checked_planes(planes, kOperation), kBackwardMatrices, kOperation);
+  const int32_t checked = checked_planes(planes, kOperation);
+  const Layout layout = layout_on(x, features, checked, backward_pass(checked), kOperation);
   const BackwardArguments arguments{gradient_of(grad, x, features, triu, kOperation),
                                     features,
                                     statistic_of(offset, {batch, x.size(1)}, kOperation, "offset"),
@@ -200,7 +201,7 @@ void covariance_pool(const Tensor& x, std::optional<Tensor> scale, bool triu, in
   const Features features = features_of(x, kOperation);
   const int64_t batch = x.size(0);
   const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
-  const Layout layout = layout_on(x, features, 1, kCovarianceMatrices, kOperation);
+  const Layout layout = layout_on(x, features, 1, kCovariancePass, kOperation);
   const CovarianceArguments arguments{features,
                                       scale_of(scale, x, kOperation),
                                       output_of(pooled, x, features, triu, kOperation),
@@ -223,7 +224,7 @@ void covariance_pool_backward(const Tensor& grad, const Tensor& x, std::optional
     check_contiguous(*grad_scale, kOperation, "grad_scale", scale->scalar_type());
   }
   const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
-  const Layout layout = layout_on(x, features, 1, kCovarianceMatrices, kOperation);
+  const Layout layout = layout_on(x, features, 1, kCovariancePass, kOperation);
   const CovarianceBackwardArguments arguments{gradient_of(grad, x, features, triu, kOperation),
                                               features,
                                               scale_of(scale, x, kOperation),
@@ -241,10 +242,12 @@ int64_t shared_memory_limit(int64_t device) {
   return device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, static_cast<int32_t>(device), "shared_memory_limit");
 }
 
-std::tuple<int64_t, int64_t> pooling_layout(int64_t channels, int64_t planes, int64_t matrices, int64_t shared_limit) {
-  const Layout layout = layout_for(static_cast<int>(channels), checked_planes(planes, "pooling_layout"),
-                                   static_cast<int>(matrices), static_cast<int>(shared_limit));
-  return {layout.resident, layout.shared_bytes()};
+std::tuple<int64_t, int64_t, int64_t> pooling_layout(int64_t channels, int64_t planes, bool backward,
+                                                     int64_t shared_limit) {
+  const Pass pass = backward ? backward_pass(checked_planes(planes, "pooling_layout")) : kForwardPass;
+  const Layout layout = layout_for(static_cast<int>(channels), checked_planes(planes, "pooling_layout"), pass,
+                                   static_cast<int>(shared_limit));
+  return {layout.resident, layout.matrices, layout.shared_bytes()};
 }
 
 std::string pooling_error(int64_t channels, int64_t planes, int64_t shared_limit) {
@@ -254,7 +257,8 @@ std::string pooling_error(int64_t channels, int64_t planes, int64_t shared_limit
     return message.str();
   }
   // The backward pass takes no less than the forward pass.
-  return layout_error(channels, checked_planes(planes, "pooling_error"), kBackwardMatrices, shared_limit);
+  const int32_t checked = checked_planes(planes, "pooling_error");
+  return layout_error(channels, checked, backward_pass(checked), shared_limit);
 }
 
 }  // namespace gcp_kernels

@@ -34,9 +34,10 @@ void covariance_pool_backward(const torch::stable::Tensor& grad, const torch::st
 // Bytes of shared memory that a block may use on CUDA device number `device`.
 int64_t shared_memory_limit(int64_t device);
 
-// Matrices that stay on chip of so many, and the bytes of shared memory that a block then takes, where it may use
-// `shared_limit`: 3 matrices forward and of a covariance, 6 backward.
-std::tuple<int64_t, int64_t> pooling_layout(int64_t channels, int64_t planes, int64_t matrices, int64_t shared_limit);
+// Of a pass of iSQRT-COV pooling, where a block may use so many bytes of shared memory: matrices that stay there, all
+// matrices, and the bytes that a block then takes.
+std::tuple<int64_t, int64_t, int64_t> pooling_layout(int64_t channels, int64_t planes, bool backward,
+                                                     int64_t shared_limit);
 
 // Why the kernels of these do not fit in so many bytes of shared memory; empty where they do.
 std::string pooling_error(int64_t channels, int64_t planes, int64_t shared_limit);

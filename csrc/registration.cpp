@@ -24,7 +24,7 @@ STABLE_TORCH_LIBRARY(gcp_kernels_cuda, library) {
       "Tensor(b!)? grad_scale) -> ()");
   library.def("device_error(int device) -> str");
   library.def("shared_memory_limit(int device) -> int");
-  library.def("pooling_layout(int channels, int planes, int matrices, int shared_limit) -> (int, int)");
+  library.def("pooling_layout(int channels, int planes, bool backward, int shared_limit) -> (int, int, int)");
   library.def("pooling_error(int channels, int planes, int shared_limit) -> str");
 }
 

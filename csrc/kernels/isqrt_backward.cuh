@@ -75,7 +75,7 @@ __global__ void __launch_bounds__(kMostThreads) isqrt_backward_kernel(const Back
     for_each_block(workspace, [&](int i, int j) {
       const BlockSum twice = load_floats<kStreamed>(workspace, kGradient, packed_index(i, j));
       const BlockSum g = direction_of(twice, largest, kLift / span_of(channels, arguments.n_iter));
-      store_elements<kStreamed, kPlanes>(workspace, M::kDW, packed_index(i, j), g);
+      store_term<kStreamed, kPlanes, true>(workspace, false, true, packed_index(i, j), g);
     });
     workspace.keep_scalar(largest);
 

@@ -23,6 +23,10 @@ struct Matrices {
   static constexpr int kDW = 1;
   static constexpr int kDV = 3;
   static constexpr int kDY = 4;
+  // In "fast", what rounding to halves takes away from the tangents of W and Y. It enters the terms that are no
+  // products: without it a gradient that is small beside the tangents in the null space of A loses a digit.
+  static constexpr int kDWRest = 6;
+  static constexpr int kDYRest = 7;
 };
 
 // What one product reads and changes.
@@ -56,36 +60,60 @@ __device__ inline void multiply(const Workspace& workspace, const Factors& facto
   }
 }
 
+// W or Y, or its tangent, as it enters the terms that are no products.
+template <bool kStreamed, int kPlanes, bool kTangents>
+__device__ inline BlockSum load_term(const Workspace& workspace, bool y, bool tangent, int block) {
+  using M = Matrices<kTangents>;
+  const int matrix = y ? (tangent ? M::kDY : M::kY) : (tangent ? M::kDW : M::kW);
+  BlockSum elements = load_elements<kStreamed, kPlanes>(workspace, matrix, block);
+  if (kTangents && kPlanes == 1 && tangent) {
+    const int rest = y ? M::kDYRest : M::kDWRest;
+    elements = combine(1.0f, elements, 1.0f, load_planes<kStreamed, 1>(workspace, rest, block));
+  }
+  return elements;
+}
+
+template <bool kStreamed, int kPlanes, bool kTangents>
+__device__ inline void store_term(const Workspace& workspace, bool y, bool tangent, int block,
+                                  const BlockSum& elements) {
+  using M = Matrices<kTangents>;
+  const int matrix = y ? (tangent ? M::kDY : M::kY) : (tangent ? M::kDW : M::kW);
+  if (kTangents && kPlanes == 1 && tangent) {
+    store_split<kStreamed>(workspace, matrix, y ? M::kDYRest : M::kDWRest, block, elements);
+  } else {
+    store_elements<kStreamed, kPlanes>(workspace, matrix, block, elements);
+  }
+}
+
 // Writes what product `number` changes in one block of the matrices, or of their tangents.
 template <bool kStreamed, int kPlanes, bool kTangents>
 __device__ inline void update(const Workspace& workspace, int number, bool tangent, const BlockSum& sum, int block) {
   using M = Matrices<kTangents>;
-  const int w = tangent ? M::kDW : M::kW, v = tangent ? M::kDV : M::kV, y = tangent ? M::kDY : M::kY;
   const Product product = static_cast<Product>(number % 3);
+  const int v = tangent ? M::kDV : M::kV;
   if (product == Product::kSquare) {
     store_elements<kStreamed, kPlanes>(workspace, v, block, times(kUnlift, sum));
     if (number != 1) return;
-    const BlockSum linear = load_elements<kStreamed, kPlanes>(workspace, w, block);
-    store_elements<kStreamed, kPlanes>(workspace, y, block, combine(1.5f, linear, -0.5f * kUnlift, sum));
+    const BlockSum linear = load_term<kStreamed, kPlanes, kTangents>(workspace, false, tangent, block);
+    store_term<kStreamed, kPlanes, kTangents>(workspace, true, tangent, block,
+                                              combine(1.5f, linear, -0.5f * kUnlift, sum));
     return;
   }
   const bool root = product == Product::kRoot;
-  const BlockSum old = load_elements<kStreamed, kPlanes>(workspace, root ? y : w, block);
+  const BlockSum old = load_term<kStreamed, kPlanes, kTangents>(workspace, root, tangent, block);
   BlockSum result = combine(root ? 1.5f : 2.25f, old, (root ? -0.5f : 0.25f) * kUnlift, sum);
   if (!root) result = combine(1.0f, result, -1.5f, load_elements<kStreamed, kPlanes>(workspace, v, block));
-  store_elements<kStreamed, kPlanes>(workspace, root ? y : w, block, result);
+  store_term<kStreamed, kPlanes, kTangents>(workspace, root, tangent, block, result);
 }
 
 // The last product, from Y or, where it is the only one, from W = A.
 template <bool kStreamed, int kPlanes, bool kTangents>
 __device__ inline void finish(const Workspace& workspace, bool only, bool tangent, int root, const BlockSum& sum,
                               int block) {
-  using M = Matrices<kTangents>;
-  const int y = only ? (tangent ? M::kDW : M::kW) : (tangent ? M::kDY : M::kY);
-  const BlockSum old = load_elements<kStreamed, kPlanes>(workspace, y, block);
+  const BlockSum old = load_term<kStreamed, kPlanes, kTangents>(workspace, !only, tangent, block);
   const BlockSum result = combine(1.5f, old, -0.5f * kUnlift, sum);
   if (tangent) {
-    store_planes<kStreamed, 2>(workspace, M::kDW * kPlanes, block, result);
+    store_planes<kStreamed, 2>(workspace, Matrices<kTangents>::kDW * kPlanes, block, result);
   } else {
     store_floats<kStreamed>(workspace, root, block, result);
   }

@@ -216,23 +216,33 @@ __device__ inline BlockSum load_planes(const Workspace& workspace, int first, in
   return elements;
 }
 
-// Splits lifted elements into kPlanes planes from number `first` on.
-template <bool kStreamed, int kPlanes>
-__device__ inline void store_planes(const Workspace& workspace, int first, int block, const BlockSum& elements) {
-  const BlockShare<kStreamed> high(workspace, first, block);
+// Rounds lifted elements to halves in the plane `high`, and leaves what that takes away in the plane `low`.
+template <bool kStreamed>
+__device__ inline void store_split(const Workspace& workspace, int high, int low, int block, const BlockSum& elements) {
+  const BlockShare<kStreamed> rounded(workspace, high, block);
   std::uint32_t words[4];
 #pragma unroll
   for (int w = 0; w < 4; ++w) {
     words[w] = pack_halves(elements.value[2 * w], elements.value[2 * w + 1]);
-    high.store(w, words[w]);
+    rounded.store(w, words[w]);
   }
-  if constexpr (kPlanes == 2) {
-    const BlockShare<kStreamed> low(workspace, first + 1, block);
+  const BlockShare<kStreamed> rest(workspace, low, block);
 #pragma unroll
-    for (int w = 0; w < 4; ++w) {
-      low.store(w, pack_halves(elements.value[2 * w] - first_half(words[w]),
-                               elements.value[2 * w + 1] - second_half(words[w])));
-    }
+  for (int w = 0; w < 4; ++w) {
+    rest.store(w, pack_halves(elements.value[2 * w] - first_half(words[w]),
+                              elements.value[2 * w + 1] - second_half(words[w])));
+  }
+}
+
+// Splits lifted elements into kPlanes planes from number `first` on.
+template <bool kStreamed, int kPlanes>
+__device__ inline void store_planes(const Workspace& workspace, int first, int block, const BlockSum& elements) {
+  if constexpr (kPlanes == 2) {
+    store_split<kStreamed>(workspace, first, first + 1, block, elements);
+  } else {
+    const BlockShare<kStreamed> share(workspace, first, block);
+#pragma unroll
+    for (int w = 0; w < 4; ++w) share.store(w, pack_halves(elements.value[2 * w], elements.value[2 * w + 1]));
   }
 }
 

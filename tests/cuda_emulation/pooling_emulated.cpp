@@ -21,10 +21,11 @@ int run(const Layout& layout, std::int64_t batch, unsigned grid, int reversed, c
 
 extern "C" {
 
-void layout_of(int channels, int planes, int matrices, int shared_limit, std::int64_t* result) {
-  const Layout layout = layout_for(channels, planes, matrices, shared_limit);
-  const std::int64_t values[] = {layout.blocks,         layout.resident,     layout.ring_columns,
-                                 layout.shared_bytes(), layout.slab_bytes(), warp_tiles(layout.blocks)};
+void layout_of(int channels, int planes, int backward, int shared_limit, std::int64_t* result) {
+  const Layout layout = layout_for(channels, planes, backward ? backward_pass(planes) : kForwardPass, shared_limit);
+  const std::int64_t values[] = {
+      layout.blocks,         layout.matrices,     layout.resident,          layout.ring_columns,
+      layout.shared_bytes(), layout.slab_bytes(), warp_tiles(layout.blocks)};
   for (std::int64_t value : values) *result++ = value;
 }
 
@@ -32,7 +33,7 @@ long products_executed() { return cuda_emulation::counters->products; }
 
 int isqrt_forward_emulated(const Features* x, const SymmetricOutput* pooled, float* offset, float* trace, char* slabs,
                            std::int64_t batch, int n_iter, int planes, int shared_limit, unsigned grid, int reversed) {
-  const Layout layout = layout_for(x->channels, planes, kForwardMatrices, shared_limit);
+  const Layout layout = layout_for(x->channels, planes, kForwardPass, shared_limit);
   const ForwardArguments arguments{*x, *pooled, offset, trace, slabs, batch, n_iter, layout};
   return run(layout, batch, grid, reversed, [&] {
 #ifndef FAST_ONLY
@@ -48,7 +49,7 @@ int isqrt_forward_emulated(const Features* x, const SymmetricOutput* pooled, flo
 int isqrt_backward_emulated(const SymmetricGradient* grad, const Features* x, const float* offset, const float* trace,
                             const FeatureGradient* grad_x, char* slabs, std::int64_t batch, int n_iter, int planes,
                             int shared_limit, unsigned grid, int reversed) {
-  const Layout layout = layout_for(x->channels, planes, kBackwardMatrices, shared_limit);
+  const Layout layout = layout_for(x->channels, planes, backward_pass(planes), shared_limit);
   const BackwardArguments arguments{*grad, *x, offset, trace, *grad_x, slabs, batch, n_iter, layout};
   return run(layout, batch, grid, reversed, [&] {
 #ifndef FAST_ONLY
@@ -66,7 +67,7 @@ int isqrt_backward_emulated(const SymmetricGradient* grad, const Features* x, co
 int covariance_forward_emulated(const Features* x, const ChannelScale* scale, const SymmetricOutput* pooled,
                                 float* offset, char* slabs, std::int64_t batch, int planes, int shared_limit,
                                 unsigned grid, int reversed) {
-  const Layout layout = layout_for(x->channels, 1, kCovarianceMatrices, shared_limit);
+  const Layout layout = layout_for(x->channels, 1, kCovariancePass, shared_limit);
   const CovarianceArguments arguments{*x, *scale, *pooled, offset, slabs, batch, planes, layout};
   return run(layout, batch, grid, reversed, [&] {
     layout.streams() ? covariance_forward_kernel<true>(arguments) : covariance_forward_kernel<false>(arguments);
@@ -76,7 +77,7 @@ int covariance_forward_emulated(const Features* x, const ChannelScale* scale, co
 int covariance_backward_emulated(const SymmetricGradient* grad, const Features* x, const ChannelScale* scale,
                                  const float* offset, const FeatureGradient* grad_x, void* grad_scale, char* slabs,
                                  std::int64_t batch, int shared_limit, unsigned grid, int reversed) {
-  const Layout layout = layout_for(x->channels, 1, kCovarianceMatrices, shared_limit);
+  const Layout layout = layout_for(x->channels, 1, kCovariancePass, shared_limit);
   const CovarianceBackwardArguments arguments{*grad, *x, *scale, offset, *grad_x, grad_scale, slabs, batch, layout};
   return run(layout, batch, grid, reversed, [&] {
     layout.streams() ? covariance_backward_kernel<true>(arguments) : covariance_backward_kernel<false>(arguments);
