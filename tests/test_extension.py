@@ -61,7 +61,8 @@ def test_a_failed_load_is_reported(monkeypatch):
 
 
 def test_without_the_extension_the_reason_is_raised(monkeypatch):
-    monkeypatch.setattr(cuda, "why_not_loaded", lambda: "extension not built: because")
+    for module in (cuda, extension):
+        monkeypatch.setattr(module, "why_not_loaded", lambda: "extension not built: because")
     assert cuda.why_not("triu_vec", torch.ones(1, 2, 2)) == "extension not built: because"
     assert cuda.status() == "unavailable: extension not built: because"
     with pytest.raises(RuntimeError, match="'cuda' cannot run triu_vec: extension not built: because"):
