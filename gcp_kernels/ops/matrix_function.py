@@ -35,7 +35,10 @@ def _matrix_function(
     def backward(
         grad: Tensor, cov: Tensor, eigenvalues: Tensor, eigenvectors: Tensor, number: float, backend: str
     ) -> Tensor:
-        check_shape("grad", grad, tuple(cov.shape))
+        b, c, _ = cov.shape
+        check_shape("grad", grad, (b, c, c))
+        check_shape("eigenvalues", eigenvalues, (b, c))
+        check_shape("eigenvectors", eigenvectors, (b, c, c))
         module = backends.select(name, cov, backend)
         return getattr(module, f"{name}_backward")(grad, cov, eigenvalues, eigenvectors, number)
 

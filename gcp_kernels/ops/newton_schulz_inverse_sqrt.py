@@ -28,7 +28,9 @@ def _forward_fake(cov: Tensor, n_iter: int, eps: float, precision: str, backend:
 def _backward(
     grad: Tensor, cov: Tensor, trace: Tensor, n_iter: int, eps: float, precision: str, backend: str
 ) -> Tensor:
-    check_shape("grad", grad, tuple(cov.shape))
+    b, c, _ = cov.shape
+    check_shape("grad", grad, (b, c, c))
+    check_shape("trace", trace, (b,))
     module = backends.select("newton_schulz_inverse_sqrt", cov, backend)
     return module.newton_schulz_inverse_sqrt_backward(grad, cov, trace, n_iter, eps, precision)
 
