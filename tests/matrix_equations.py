@@ -1,8 +1,8 @@
 """Derivatives of matrix functions by the equations that define them, in float64, without eigenvalues or autograd.
 
-If S^k = A, a change E of A and the change L of S obey sum_i S^i L S^(k - 1 - i) = E; if exp(X) = A, the derivative of the
-exponential at X in the direction L is E. Both are linear in L, and are solved here as systems of C^2 equations. They have
-one solution for positive definite A, with repeated eigenvalues as well as distinct ones.
+If S^k = A, a change E of A and the change L of S obey sum_i S^i L S^(k - 1 - i) = E; if exp(X) = A, the derivative of
+the exponential at X in the direction L is E. Both are linear in L, and solved here as systems of C^2 equations. Both
+have one solution for positive definite A, with repeated eigenvalues as well as distinct ones.
 """
 
 from decimal import Decimal, localcontext

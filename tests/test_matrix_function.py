@@ -91,7 +91,7 @@ def test_logarithm_and_its_gradient_solve_their_equations(eps: float, spectrum: 
 @pytest.mark.parametrize("function", ["operator", "reference"])
 @pytest.mark.parametrize("alpha", [0.1, 0.5, 0.75, 1.5, 0.0])
 def test_no_digit_is_lost_between_close_and_far_eigenvalues(alpha: float, function: str) -> None:
-    """The gradient at a diagonal matrix is made of divided differences, here against 80 digits; alpha = 0: logarithm."""
+    """The gradient at a diagonal matrix is made of divided differences, against 80 digits; alpha = 0: logarithm."""
     x = [1e-12, 3e-9, 1e-3, 0.5, 0.5 + 1e-13, 0.5 + 1e-9, 0.5 + 1e-5, 1.0, 70.0]
     if alpha:
         f = partial(POWERS[function], alpha=alpha)

@@ -1,4 +1,4 @@
-"""newton_schulz_inverse_sqrt: the scalar iteration on eigenvalues, gradients, accuracy, and what is kept for backward."""
+"""newton_schulz_inverse_sqrt: the scalar iteration on eigenvalues, gradients, accuracy, what is kept for backward."""
 
 from functools import partial
 

@@ -12,7 +12,8 @@ def cross_covariance_pool(q: Tensor, k: Tensor) -> Tensor:
 
     The second-order pooling of vision transformers (Xie et al., "So-ViT: Mind Visual Tokens for Vision Transformer",
     2021), of one head or of several at once. Sums are float32 at least; products of float32 follow torch's own setting
-    (``torch.set_float32_matmul_precision``).
+    (``torch.set_float32_matmul_precision``), and those of a backward pass run inside an autocast block, which PyTorch
+    advises against, follow autocast.
 
     Args:
         q: (B, N, wq), or (B, h, N, wq) for h heads; float16, bfloat16, float32 or float64, any strides.
