@@ -62,6 +62,14 @@ def gradients_of(name: str, given: list[Tensor], grad: Tensor | None = None) -> 
     return [value.detach(), *torch.autograd.grad(value, leaves, grad)]
 
 
+def assert_untouched(ours: Tensor, undisturbed: Tensor) -> None:
+    """The samples are what they were. A GPU may decompose a batch in as many sweeps as its worst matrix takes."""
+    if ours.is_cuda:
+        torch.testing.assert_close(ours, undisturbed)
+    else:
+        assert torch.equal(ours, undisturbed), "the bad value reached another sample"
+
+
 def every_second(tensor: Tensor) -> Tensor:
     """The same values in every second element of the last dimension of a larger storage."""
     return torch.stack([tensor, torch.full_like(tensor, torch.nan)], dim=-1).flatten(-2)[..., ::2]
@@ -120,7 +128,7 @@ def test_nan_or_infinity_stays_in_its_sample(name: str, dtype: torch.dtype, bad:
         for i, (ours, undisturbed) in enumerate(zip(gradients_of(name, given, grad), clean, strict=True)):
             if name != "cross_covariance_pool" or i in (0, 2 - which):  # bilinear: no gradient depends on its own
                 assert ours[1].isnan().any(), "the bad value was hidden"
-            assert torch.equal(ours[::2], undisturbed[::2]), "the bad value reached another sample"
+            assert_untouched(ours[::2], undisturbed[::2])
             if name in OPERATIONS:
                 assert ours[1].isnan().all()
 
@@ -133,7 +141,7 @@ def test_nan_in_the_upstream_gradient_stays_in_its_sample(name: str, device: str
     grad[1].view(-1)[1] = float("nan")
     for ours, undisturbed in zip(gradients_of(name, given, grad)[1:], clean[1:], strict=True):
         assert ours[1].isnan().any()
-        assert torch.equal(ours[::2], undisturbed[::2])
+        assert_untouched(ours[::2], undisturbed[::2])
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
@@ -149,7 +157,7 @@ def test_nan_in_second_order_stays_in_its_sample(name: str, device: str) -> None
     ours = penalty_gradient(cov)
     assert clean.isfinite().all()
     assert ours[1].isnan().all()
-    assert torch.equal(ours[::2], clean[::2])
+    assert_untouched(ours[::2], clean[::2])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

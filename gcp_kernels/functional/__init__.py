@@ -1,4 +1,7 @@
-"""Global covariance pooling as functions of tensors; each is differentiable to any order."""
+"""Global covariance pooling as functions of tensors; each is differentiable to any order.
+
+The third and higher derivatives of :func:`matrix_power` and :func:`matrix_log` want distinct eigenvalues.
+"""
 
 from .cross_covariance import cross_covariance_pool, singular_value_power
 from .normalization import elementwise_power, matrix_log, matrix_power, newton_schulz_inverse_sqrt

@@ -2,6 +2,7 @@
 
 Forward and backward are separate operators, so that compilers see both. Saved for backward are the input, the mean
 (as an offset from the first position) and the trace; on the CPU, where time matters more than memory, the iterates too.
+Functions of the eigenvalues keep those and the eigenvectors.
 """
 
 from .covariance_pool import covariance_pool, covariance_pool_backward

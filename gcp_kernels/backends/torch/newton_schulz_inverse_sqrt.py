@@ -4,7 +4,7 @@ With W = Z Y, as in iteration.py, Z is the product of all T = (3 I - W) / 2:
 
     Z <- Z T = 3/2 Z - 1/2 Z W;    W <- W T T = 9/4 W - 3/2 W^2 + 1/4 W^3
 
-at 3 N - 3 products. All matrices are polynomials of A, so the backward pass is the tangent of the same steps. It makes
+in 3 N - 3 products. All matrices are polynomials of A, so the backward pass is the tangent of the same steps. It makes
 the iterates again as it goes, so that nothing is kept between the passes but the input and its trace.
 """
 
@@ -29,7 +29,7 @@ def newton_schulz_inverse_sqrt(cov: Tensor, n_iter: int, eps: float, precision: 
             w, trace[part] = start(cov[part], eps)
             z = first_factor(w)
             for _ in range(n_iter - 1):
-                w = next_w(w, torch.bmm(w, w))
+                w = next_w(w)
                 z = torch.baddbmm(z, z, w, beta=1.5, alpha=-0.5)
             root[part] = z.mul_(inverse_root(trace[part]))
     return root, trace
@@ -53,7 +53,8 @@ def newton_schulz_inverse_sqrt_backward(
             g = (g + g.mT).mul_(0.5)
             z, dz = with_tangent(a, g, n_iter)
             dz.diagonal(dim1=-2, dim2=-1).sub_((inner(g, z) / 2 + inner(dz, a))[:, None])
-            grad_cov[part] = dz.mul_(inverse_root(trace[part]) ** 3)
+            scale = inverse_root(trace[part])
+            grad_cov[part] = dz.mul_(scale).mul_(scale**2)
     return grad_cov
 
 
@@ -72,9 +73,10 @@ def first_factor(a: Tensor) -> Tensor:
     return factor
 
 
-def next_w(w: Tensor, square: Tensor) -> Tensor:
-    """9/4 W - 3/2 V + 1/4 W V for V = W^2, which is W T T."""
-    return torch.baddbmm(w - square / 1.5, w, square, beta=9 / 4, alpha=1 / 4)
+def next_w(w: Tensor) -> Tensor:
+    """W T T for T = (3 I - W) / 2."""
+    wt = torch.baddbmm(w, w, w, beta=1.5, alpha=-0.5)
+    return torch.baddbmm(wt, wt, w, beta=1.5, alpha=-0.5)
 
 
 def with_tangent(a: Tensor, g: Tensor, n_iter: int) -> tuple[Tensor, Tensor]:
@@ -84,8 +86,8 @@ def with_tangent(a: Tensor, g: Tensor, n_iter: int) -> tuple[Tensor, Tensor]:
     for _ in range(n_iter - 1):
         # For P = W dW, d(W^2) = P + P^T and d(W^3) = H + H^T with H = W (P + P^T / 2).
         p = torch.bmm(w, dw)
-        half = torch.baddbmm(dw - p / 0.75, w, p + p.mT / 2, beta=9 / 8, alpha=1 / 4)
-        w, dw = next_w(w, torch.bmm(w, w)), half + half.mT
+        half = dw.sub(p, alpha=4 / 3).baddbmm_(w, p.add(p.mT, alpha=0.5), beta=9 / 8, alpha=1 / 4)
+        w, dw = next_w(w), half + half.mT
         dz = torch.baddbmm(dz, dz, w, beta=1.5, alpha=-0.5).baddbmm_(z, dw, alpha=-0.5)
         z = torch.baddbmm(z, z, w, beta=1.5, alpha=-0.5)
     return z, dz
