@@ -29,9 +29,15 @@ def divided_difference(x: float, y: float, alpha: float) -> float:
     """(x^alpha - y^alpha) / (x - y) for different positive x, y, of the logarithm for alpha = 0, in 80 digits."""
     with localcontext() as context:
         context.prec = 80
-        a, b, p = Decimal(x), Decimal(y), Decimal(alpha)
-        change = a**p - b**p if alpha else a.ln() - b.ln()
-        return float(change / (a - b))
+        return float(_divided_difference(Decimal(x), Decimal(y), Decimal(alpha)))
+
+
+def second_divided_difference(x: float, y: float, z: float, alpha: float) -> float:
+    """f[x, y, z] = (f[x, y] - f[y, z]) / (x - z) of the same functions for three different numbers."""
+    with localcontext() as context:
+        context.prec = 80
+        a, b, c, p = (Decimal(number) for number in (x, y, z, alpha))
+        return float((_divided_difference(a, b, p) - _divided_difference(b, c, p)) / (a - c))
 
 
 def with_eigenvalues(*eigenvalues: float) -> Tensor:
@@ -40,6 +46,10 @@ def with_eigenvalues(*eigenvalues: float) -> Tensor:
     q, _ = torch.linalg.qr(torch.randn(c, c, dtype=torch.float64))
     matrix = (q * torch.tensor(eigenvalues, dtype=torch.float64)) @ q.mT
     return symmetric(matrix)[None]
+
+
+def _divided_difference(a: Decimal, b: Decimal, p: Decimal) -> Decimal:
+    return (a**p - b**p if p else a.ln() - b.ln()) / (a - b)
 
 
 def _powers(s: Tensor, k: int) -> Tensor:

@@ -107,6 +107,46 @@ def test_no_digit_is_lost_between_close_and_far_eigenvalues(alpha: float, functi
             assert gradient[0, i, j].item() == pytest.approx(exact, rel=tolerances.FLOAT64_AGREEMENT), (a, b)
 
 
+@pytest.mark.parametrize("alpha", [0.1, 0.5, 1.5, 3, 0.0])
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e4])
+@pytest.mark.parametrize(
+    "triple",
+    [
+        (0.2, 1.0, 9.0),
+        (1e-9, 1.0, 2.0),
+        (1.0, 1 + 1e-12, 2.0),
+        (1.0, 1 + 1e-14, 1 + 1e-12),
+        (1.0, 1 + 5e-5, 1 + 8e-5),
+        (1.0, 1 + 1e-9, 1 + 7.3e-4),
+        (1.0, 1 + 1e-3, 1 + 2e-3),
+    ],
+)
+def test_second_derivative_loses_no_digit_either(triple: tuple[float, ...], scale: float, alpha: float) -> None:
+    """At diag(x, y, z), element (0, 2) of the derivative of the gradient for G = E_01 in the direction E_12."""
+    given = scale * torch.tensor(triple, dtype=torch.float64)
+    cov = torch.diag_embed(given)[None].requires_grad_()
+    g, h = torch.zeros(2, 1, 3, 3, dtype=torch.float64)
+    g[0, 0, 1] = g[0, 1, 0] = h[0, 1, 2] = h[0, 2, 1] = 1
+    eps = 1e-5
+    value = matrix_power(cov, alpha) if alpha else matrix_log(cov, eps)
+    (gradient,) = torch.autograd.grad(value, cov, g, create_graph=True)
+    (second,) = torch.autograd.grad(gradient, cov, h)
+    x, y, z = (given if alpha else given + eps).tolist()
+    exact = equations.second_divided_difference(x, y, z, alpha)
+    assert second[0, 0, 2].item() == pytest.approx(exact, rel=tolerances.FLOAT64_AGREEMENT)
+
+
+def test_second_derivative_of_the_square_is_constant() -> None:
+    """The gradient of A^2 for G is A G + G A, whose own gradient for H is H G + G H, at a zero matrix too."""
+    cov = inputs.covariance_matrices(2, 3)
+    cov[1] = 0
+    cov.requires_grad_()
+    g, h = (equations.symmetric(torch.randn(2, 3, 3)) for _ in range(2))
+    (gradient,) = torch.autograd.grad(matrix_power(cov, 2), cov, g, create_graph=True)
+    (second,) = torch.autograd.grad(gradient, cov, h)
+    tolerances.assert_same_float64(second, h @ g + g @ h, "second derivative")
+
+
 # Powers whose derivative at zero is infinite and finite; 0 stands for the logarithm.
 ALPHAS = (0.0, 0.3, 0.5, 1, 1.5, 2)
 
