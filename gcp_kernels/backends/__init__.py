@@ -13,7 +13,16 @@ from torch import Tensor
 
 from . import cuda, torch, triton
 
-OPERATIONS = ("isqrt_pool", "covariance_pool", "newton_schulz_sqrt", "triu_vec", "triu_unvec")
+OPERATIONS = (
+    "isqrt_pool",
+    "covariance_pool",
+    "newton_schulz_sqrt",
+    "triu_vec",
+    "triu_unvec",
+    "newton_schulz_inverse_sqrt",
+    "matrix_power",
+    "matrix_log",
+)
 
 BACKENDS: dict[str, ModuleType] = {"cuda": cuda, "triton": triton, "torch": torch}
 

@@ -94,5 +94,5 @@ def _answer(operation: str, tensor: torch.Tensor, precision: str) -> tuple[str, 
 
 def _input(operation: str, b: int, c: int, m: int, device: str) -> torch.Tensor:
     """A float32 input of the operation that takes no memory."""
-    shapes = {"triu_vec": (b, c, c), "triu_unvec": (b, triangle_size(c)), "newton_schulz_sqrt": (b, c, c)}
-    return torch.zeros((), device=device).expand(shapes.get(operation, (b, c, m)))
+    shapes = {"isqrt_pool": (b, c, m), "covariance_pool": (b, c, m), "triu_unvec": (b, triangle_size(c))}
+    return torch.zeros((), device=device).expand(shapes.get(operation, (b, c, c)))

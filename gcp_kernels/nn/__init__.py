@@ -1,6 +1,8 @@
 """Global covariance pooling as layers, in the conventions of ``torch.nn``."""
 
 from .checkpoint import rename_reduction_keys
+from .cross_covariance import MultiHeadCrossCovariance
+from .fusion import TokenFusionHead
 from .gcp import GCP
 
-__all__ = ["GCP", "rename_reduction_keys"]
+__all__ = ["GCP", "MultiHeadCrossCovariance", "TokenFusionHead", "rename_reduction_keys"]
