@@ -7,7 +7,7 @@
 from importlib.metadata import PackageNotFoundError, version
 
 from . import nn, reference
-from .functional import covariance_pool, fused_gcp, newton_schulz_sqrt, triu_unvec, triu_vec
+from .functional import covariance_pool, dropcov, fused_gcp, newton_schulz_sqrt, triu_unvec, triu_vec
 
 try:
     __version__ = version("gcp-kernels")
@@ -17,6 +17,7 @@ except PackageNotFoundError:  # a checkout on the path, not installed
 __all__ = [
     "__version__",
     "covariance_pool",
+    "dropcov",
     "fused_gcp",
     "newton_schulz_sqrt",
     "nn",
