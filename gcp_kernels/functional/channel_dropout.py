@@ -105,7 +105,7 @@ def dropcov(
         cov = run_reference(reference.dropcov, features, gate_weight, mask)
         return reference.triu_vec(cov) if triu else cov
     # At p = 1 nothing is kept, and 1 / (1 - p) is not a number to multiply zeros by. NaN must stay NaN.
-    kept = mask * torch.where(p == 1, 0, 1 / (1 - p))
+    kept = mask * (1 / (1 - p)).masked_fill(p == 1, 0)
     # Gate and mask go into the covariance as its scale, which needs no second copy of the features, and no matrix but
     # the triangle that is returned. Scaling the elements of one full covariance, which would also give s as a product
     # with it, is the alternative: forward and backward it took, on one CPU core and in units of this,
@@ -138,8 +138,10 @@ def drop_probability(features: Tensor, weight: Tensor) -> Tensor:
     gated = centred.sub_(centred.mean(dim=-1, keepdim=True)) * (1 + weight[..., None])
     # M s / C, whose cosine is that of s. A mean over the channels, so that it is within what the covariance sums.
     row_sums = gated.mul_(gated.mean(dim=1, keepdim=True)).sum(dim=-1)
-    # A cosine takes squares. Without the scaling they would vanish or overflow for features that are fine otherwise.
+    # The cosine takes squares, which would vanish or overflow for features that are fine otherwise. Scaled, the sums
+    # have an element of size 1 and so a length of at least 1, or they are zero and so is their cosine.
     largest = row_sums.abs().amax(dim=-1, keepdim=True)
-    cosine = functional.cosine_similarity(weight, row_sums / torch.where(largest == 0, 1, largest), dim=-1)
+    s = row_sums / largest.masked_fill(largest == 0, 1)
+    cosine = (weight * s).sum(-1) / (weight.norm(dim=-1) * s.norm(dim=-1).clamp_min(1))
     r = cosine.sum() / max(b, 1)
     return (1 - 10 / math.log2(c) * r).clamp(0, 1)
