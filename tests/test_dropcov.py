@@ -84,8 +84,9 @@ def test_is_the_definition_written_out_in_float64(pool, b, c, m, decades, size):
 
 @pytest.mark.operation("covariance_pool")
 @pytest.mark.parametrize("decades", DECADES.values(), ids=DECADES)
-def test_is_as_accurate_as_written_out_in_float32(decades, backend, device):
-    x, weight, mask, grad = features(4, 64, 49, decades), gate_weight(), random_mask(4, 64), upstream(4, 64)
+@pytest.mark.parametrize(("b", "c", "m"), [(4, 64, 49), (3, 32, 20)])
+def test_is_as_accurate_as_written_out_in_float32(b, c, m, decades, backend, device):
+    x, weight, mask, grad = features(b, c, m, decades), gate_weight(), random_mask(b, c), upstream(b, c)
     x, weight, grad = x.float(), weight.float(), grad.float()
     skip_unless_it_runs(backend, "covariance_pool", x.to(device))
     written = value_and_gradients(WRITTEN_OUT, x, weight, mask, grad)
