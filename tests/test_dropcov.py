@@ -312,6 +312,7 @@ def test_empty_batch(training, device):
         out = dropcov(x, weight, training=training)
         gradients = torch.autograd.grad(out.sum(), (x, weight), allow_unused=not training)
     assert out.shape == (0, 15)
+    assert probability(x.detach().flatten(2), weight.detach()) == 1, "as the reference: no cosine, r = 0"
     assert gradients[0].shape == x.shape
     if training:
         assert torch.equal(gradients[1], torch.zeros_like(weight))

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import tolerances
 import torch
+import torch.utils.checkpoint
 from test_dropcov import CHANNEL_DROPOUT, features, gate_weight, of_reference, ours, probability, random_mask
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
@@ -219,6 +220,18 @@ def test_vmap_is_a_loop_over_batches(in_dims: tuple[int | None, ...], device: st
     if in_dims[0] == 0:
         drawn = torch.func.vmap(drop, in_dims=in_dims[:2], randomness="different")(*given[:2])
         assert drawn.shape == mapped.shape
+
+
+def test_recomputed_under_checkpointing_with_the_same_mask(device: str) -> None:
+    x, weight = (t.to(device).requires_grad_() for t in (features(4, 64, 20, 0.8), gate_weight()))
+    results = []
+    for checkpointed in (False, True):
+        torch.manual_seed(4)
+        out = (
+            torch.utils.checkpoint.checkpoint(drop, x, weight, use_reentrant=False) if checkpointed else drop(x, weight)
+        )
+        results.append((out, *torch.autograd.grad(out, (x, weight), torch.ones_like(out))))
+    assert all(map(torch.equal, *results))
 
 
 @pytest.mark.parametrize("autocast_dtype", [torch.bfloat16, torch.float16])
