@@ -79,9 +79,24 @@ def ours(x: Tensor, gate_weight: Tensor, mask: Tensor | None) -> Tensor:
     return gcp_kernels.dropcov(x, gate_weight, training=True, mask=mask)
 
 
+def scaled_matrix(x: Tensor, gate_weight: Tensor, mask: Tensor | None) -> Tensor:
+    """What the package might do instead: one full covariance, which also gives p, scaled element by element."""
+    features = x.flatten(2)
+    cov = gcp_kernels.covariance_pool(features)
+    weight = channel_weight(features, gate_weight)
+    with torch.no_grad():
+        row_sums = (1 + weight) * (cov @ (1 + weight)[..., None])[..., 0]
+        r = functional.cosine_similarity(weight, row_sums, dim=-1).mean()
+        p = (1 - 10 / math.log2(x.shape[1]) * r).clamp(0, 1)
+        kept = (torch.rand_like(weight) >= p if mask is None else mask) / (1 - p)
+    scale = kept * (1 + weight)
+    return gcp_kernels.triu_vec(cov * scale[:, :, None] * scale[:, None, :])
+
+
 OURS = "dropcov"
 POOLS: dict[str, Pool] = {
     OURS: ours,
+    "scaled matrix": scaled_matrix,
     "written out": partial(written_out, reference.triu_vec),
     "quick triangle": partial(written_out, selected_triangle),
 }
@@ -98,13 +113,14 @@ class Inputs:
 
 
 def make_inputs(case: Case, device: torch.device) -> Inputs:
-    """The same numbers on every machine; channels vary in strength, so that p is neither 0 nor 1."""
+    """The same numbers on every machine; channels vary in strength so much that p is neither 0 nor 1."""
     generator = torch.Generator().manual_seed(case.channels)
     b, c = case.batch, case.channels
     features = torch.randn(b, c, case.height, case.width, generator=generator).relu_()
     features *= torch.logspace(0, -1.5, c)[:, None, None]
     gate_weight = torch.randn(1, 1, 3, generator=generator)
-    upstream = torch.randn(b, c * (c + 1) // 2, generator=generator)
+    # Not centred: the gate's gradient is one sum over all of it, and would be what rounding leaves of a sum near zero.
+    upstream = torch.rand(b, c * (c + 1) // 2, generator=generator)
     mask = torch.rand(b, c, generator=generator) < 0.6
     leaves = (tensor.to(device).requires_grad_() for tensor in (features, gate_weight))
     return Inputs(*leaves, upstream.to(device), mask.to(device))

@@ -106,10 +106,11 @@ def dropcov(
         return reference.triu_vec(cov) if triu else cov
     # At p = 1 nothing is kept, and 1 / (1 - p) is not a number to multiply zeros by. NaN must stay NaN.
     kept = mask * (1 / (1 - p)).masked_fill(p == 1, 0)
-    # Gate and mask go into the covariance as its scale, which needs no second copy of the features, and no matrix but
-    # the triangle that is returned. Scaling the elements of one full covariance, which would also give s as a product
-    # with it, is the alternative: forward and backward it took, on one CPU core and in units of this,
-    # (16, 256, 14x14) 1.5, (16, 128, 7x7) 1.6, (64, 256, 7x7) 3.7, (4, 64, 7x7) 1.3, (8, 256, 28x28) 0.9 to 1.0.
+    # Gate and mask go into the covariance as its scale: no second copy of the features, and no matrix but the triangle
+    # that is returned. One full covariance, which would give s as a product with it, scaled element by element takes
+    # longer; forward and backward on one and on two CPU cores, in units of this (python -m benchmarks.dropcov):
+    # (16, 256, 14x14) 1.4, 1.3; (64, 256, 7x7) 2.3, 2.7; (16, 128, 7x7) 1.7, 1.3; (4, 64, 7x7) 1.1, 1.0; and only where
+    # positions outnumber channels by far less, (8, 256, 28x28) 0.9, 0.8; and it keeps full matrices for backward.
     return ops.covariance_pool(features, kept * (1 + weight), triu, precision, backend)[0]
 
 
