@@ -4,12 +4,14 @@
 # PYTHON   the interpreter to start from
 # VENV     where the virtual environment goes
 # TORCH    what pip is asked for as torch when VENV is made; name a version here if the newest is not wanted
+# OPTIONS  for pytest: "-n 2 --dist loadfile" runs the tests in two processes
 #
 # make clean first, to make VENV anew with other values.
 
 PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch
+OPTIONS ?=
 
 .PHONY: demo test lint clean
 
@@ -17,11 +19,12 @@ demo: $(VENV)/.ready
 	$(VENV)/bin/python -m gcp_kernels demo
 
 test: $(VENV)/.ready
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest $(OPTIONS)
 
 lint: $(VENV)/.ready
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/clang-format --dry-run --Werror $(shell find csrc tests/cuda_emulation -regex ".*\.\(h\|cpp\|cu\|cuh\)")
 	$(VENV)/bin/mypy
 
 # The build compiles against torch, so torch comes first and the build is not isolated from it. pytorchcv is the peer

@@ -10,7 +10,6 @@ import re
 import signal
 import subprocess
 import tempfile
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
@@ -22,13 +21,9 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
 from triton.runtime.cache import triton_key
 
+from .sass import counted
 from .static_gate import Figures
 from .static_kernels import Kernel
-
-# An instruction in the assembler's listing: behind its address and predicate, up to its first dot.
-INSTRUCTION = re.compile(r"^\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z]\w*)", re.MULTILINE)
-TENSOR_CORE = re.compile(r"HMMA|HGMMA|UTC\w*MMA")
-RESOURCES = re.compile(r"REG:(\d+) STACK:(\d+)")
 
 
 class Compilation:
@@ -119,24 +114,4 @@ def compiled(kernel: Kernel) -> Figures:
         shared=program.metadata.shared,
         tensor_memory=getattr(program.metadata, "tmem_size", None) or 0,
         products=len(re.findall(r"\btt\.dot\b", program.asm["ttir"])),
-    )
-
-
-def counted(listing: str) -> Figures:
-    """Registers, stack and instructions, from what cuobjdump prints of a program.
-
-    Raises:
-        RuntimeError: it prints something else.
-    """
-    resources, counts = RESOURCES.search(listing), Counter(INSTRUCTION.findall(listing))
-    if resources is None or not counts:
-        raise RuntimeError("no resource usage, or no instruction, in what cuobjdump printed")
-    return Figures(
-        registers=int(resources[1]),
-        stack=int(resources[2]),
-        loads=counts["LDL"],
-        stores=counts["STL"],
-        tensor_cores={name: count for name, count in counts.items() if TENSOR_CORE.fullmatch(name)},
-        ldsm=counts["LDSM"],
-        instructions=sum(counts.values()) - counts["NOP"],
     )

@@ -1,21 +1,21 @@
 // What every host entry needs from torch, through the LibTorch stable ABI alone.
 #pragma once
 
-#include <sstream>
-#include <stdexcept>
-#include <string>
-
 #include <cuda_runtime_api.h>
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
+
+#include <sstream>
+#include <stdexcept>
+#include <string>
 
 #include "kernels/element.h"
 
 // Only the CUDA builds of torch define this. Declared weak, so that one binary also imports under a
 // CPU build; there it is null.
 extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device_index,
-                                                                                 void** ret_stream);
+                                                                                   void** ret_stream);
 
 namespace gcp_kernels {
 
@@ -58,10 +58,14 @@ inline cudaStream_t current_stream(const torch::stable::Tensor& tensor, const ch
 inline Element element_of(const torch::stable::Tensor& tensor, const char* operation) {
   using torch::headeronly::ScalarType;
   switch (tensor.scalar_type()) {
-    case ScalarType::Half: return Element::kFloat16;
-    case ScalarType::BFloat16: return Element::kBFloat16;
-    case ScalarType::Float: return Element::kFloat32;
-    case ScalarType::Double: return Element::kFloat64;
+    case ScalarType::Half:
+      return Element::kFloat16;
+    case ScalarType::BFloat16:
+      return Element::kBFloat16;
+    case ScalarType::Float:
+      return Element::kFloat32;
+    case ScalarType::Double:
+      return Element::kFloat64;
     default:
       check(false, operation, "the dtype must be float16, bfloat16, float32 or float64, got ",
             torch::headeronly::toString(tensor.scalar_type()));

@@ -49,8 +49,12 @@ Features features_of(const Tensor& x, const char* operation) {
   check(x.size(1) >= 1 && x.size(1) <= kMostChannels, operation, "C must be from 1 to ", kMostChannels, ", got ",
         x.size(1));
   check(x.size(2) >= 1 && x.size(2) < (int64_t{1} << 31), operation, "M must be from 1 to 2^31 - 1, got ", x.size(2));
-  return {x.const_data_ptr(), x.stride(0), x.stride(1),
-          x.stride(2),        element,     static_cast<int32_t>(x.size(1)),
+  return {x.const_data_ptr(),
+          x.stride(0),
+          x.stride(1),
+          x.stride(2),
+          element,
+          static_cast<int32_t>(x.size(1)),
           static_cast<int32_t>(x.size(2))};
 }
 
@@ -76,8 +80,13 @@ SymmetricGradient gradient_of(const Tensor& grad, const Tensor& x, const Feature
   check_pooled(grad, features, x.size(0), triu, operation, "grad");
   check(grad.scalar_type() == x.scalar_type(), operation, "grad must have the dtype of x, got ",
         torch::headeronly::toString(grad.scalar_type()));
-  return {grad.const_data_ptr(),     grad.stride(0),    grad.stride(1),
-          triu ? 0 : grad.stride(2), features.element, features.channels, triu};
+  return {grad.const_data_ptr(),
+          grad.stride(0),
+          grad.stride(1),
+          triu ? 0 : grad.stride(2),
+          features.element,
+          features.channels,
+          triu};
 }
 
 FeatureGradient feature_gradient_of(const Tensor& grad_x, const Tensor& x, const char* operation) {
@@ -111,26 +120,26 @@ int32_t checked_planes(int64_t planes, const char* operation) {
   return static_cast<int32_t>(planes);
 }
 
-std::string layout_error(int64_t channels, int planes, int matrices, int64_t limit) {
-  const auto layout = layout_for(static_cast<int>(channels), planes, matrices, static_cast<int>(limit));
+std::string layout_error(int64_t channels, int planes, Pass pass, int64_t limit) {
+  const auto layout = layout_for(static_cast<int>(channels), planes, pass, static_cast<int>(limit));
   if (layout.resident > 0) return "";
   std::ostringstream message;
   message << "C = " << channels << " at precision=" << (planes == 2 ? "'high'" : "'fast'") << " needs "
-          << least_layout(static_cast<int>(channels), planes, matrices).shared_bytes()
+          << least_layout(static_cast<int>(channels), planes, pass).shared_bytes()
           << " bytes of shared memory, a block of this GPU has " << limit;
   return message.str();
 }
 
 // The layout for the tensor's device.
-Layout layout_on(const Tensor& x, const Features& features, int planes, int matrices, const char* operation) {
+Layout layout_on(const Tensor& x, const Features& features, int planes, Pass pass, const char* operation) {
   const int64_t limit = shared_memory_limit(x.get_device_index());
-  const std::string error = layout_error(features.channels, planes, matrices, limit);
+  const std::string error = layout_error(features.channels, planes, pass, limit);
   check(error.empty(), operation, error);
-  return layout_for(features.channels, planes, matrices, static_cast<int>(limit));
+  return layout_for(features.channels, planes, pass, static_cast<int>(limit));
 }
 
-// Launches a CTA for each sample; where slabs are needed, one for each multiprocessor, which then takes several samples:
-// a layout that streams leaves no room for a second.
+// Launches a CTA for each sample; where slabs are needed, one for each multiprocessor, which then takes several
+// samples: a layout that streams leaves no room for a second.
 template <typename Arguments, typename Launch>
 void launch(Arguments arguments, const Tensor& x, Launch pooling_launch, const char* operation) {
   const int64_t slab = arguments.layout.slab_bytes();
@@ -138,8 +147,7 @@ void launch(Arguments arguments, const Tensor& x, Launch pooling_launch, const c
   int64_t ctas = arguments.batch;
   std::optional<Tensor> slabs;
   if (slab > 0) {
-    ctas = std::min<int64_t>(
-        ctas, device_attribute(cudaDevAttrMultiProcessorCount, x.get_device_index(), operation));
+    ctas = std::min<int64_t>(ctas, device_attribute(cudaDevAttrMultiProcessorCount, x.get_device_index(), operation));
     const std::array<int64_t, 1> elements{ctas * slab / static_cast<int64_t>(sizeof(float))};
     slabs = torch::stable::new_empty(x, {elements.data(), elements.size()}, ScalarType::Float);
     arguments.slabs = static_cast<char*>(slabs->mutable_data_ptr());
@@ -149,13 +157,13 @@ void launch(Arguments arguments, const Tensor& x, Launch pooling_launch, const c
 
 }  // namespace
 
-void isqrt_pool(const Tensor& x, int64_t n_iter, bool triu, int64_t planes, const Tensor& pooled,
-                const Tensor& offset, const Tensor& trace) {
+void isqrt_pool(const Tensor& x, int64_t n_iter, bool triu, int64_t planes, const Tensor& pooled, const Tensor& offset,
+                const Tensor& trace) {
   constexpr const char* kOperation = "isqrt_pool";
   const Features features = features_of(x, kOperation);
   const int64_t batch = x.size(0);
   const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
-  const Layout layout = layout_on(x, features, checked_planes(planes, kOperation), kForwardMatrices, kOperation);
+  const Layout layout = layout_on(x, features, checked_planes(planes, kOperation), kForwardPass, kOperation);
   const ForwardArguments arguments{features,
                                    output_of(pooled, x, features, triu, kOperation),
                                    statistic_of(offset, {batch, x.size(1)}, kOperation, "offset"),
@@ -167,13 +175,14 @@ void isqrt_pool(const Tensor& x, int64_t n_iter, bool triu, int64_t planes, cons
   if (batch > 0) launch(arguments, x, isqrt_forward_launch, kOperation);
 }
 
-void isqrt_pool_backward(const Tensor& grad, const Tensor& x, const Tensor& offset, const Tensor& trace,
-                         int64_t n_iter, bool triu, int64_t planes, const Tensor& grad_x) {
+void isqrt_pool_backward(const Tensor& grad, const Tensor& x, const Tensor& offset, const Tensor& trace, int64_t n_iter,
+                         bool triu, int64_t planes, const Tensor& grad_x) {
   constexpr const char* kOperation = "isqrt_pool_backward";
   const Features features = features_of(x, kOperation);
   const int64_t batch = x.size(0);
   const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
-  const Layout layout = layout_on(x, features, checked_planes(planes, kOperation), kBackwardMatrices, kOperation);
+  const int32_t checked = checked_planes(planes, kOperation);
+  const Layout layout = layout_on(x, features, checked, backward_pass(checked), kOperation);
   const BackwardArguments arguments{gradient_of(grad, x, features, triu, kOperation),
                                     features,
                                     statistic_of(offset, {batch, x.size(1)}, kOperation, "offset"),
@@ -192,7 +201,7 @@ void covariance_pool(const Tensor& x, std::optional<Tensor> scale, bool triu, in
   const Features features = features_of(x, kOperation);
   const int64_t batch = x.size(0);
   const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
-  const Layout layout = layout_on(x, features, 1, kCovarianceMatrices, kOperation);
+  const Layout layout = layout_on(x, features, 1, kCovariancePass, kOperation);
   const CovarianceArguments arguments{features,
                                       scale_of(scale, x, kOperation),
                                       output_of(pooled, x, features, triu, kOperation),
@@ -215,7 +224,7 @@ void covariance_pool_backward(const Tensor& grad, const Tensor& x, std::optional
     check_contiguous(*grad_scale, kOperation, "grad_scale", scale->scalar_type());
   }
   const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
-  const Layout layout = layout_on(x, features, 1, kCovarianceMatrices, kOperation);
+  const Layout layout = layout_on(x, features, 1, kCovariancePass, kOperation);
   const CovarianceBackwardArguments arguments{gradient_of(grad, x, features, triu, kOperation),
                                               features,
                                               scale_of(scale, x, kOperation),
@@ -230,8 +239,15 @@ void covariance_pool_backward(const Tensor& grad, const Tensor& x, std::optional
 
 int64_t shared_memory_limit(int64_t device) {
   check(torch_has_cuda(), "shared_memory_limit", kTorchWithoutCuda);
-  return device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, static_cast<int32_t>(device),
-                          "shared_memory_limit");
+  return device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, static_cast<int32_t>(device), "shared_memory_limit");
+}
+
+std::tuple<int64_t, int64_t, int64_t> pooling_layout(int64_t channels, int64_t planes, bool backward,
+                                                     int64_t shared_limit) {
+  const Pass pass = backward ? backward_pass(checked_planes(planes, "pooling_layout")) : kForwardPass;
+  const Layout layout = layout_for(static_cast<int>(channels), checked_planes(planes, "pooling_layout"), pass,
+                                   static_cast<int>(shared_limit));
+  return {layout.resident, layout.matrices, layout.shared_bytes()};
 }
 
 std::string pooling_error(int64_t channels, int64_t planes, int64_t shared_limit) {
@@ -241,7 +257,8 @@ std::string pooling_error(int64_t channels, int64_t planes, int64_t shared_limit
     return message.str();
   }
   // The backward pass takes no less than the forward pass.
-  return layout_error(channels, checked_planes(planes, "pooling_error"), kBackwardMatrices, shared_limit);
+  const int32_t checked = checked_planes(planes, "pooling_error");
+  return layout_error(channels, checked, backward_pass(checked), shared_limit);
 }
 
 }  // namespace gcp_kernels

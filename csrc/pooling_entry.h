@@ -1,11 +1,12 @@
 // Host entries of the pooling kernels. Results are written into tensors that the caller has allocated.
 #pragma once
 
+#include <torch/csrc/stable/tensor.h>
+
 #include <cstdint>
 #include <optional>
 #include <string>
-
-#include <torch/csrc/stable/tensor.h>
+#include <tuple>
 
 namespace gcp_kernels {
 
@@ -32,6 +33,11 @@ void covariance_pool_backward(const torch::stable::Tensor& grad, const torch::st
 
 // Bytes of shared memory that a block may use on CUDA device number `device`.
 int64_t shared_memory_limit(int64_t device);
+
+// Of a pass of iSQRT-COV pooling, where a block may use so many bytes of shared memory: matrices that stay there, all
+// matrices, and the bytes that a block then takes.
+std::tuple<int64_t, int64_t, int64_t> pooling_layout(int64_t channels, int64_t planes, bool backward,
+                                                     int64_t shared_limit);
 
 // Why the kernels of these do not fit in so many bytes of shared memory; empty where they do.
 std::string pooling_error(int64_t channels, int64_t planes, int64_t shared_limit);

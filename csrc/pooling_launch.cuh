@@ -6,12 +6,9 @@
 
 namespace gcp_kernels {
 
-// Launches the kernel whose matrices are all resident, or the one that streams the others.
 template <typename Arguments>
-cudaError_t pooling_launch(void (*resident)(Arguments), void (*streamed)(Arguments), const Arguments& arguments,
-                           unsigned ctas, cudaStream_t stream) {
+cudaError_t pooling_launch(void (*kernel)(Arguments), const Arguments& arguments, unsigned ctas, cudaStream_t stream) {
   const Layout& layout = arguments.layout;
-  const auto kernel = layout.resident == layout.matrices ? resident : streamed;
   // More than 48 KB must be asked for, of each device anew.
   const cudaError_t error =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, layout.shared_bytes());

@@ -3,7 +3,6 @@
 // Only the LibTorch stable ABI and the limited Python API are used, so that one binary serves every
 // torch >= 2.10 and every Python >= 3.10.
 #include <Python.h>
-
 #include <torch/csrc/stable/library.h>
 
 #include "pooling_entry.h"
@@ -25,6 +24,7 @@ STABLE_TORCH_LIBRARY(gcp_kernels_cuda, library) {
       "Tensor(b!)? grad_scale) -> ()");
   library.def("device_error(int device) -> str");
   library.def("shared_memory_limit(int device) -> int");
+  library.def("pooling_layout(int channels, int planes, bool backward, int shared_limit) -> (int, int, int)");
   library.def("pooling_error(int channels, int planes, int shared_limit) -> str");
 }
 
@@ -39,11 +39,11 @@ STABLE_TORCH_LIBRARY_IMPL(gcp_kernels_cuda, CompositeExplicitAutograd, library) 
   library.impl("covariance_pool_backward", TORCH_BOX(&gcp_kernels::covariance_pool_backward));
   library.impl("device_error", TORCH_BOX(&gcp_kernels::device_error));
   library.impl("shared_memory_limit", TORCH_BOX(&gcp_kernels::shared_memory_limit));
+  library.impl("pooling_layout", TORCH_BOX(&gcp_kernels::pooling_layout));
   library.impl("pooling_error", TORCH_BOX(&gcp_kernels::pooling_error));
 }
 
 PyMODINIT_FUNC PyInit__C() {
-  static PyModuleDef module = {PyModuleDef_HEAD_INIT, "_C", nullptr, 0,       nullptr,
-                               nullptr,               nullptr, nullptr, nullptr};
+  static PyModuleDef module = {PyModuleDef_HEAD_INIT, "_C", nullptr, 0, nullptr, nullptr, nullptr, nullptr, nullptr};
   return PyModule_Create(&module);
 }

@@ -1,9 +1,8 @@
 // Grids and launches of the triangle kernels. Torch-free, so that nvcc alone compiles it.
-#include "triangle.h"
-
 #include <algorithm>
 
 #include "kernels/triangle.cuh"
+#include "triangle.h"
 
 namespace gcp_kernels {
 namespace {
@@ -20,11 +19,20 @@ dim3 triangle_grid(std::int64_t batch, std::int32_t channels) {
 template <typename Launch>
 cudaError_t with_element_type(Element element, Launch launch) {
   switch (element) {
-    case Element::kFloat16: launch(static_cast<__half*>(nullptr)); break;
-    case Element::kBFloat16: launch(static_cast<__nv_bfloat16*>(nullptr)); break;
-    case Element::kFloat32: launch(static_cast<float*>(nullptr)); break;
-    case Element::kFloat64: launch(static_cast<double*>(nullptr)); break;
-    default: return cudaErrorInvalidValue;
+    case Element::kFloat16:
+      launch(static_cast<__half*>(nullptr));
+      break;
+    case Element::kBFloat16:
+      launch(static_cast<__nv_bfloat16*>(nullptr));
+      break;
+    case Element::kFloat32:
+      launch(static_cast<float*>(nullptr));
+      break;
+    case Element::kFloat64:
+      launch(static_cast<double*>(nullptr));
+      break;
+    default:
+      return cudaErrorInvalidValue;
   }
   return cudaGetLastError();
 }

@@ -1,9 +1,9 @@
 // What csrc/triangle.cu offers the host entries: launches on raw pointers. No torch header, no kernel.
 #pragma once
 
-#include <cstdint>
-
 #include <cuda_runtime_api.h>
+
+#include <cstdint>
 
 #include "kernels/element.h"
 

@@ -32,8 +32,8 @@ Tensor triu_vec(const Tensor& matrix, bool fold) {
   constexpr const char* kOperation = "triu_vec";
   check_cuda(matrix, kOperation, "matrix");
   const Element element = element_of(matrix, kOperation);
-  check(matrix.dim() == 3 && matrix.size(1) == matrix.size(2), kOperation,
-        "matrix must have shape (B, C, C), got ", shape_of(matrix));
+  check(matrix.dim() == 3 && matrix.size(1) == matrix.size(2), kOperation, "matrix must have shape (B, C, C), got ",
+        shape_of(matrix));
   const int64_t batch = matrix.size(0);
   const int32_t channels = checked_channels(matrix.size(1), kOperation);
   const std::array<int64_t, 2> shape{batch, int64_t{channels} * (channels + int64_t{1}) / 2};
@@ -41,9 +41,8 @@ Tensor triu_vec(const Tensor& matrix, bool fold) {
   const torch::stable::accelerator::DeviceGuard guard(matrix.get_device_index());
   const Tensor vector = torch::stable::new_empty(matrix, {shape.data(), shape.size()});
   if (batch == 0 || channels == 0) return vector;
-  check_launch(triu_vec_launch(element, matrix.const_data_ptr(), matrix.stride(0), matrix.stride(1),
-                               matrix.stride(2), vector.mutable_data_ptr(), batch, channels, fold,
-                               current_stream(matrix, kOperation)),
+  check_launch(triu_vec_launch(element, matrix.const_data_ptr(), matrix.stride(0), matrix.stride(1), matrix.stride(2),
+                               vector.mutable_data_ptr(), batch, channels, fold, current_stream(matrix, kOperation)),
                kOperation);
   return vector;
 }
@@ -62,10 +61,10 @@ Tensor triu_unvec(const Tensor& vector, bool mirror) {
   const torch::stable::accelerator::DeviceGuard guard(vector.get_device_index());
   const Tensor matrix = torch::stable::new_empty(vector, {shape.data(), shape.size()});
   if (batch == 0 || channels == 0) return matrix;
-  check_launch(triu_unvec_launch(element, vector.const_data_ptr(), vector.stride(0), vector.stride(1),
-                                 matrix.mutable_data_ptr(), batch, channels, mirror,
-                                 current_stream(vector, kOperation)),
-               kOperation);
+  check_launch(
+      triu_unvec_launch(element, vector.const_data_ptr(), vector.stride(0), vector.stride(1), matrix.mutable_data_ptr(),
+                        batch, channels, mirror, current_stream(vector, kOperation)),
+      kOperation);
   return matrix;
 }
 

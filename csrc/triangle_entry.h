@@ -1,10 +1,10 @@
 // Host entries of triu_vec and triu_unvec; csrc/kernels/triangle.cuh says what they compute.
 #pragma once
 
+#include <torch/csrc/stable/tensor.h>
+
 #include <cstdint>
 #include <string>
-
-#include <torch/csrc/stable/tensor.h>
 
 namespace gcp_kernels {
 

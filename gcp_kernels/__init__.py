@@ -7,7 +7,20 @@
 from importlib.metadata import PackageNotFoundError, version
 
 from . import nn, reference
-from .functional import covariance_pool, dropcov, fused_gcp, newton_schulz_sqrt, triu_unvec, triu_vec
+from .functional import (
+    covariance_pool,
+    cross_covariance_pool,
+    dropcov,
+    elementwise_power,
+    fused_gcp,
+    matrix_log,
+    matrix_power,
+    newton_schulz_inverse_sqrt,
+    newton_schulz_sqrt,
+    singular_value_power,
+    triu_unvec,
+    triu_vec,
+)
 
 try:
     __version__ = version("gcp-kernels")
@@ -17,11 +30,17 @@ except PackageNotFoundError:  # a checkout on the path, not installed
 __all__ = [
     "__version__",
     "covariance_pool",
+    "cross_covariance_pool",
     "dropcov",
+    "elementwise_power",
     "fused_gcp",
+    "matrix_log",
+    "matrix_power",
+    "newton_schulz_inverse_sqrt",
     "newton_schulz_sqrt",
     "nn",
     "reference",
+    "singular_value_power",
     "triu_unvec",
     "triu_vec",
 ]

@@ -8,6 +8,9 @@ from . import matmul_setting
 
 PRECISIONS = ("fast", "high")
 
+# float16 planes into which the kernels split the matrices that they multiply.
+PLANES = {"fast": 1, "high": 2}
+
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     """Dtype of statistics, iterates and sums: float64 for float64, else float32."""

@@ -1,5 +1,7 @@
 """Checks of what the user gives, before any work: typed errors that name the value and what is allowed."""
 
+from math import inf
+
 import torch
 from torch import Tensor, bfloat16, float16, float32, float64, strided
 
@@ -77,6 +79,27 @@ def check_choice(name: str, value: object, allowed: tuple[object, ...]) -> None:
     """Raise ``ValueError`` unless ``value`` is one of ``allowed``."""
     if value not in allowed:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+
+
+def check_number(name: str, value: object) -> None:
+    """Raise ``TypeError`` unless ``value`` is an int or a float."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a number, got {value!r} of type {type(value).__name__}")
+
+
+def check_positive(name: str, value: float, most: float = inf) -> None:
+    """Raise ``TypeError`` unless ``value`` is a number, ``ValueError`` unless above 0, finite and at most ``most``."""
+    check_number(name, value)
+    if not 0 < value <= most or value == inf:
+        limit = "finite" if most == inf else f"at most {most}"
+        raise ValueError(f"{name} must be above 0 and {limit}, got {value}")
+
+
+def check_not_negative(name: str, value: float) -> None:
+    """Raise ``TypeError`` unless ``value`` is a number, ``ValueError`` if it is negative or not finite."""
+    check_number(name, value)
+    if not 0 <= value < inf:
+        raise ValueError(f"{name} must be at least 0 and finite, got {value}")
 
 
 def check_gate_weight(gate_weight: Tensor, x: Tensor) -> None:

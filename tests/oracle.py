@@ -11,8 +11,11 @@ import torch
 from torch import Tensor
 
 
-def scalar_iteration(eigenvalues: Tensor, n_iter: int) -> tuple[Tensor, Tensor]:
-    """f(lambda), shape (..., C), and all divided differences f[lambda_i, lambda_j], shape (..., C, C)."""
+def scalar_iteration(eigenvalues: Tensor, n_iter: int, inverse: bool = False) -> tuple[Tensor, Tensor]:
+    """f(lambda), shape (..., C), and all divided differences f[lambda_i, lambda_j], shape (..., C, C).
+
+    f is Y_N, or Z_N for the inverse root.
+    """
 
     def times(u: tuple[Tensor, Tensor], v: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         return u[0] * v[0], u[0][..., :, None] * v[1] + u[1] * v[0][..., None, :]
@@ -27,7 +30,7 @@ def scalar_iteration(eigenvalues: Tensor, n_iter: int) -> tuple[Tensor, Tensor]:
     for _ in range(n_iter - 1):
         t = half_of_three_minus(times(z, y))
         y, z = times(y, t), times(t, z)
-    return y
+    return z if inverse else y
 
 
 def covariance_pool(x: Tensor, scale: Tensor | None = None) -> Tensor:
@@ -91,6 +94,39 @@ def newton_schulz_sqrt_grad(cov: Tensor, n_iter: int, grad: Tensor) -> Tensor:
     y = (v * f[:, None, :]) @ v.mT
     shift = root * (grad * y).sum((1, 2), keepdim=True) / 2 - (d * a).sum((1, 2), keepdim=True)
     return (d + shift * torch.eye(cov.shape[-1], dtype=cov.dtype)) / safe
+
+
+def newton_schulz_inverse_sqrt(cov: Tensor, n_iter: int, eps: float) -> Tensor:
+    """f(A) / sqrt(t) for A = (cov + eps I) / t, (B, C, C), in float64, f giving Z_N; zeros where the trace is zero."""
+    a, trace = _normalised(cov, eps)
+    eigenvalues, v = torch.linalg.eigh(a)
+    f, _ = scalar_iteration(eigenvalues, n_iter, inverse=True)
+    scale = torch.where(trace == 0, 0, trace.rsqrt())
+    return scale * ((v * f[:, None, :]) @ v.mT)
+
+
+def newton_schulz_inverse_sqrt_grad(cov: Tensor, n_iter: int, eps: float, grad: Tensor) -> Tensor:
+    """Gradient of <grad, newton_schulz_inverse_sqrt(cov)> for any (B, C, C) ``grad``; symmetric, zero for trace zero.
+
+    With D = L_f(A, sym(grad)) / sqrt(t), a change E of cov changes the value by
+    (<D, E> - tr(E) <D, A> - tr(E) <grad, f(A)> / (2 sqrt(t))) / t.
+    """
+    a, trace = _normalised(cov, eps)
+    grad = (grad.double() + grad.double().mT) / 2
+    eigenvalues, v = torch.linalg.eigh(a)
+    f, gamma = scalar_iteration(eigenvalues, n_iter, inverse=True)
+    scale = torch.where(trace == 0, 0, trace.rsqrt())
+    d = scale * (v @ (gamma * (v.mT @ grad @ v)) @ v.mT)
+    z = scale * ((v * f[:, None, :]) @ v.mT)
+    shift = (grad * z).sum((1, 2), keepdim=True) / 2 + (d * a).sum((1, 2), keepdim=True)
+    return (d - shift * torch.eye(cov.shape[-1], dtype=a.dtype)) * scale**2
+
+
+def _normalised(cov: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """(cov + eps I) / t, its symmetric part, and t, (B, 1, 1), in float64; zeros where t is zero."""
+    cov = (cov.double() + cov.double().mT) / 2 + eps * torch.eye(cov.shape[-1], dtype=torch.float64)
+    trace = torch.einsum("bii->b", cov)[:, None, None]
+    return cov / torch.where(trace == 0, 1, trace), trace
 
 
 def isqrt_pool(x: Tensor, n_iter: int) -> Tensor:

@@ -11,9 +11,9 @@ X = torch.zeros(1, 2, 3)
 
 def test_auto_takes_the_first_backend_that_can(monkeypatch):
     monkeypatch.setattr(backends, "auto_order", lambda device_type: backends.AUTO_ORDER)
-    monkeypatch.setattr(backends.BACKENDS["triton"], "why_not", lambda operation, tensor: "the moon is full")
+    monkeypatch.setattr(backends.BACKENDS["triton"], "why_not", lambda *_: "the moon is full")
     assert backends.select("isqrt_pool", X, "auto") is backends.BACKENDS["torch"]
-    monkeypatch.setattr(backends.BACKENDS["triton"], "why_not", lambda operation, tensor: None)
+    monkeypatch.setattr(backends.BACKENDS["triton"], "why_not", lambda *_: None)
     assert backends.select("isqrt_pool", X, "auto") is backends.BACKENDS["triton"]
 
 
@@ -23,7 +23,7 @@ def test_auto_never_takes_an_interpreter():
 
 
 def test_a_named_backend_that_cannot_run_raises_with_its_reason(monkeypatch):
-    monkeypatch.setattr(backends.BACKENDS["triton"], "why_not", lambda operation, tensor: "the moon is full")
+    monkeypatch.setattr(backends.BACKENDS["triton"], "why_not", lambda *_: "the moon is full")
     with pytest.raises(RuntimeError, match=r"backend='triton' cannot run isqrt_pool: the moon is full"):
         fused_gcp(X, backend="triton")
 
@@ -31,7 +31,7 @@ def test_a_named_backend_that_cannot_run_raises_with_its_reason(monkeypatch):
 def test_auto_without_any_backend_names_every_reason(monkeypatch):
     monkeypatch.setattr(backends, "auto_order", lambda device_type: backends.AUTO_ORDER)
     for name, module in backends.BACKENDS.items():
-        monkeypatch.setattr(module, "why_not", lambda operation, tensor, name=name: f"{name} is tired")
+        monkeypatch.setattr(module, "why_not", lambda *_, name=name: f"{name} is tired")
     with pytest.raises(RuntimeError, match=r"cuda is tired.*triton is tired.*torch is tired"):
         fused_gcp(X)
 

@@ -42,6 +42,7 @@ def test_docstring_examples(path):
 def test_every_public_function_documents_shapes_and_errors():
     package = importlib.import_module("gcp_kernels")
     functions = [getattr(package, name) for name in package.__all__]
-    for function in [*filter(callable, functions), package.nn.GCP]:
+    layers = (package.nn.GCP, package.nn.MultiHeadCrossCovariance, package.nn.TokenFusionHead)
+    for function in (*filter(callable, functions), *layers):
         for section in ("Raises:", "Example:"):
             assert section in (function.__doc__ or ""), f"{function.__name__} lacks {section}"

@@ -1,6 +1,7 @@
 """What only a GPU can show: streams, devices, graphs, synchronisation, TF32 and tensors of more than 2^31 elements."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import inputs
 import oracle
@@ -9,22 +10,38 @@ import tolerances
 import torch
 from torch import Tensor
 
-from gcp_kernels import covariance_pool, fused_gcp, newton_schulz_sqrt, reference
+from gcp_kernels import backends, covariance_pool, fused_gcp, newton_schulz_sqrt, reference
 
 pytestmark = pytest.mark.gpu
 
+OPERATIONS: dict[str, tuple[str, Callable[..., Tensor]]] = {
+    "fused_gcp": ("isqrt_pool", fused_gcp),
+    "fused_gcp_full": ("isqrt_pool", partial(fused_gcp, output="full")),
+    "covariance_pool": ("covariance_pool", covariance_pool),
+    "newton_schulz_sqrt": ("newton_schulz_sqrt", newton_schulz_sqrt),
+}
+# Each operation on each backend that has it.
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "fused_gcp": fused_gcp,
-    "fused_gcp_full": lambda x: fused_gcp(x, output="full"),
-    "covariance_pool": covariance_pool,
-    "newton_schulz_sqrt": newton_schulz_sqrt,
+    f"{name} {backend}": partial(function, backend=backend)
+    for name, (operation, function) in OPERATIONS.items()
+    for backend, module in backends.BACKENDS.items()
+    if operation in getattr(module, "OPERATIONS", backends.OPERATIONS)
 }
 
 
+def skip_unless_it_runs(backend: str, operation: str, x: Tensor) -> None:
+    if (reason := backends.BACKENDS[backend].why_not(operation, x)) is not None:
+        pytest.skip(f"{backend} cannot run {operation} here: {reason}")
+
+
 def example(name: str, device: str = "cuda", b: int = 4) -> Tensor:
-    if name == "newton_schulz_sqrt":
-        return inputs.covariance_matrices(b, 32, torch.float32).to(device)
-    return inputs.relu_features(b, 32, 49, torch.float32).to(device)
+    kind, backend = name.split()
+    if kind == "newton_schulz_sqrt":
+        x = inputs.covariance_matrices(b, 32, torch.float32).to(device)
+    else:
+        x = inputs.relu_features(b, 32, 49, torch.float32).to(device)
+    skip_unless_it_runs(backend, OPERATIONS[kind][0], x)
+    return x
 
 
 def run(function: Callable[[Tensor], Tensor], x: Tensor, grad: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -112,11 +129,12 @@ def tf32_allowed() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("tf32_allowed")
-@pytest.mark.parametrize("backend", ["torch", None])
+@pytest.mark.parametrize("backend", ["torch", "triton", "cuda"])
 @pytest.mark.parametrize("spectrum", inputs.SPECTRA)
 @pytest.mark.parametrize("precision", [None, "fast", "high"])
-def test_tf32_allowed_keeps_the_promises(precision: str | None, spectrum: str, backend: str | None) -> None:
+def test_tf32_allowed_keeps_the_promises(precision: str | None, spectrum: str, backend: str) -> None:
     """With TF32 allowed the default becomes "fast"; "high" stays float32-class whatever torch is allowed."""
+    skip_unless_it_runs(backend, "isqrt_pool", torch.ones(1, 128, 1, device="cuda"))
     x, grad = inputs.SPECTRA[spectrum](2, 128, 196, torch.float32), torch.randn(2, 128, 128)
 
     def pool(x: Tensor) -> Tensor:
@@ -134,20 +152,22 @@ def _skip_without_memory(gigabytes: float) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("backend", ["torch", "triton", "cuda"])
 @pytest.mark.parametrize(
     ("b", "c", "m"),
     [(2_100_000, 8, 128), (33_000, 256, 4), (3, 8, 90_000_000)],
     ids=["features", "matrices", "positions"],
 )
-def test_more_than_two_to_the_31_elements(b: int, c: int, m: int) -> None:
+def test_more_than_two_to_the_31_elements(b: int, c: int, m: int, backend: str) -> None:
     """Indices need 64 bits: B C M, B C C, or C M of one sample are beyond 2^31. The last sample shows it."""
+    skip_unless_it_runs(backend, "isqrt_pool", torch.ones(1, c, 1, device="cuda"))
     assert max(b * c * m, b * c * c) > 2**31
     _skip_without_memory(8 * 4 * max(b * c * m, b * c * c) / 1e9)
     x = torch.zeros(b, c, m, dtype=torch.bfloat16, device="cuda")
     few = torch.randn(2, c, min(m, 128), device="cuda").to(x.dtype)
     picked = torch.tensor([0, b - 1], device="cuda")
     x[picked, :, -few.shape[-1] :] = few
-    value, gradient = run(lambda x: fused_gcp(x, output="full"), x)
+    value, gradient = run(lambda x: fused_gcp(x, output="full", backend=backend), x)
     small_value, small_gradient = run(lambda x: fused_gcp(x, output="full", backend="reference"), x[picked])
     tolerances.assert_promise_kept(value[picked], small_value.cpu(), "fast", "value")
     tolerances.assert_promise_kept(gradient[picked], small_gradient.cpu(), "fast", "gradient")

@@ -66,6 +66,17 @@ def _arguments(operator: str, x: Tensor, flags: tuple[bool, ...] = (True, False)
         elif operator == "newton_schulz_sqrt_backward":
             _, trace, iterates = OPERATORS.newton_schulz_sqrt(cov, 3, flag, "default", "auto")
             yield torch.randn_like(cov), cov, trace, iterates, 3, "default", "auto"
+        elif operator == "newton_schulz_inverse_sqrt":
+            yield cov, 3, 0.5 * flag, "default", "auto"
+        elif operator == "newton_schulz_inverse_sqrt_backward":
+            _, trace = OPERATORS.newton_schulz_inverse_sqrt(cov, 3, 0.5 * flag, "default", "auto")
+            yield torch.randn_like(cov), cov, trace, 3, 0.5 * flag, "default", "auto"
+        elif operator in ("matrix_power", "matrix_log"):
+            yield cov, 0.5 + flag, "auto"
+        elif operator in ("matrix_power_backward", "matrix_log_backward"):
+            forward = getattr(OPERATORS, operator.removesuffix("_backward"))
+            _, eigenvalues, eigenvectors = forward(cov, 0.5 + flag, "auto")
+            yield torch.randn_like(cov), cov, eigenvalues, eigenvectors, 0.5 + flag, "auto"
         elif operator == "triu_vec":
             yield cov, flag, "auto"
         elif operator == "triu_unvec":
@@ -77,6 +88,12 @@ COVERED = (
     "covariance_pool_backward",
     "isqrt_pool",
     "isqrt_pool_backward",
+    "matrix_log",
+    "matrix_log_backward",
+    "matrix_power",
+    "matrix_power_backward",
+    "newton_schulz_inverse_sqrt",
+    "newton_schulz_inverse_sqrt_backward",
     "newton_schulz_sqrt",
     "newton_schulz_sqrt_backward",
     "triu_unvec",

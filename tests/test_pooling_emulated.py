@@ -102,19 +102,9 @@ def check_pooling(emulation, x, n_iter, precision, output, grad=None) -> None:
     assert torch.equal(x, before), "the input was changed"
 
 
-@pytest.mark.parametrize(("c", "m", "n_iter", "precision", "output", "dtype", "gpu"), SAMPLES, ids=name_of)
-def test_isqrt_pool(emulation, c, m, n_iter, precision, output, dtype, gpu):
-    emulation.shared_limit = SHARED_LIMITS[gpu]
-    check_pooling(emulation, inputs.relu_features(1 if c > 100 else 2, c, m, dtype), n_iter, precision, output)
-
-
-@pytest.mark.parametrize(("c", "m", "precision", "output", "dtype", "scale_dtype", "gpu"), COVARIANCES, ids=name_of)
-def test_covariance_pool(emulation, c, m, precision, output, dtype, scale_dtype, gpu):
-    emulation.shared_limit = SHARED_LIMITS[gpu]
-    triu = output == "triu"
-    x = inputs.relu_features(2, c, m, dtype)
+def check_covariance(emulation, x, scale, precision, output) -> None:
+    triu, c = output == "triu", x.shape[1]
     x = guarded_copy(x, x.stride())
-    scale = None if scale_dtype is None else scales(2, c).to(scale_dtype)
     exact_scale = None if scale is None else scale.double()
     grad = upstream(x, output)
     full = oracle.triangle_grad(grad.double(), c) if triu else grad.double()
@@ -128,6 +118,45 @@ def test_covariance_pool(emulation, c, m, precision, output, dtype, scale_dtype,
         expected = oracle.covariance_pool_scale_grad(x.double(), full, exact_scale)
         # As good as float32 sums of terms that cancel; the offset is all that the half-precision inputs leave inexact.
         tolerances.assert_promise_kept(grad_scale, expected, "high", "gradient of the scale")
+
+
+@pytest.mark.parametrize(("c", "m", "n_iter", "precision", "output", "dtype", "gpu"), SAMPLES, ids=name_of)
+def test_isqrt_pool(emulation, c, m, n_iter, precision, output, dtype, gpu):
+    emulation.shared_limit = SHARED_LIMITS[gpu]
+    check_pooling(emulation, inputs.relu_features(1 if c > 100 else 2, c, m, dtype), n_iter, precision, output)
+
+
+@pytest.mark.parametrize(("c", "m", "precision", "output", "dtype", "scale_dtype", "gpu"), COVARIANCES, ids=name_of)
+def test_covariance_pool(emulation, c, m, precision, output, dtype, scale_dtype, gpu):
+    emulation.shared_limit = SHARED_LIMITS[gpu]
+    scale = None if scale_dtype is None else scales(2, c).to(scale_dtype)
+    check_covariance(emulation, inputs.relu_features(2, c, m, dtype), scale, precision, output)
+
+
+@pytest.mark.parametrize("precision", ["fast", "high"])
+@pytest.mark.parametrize("spectrum", inputs.SPECTRA)
+def test_every_spectrum(emulation, spectrum, precision):
+    """Fewer positions than channels, resident and streamed; rank one and a large mean among them."""
+    for emulation.shared_limit in (SHARED_LIMITS["sm_90"], 45_000):
+        check_pooling(emulation, inputs.SPECTRA[spectrum](1, 70, 49, FLOAT32), 5, precision, "triu")
+
+
+@pytest.mark.parametrize("spectrum", inputs.SPECTRA)
+def test_every_spectrum_of_a_covariance(emulation, spectrum):
+    check_covariance(emulation, inputs.SPECTRA[spectrum](2, 30, 49, FLOAT32), scales(2, 30), "high", "full")
+
+
+# C, M and iterations that are small enough for every combination.
+SMALL = [(c, m, n_iter) for c in (16, 30, 64) for m in (1, 49, 196) for n_iter in (1, 2, 5)]
+
+
+@pytest.mark.parametrize(("c", "m", "n_iter"), SMALL)
+def test_every_small_size(emulation, c, m, n_iter):
+    """The dtype and the precision change with the size, so that each meets the others."""
+    number = SMALL.index((c, m, n_iter))
+    dtype = (FLOAT32, FLOAT16, BFLOAT16)[(number + number // 3) % 3]
+    precision, output = ("fast", "high")[number % 2], ("triu", "full")[number // 2 % 2]
+    check_pooling(emulation, inputs.relu_features(1, c, m, dtype), n_iter, precision, output)
 
 
 @pytest.mark.parametrize("kind", ["channels last", "sliced", "expanded"])
@@ -157,8 +186,8 @@ def test_a_constant_sample_is_zero_and_a_nan_stays_where_it_is(emulation, form, 
         assert not result[1].any()
         assert result[3].isnan().all()
         assert not result[[0, 1, 2, 4]].isnan().any()
-    layout = emulation.layout(70, PLANES[precision], pooling.BACKWARD)
-    assert (layout.resident < pooling.BACKWARD) == (form == "streamed")
+    layout = emulation.layout(70, PLANES[precision], backward=True)
+    assert (layout.resident < layout.matrices) == (form == "streamed")
 
 
 @pytest.mark.parametrize("channels", [64, 256])
@@ -196,18 +225,24 @@ def test_no_products_beyond_the_useful_ones(emulation):
 def test_layouts_fit(emulation, gpu, precision):
     emulation.shared_limit = SHARED_LIMITS[gpu]
     for channels in range(1, 257):
-        for matrices in (pooling.FORWARD, pooling.BACKWARD):
-            layout = emulation.layout(channels, PLANES[precision], matrices)
+        for backward in (False, True):
+            layout = emulation.layout(channels, PLANES[precision], backward)
             if layout.resident == 0:
                 assert (gpu, precision) == ("sm_120", "high")
                 assert channels > 192
                 continue
             assert layout.shared_bytes <= SHARED_LIMITS[gpu]
             assert layout.warps <= 16
-            assert (layout.resident < matrices) == (layout.slab_bytes > 0) == (layout.ring_columns >= 2)
+            assert (layout.resident < layout.matrices) == (layout.slab_bytes > 0)
+            operands = 6 if backward else 3
+            assert (layout.resident < operands) == (layout.ring_columns >= 2)
+            assert layout.resident < operands or layout.ring_columns == 0
     if gpu == "sm_90" and precision == "fast":
-        assert emulation.layout(256, 1, pooling.FORWARD).resident == pooling.FORWARD
-        assert emulation.layout(176, 1, pooling.BACKWARD).resident == pooling.BACKWARD
+        assert emulation.layout(256, 1).resident == 3
+        assert emulation.layout(160, 1, backward=True).resident == 8
+        assert emulation.layout(176, 1, backward=True).resident >= 6, "every operand is on chip"
+    if gpu == "sm_90" and precision == "high":
+        assert emulation.layout(176, 2).resident == 3
 
 
 # --- faults planted in the source, each of which must be caught by the check that is there for it ---
@@ -225,7 +260,7 @@ FAULTS = [
     ("barrier that some lanes skip", "features.cuh", "block_barrier();  // the features are staged",
      "if (lane_of_thread() > 0) block_barrier();", {pooling.DIVERGENT_BARRIER, pooling.DIVERGENT_WARP}),
     ("shuffle that some lanes skip", "features.cuh", "offset = sum_of_octets(sum.total) /",
-     "offset = (inside ? sum_of_octets(sum.total) : 0.0f) /", {pooling.DIVERGENT_WARP}),
+     "offset = (channel < sample.features.channels ? sum_of_octets(sum.total) : 0.0f) /", {pooling.DIVERGENT_WARP}),
     ("a matrix beyond shared memory", "workspace.cuh", "return start() + plane * layout.plane_bytes();",
      "return start() + (plane + 6) * layout.plane_bytes();", {pooling.OUT_OF_BOUNDS}),
     ("features beyond the last position", "elements.cuh", "if (e < count) octet", "if (e < 8) octet",
@@ -256,7 +291,7 @@ def test_a_planted_fault_is_caught(tmp_path, file, text, fault, statuses):
     source = tmp_path / "csrc" / "kernels" / file
     assert text in source.read_text(), "the kernel has changed: plant this fault anew"
     source.write_text(source.read_text().replace(text, fault))
-    broken = Emulation(tmp_path / "csrc", tmp_path)
+    broken = Emulation(tmp_path / "csrc", tmp_path, "-DFAST_ONLY")
     with pytest.raises(AssertionError) as caught:
         run_everything(broken)
     status = caught.value.status if isinstance(caught.value, LaunchFailed) else 0

@@ -1,5 +1,5 @@
-// Covariance pooling without a root, diag(s) Sigma diag(s) of (B, C, M) features, forward and backward: one launch each,
-// one CTA for each sample.
+// Covariance pooling without a root, diag(s) Sigma diag(s) of (B, C, M) features, forward and backward: one launch
+// each, one CTA for each sample.
 //
 // Nothing is normalised here, so each channel is divided by a power of two near its root mean square before it is
 // rounded to halves, which is exact and undone exactly: every element of the covariance is as accurate as its own two
@@ -16,14 +16,6 @@ __device__ inline float scale_of(const ChannelScale& scale, std::int64_t sample,
   const std::int64_t offset = sample * scale.batch_stride + channel * scale.channel_stride;
   if (scale.element == Element::kFloat64) return static_cast<float>(static_cast<const double*>(scale.data)[offset]);
   return load_element(scale.element, scale.data, offset);
-}
-
-__device__ inline void set_weights(const Workspace& workspace, const ChannelScale& scale, std::int64_t sample,
-                                   int channels, float factor) {
-  for (int channel = threadIdx.x; channel < workspace.layout.blocks * kBlockSide; channel += blockDim.x) {
-    const float s = channel < channels ? scale_of(scale, sample, channel) : 0.0f;
-    set_channel_value(workspace, kWeight, channel, s * factor);
-  }
 }
 
 // Weights each channel by a power of two that brings the root mean square of s (x - mu) to 1/8 .. 1/4, so that, lifted,
@@ -55,14 +47,14 @@ __global__ void __launch_bounds__(kMostThreads) covariance_forward_kernel(const 
   WarpTile::assign(workspace.tiles(), workspace.layout.blocks);
   Sample sample(arguments.x, workspace);
   do {
-    find_means(workspace, sample, nullptr);
-    set_weights(workspace, arguments.scale, sample.number(), channels, 1.0f);
+    find_means(workspace, sample);
+    set_weights(workspace, sample, [&](int channel) { return scale_of(arguments.scale, sample.number(), channel); });
     block_barrier();  // the channel arrays are written
     store_offsets(workspace, channels, arguments.offset + sample.number() * channels);
     normalise_channels(workspace, sample);
     multiply_features<kStreamed>(workspace, sample, arguments.planes, kTotals, sums);
     const float factor = kUnlift * kUnlift / static_cast<float>(arguments.x.positions);
-    for_each_block(workspace.tiles(), workspace.layout.blocks, [&](int i, int j) {
+    for_each_block(workspace, [&](int i, int j) {
       BlockSum covariance = load_floats<kStreamed>(workspace, kTotals, packed_index(i, j));
 #pragma unroll
       for (int e = 0; e < 8; ++e) {
@@ -86,27 +78,28 @@ __global__ void __launch_bounds__(kMostThreads)
   WarpTile::assign(workspace.tiles(), workspace.layout.blocks);
   Sample sample(arguments.x, workspace);
   do {
-    find_means(workspace, sample, arguments.offset + sample.number() * channels);
-    set_weights(workspace, arguments.scale, sample.number(), channels, 1.0f);
+    restore_means(workspace, sample, arguments.offset);
+    set_weights(workspace, sample, [&](int channel) { return scale_of(arguments.scale, sample.number(), channel); });
     block_barrier();  // the channel arrays are written
     const float total = sum_of_squares(workspace, sample);
-    set_weights(workspace, arguments.scale, sample.number(), channels, inverse_root(total));
+    const float unit = inverse_root(total);
+    set_weights(workspace, sample,
+                [&](int channel) { return scale_of(arguments.scale, sample.number(), channel) * unit; });
     for (int channel = threadIdx.x; channel < workspace.layout.blocks * kBlockSide; channel += blockDim.x) {
       set_channel_value(workspace, kFirstExtra, channel, 0.0f);
       set_channel_value(workspace, kSecondExtra, channel, 0.0f);
     }
 
-    const float largest = largest_of(workspace, arguments.grad, sample.number());
-    for_each_block(workspace.tiles(), workspace.layout.blocks, [&](int i, int j) {
-      const BlockSum g = load_direction(arguments.grad, sample.number(), i, j, largest, kLift);
-      store_planes<kStreamed>(workspace, kDerivative, 2, packed_index(i, j), g);
+    const float largest = load_gradient<kStreamed>(workspace, arguments.grad, sample.number(), kDerivative);
+    for_each_block(workspace, [&](int i, int j) {
+      const BlockSum twice = load_floats<kStreamed>(workspace, kDerivative, packed_index(i, j));
+      store_planes<kStreamed, 2>(workspace, kDerivative, packed_index(i, j), direction_of(twice, largest, kLift));
     });
 
     const float factor = largest * sqrtf(total) / static_cast<float>(arguments.x.positions) * kUnlift * kUnlift;
     multiply_derivative<kStreamed>(
-        workspace, sample, kDerivative,
-        [&](const BlockSum& product, const BlockSum&, int i, int j, int column) {
-          BlockSum gradient = combine(factor, product, 0.0f, product);
+        workspace, sample, kDerivative, [&](const BlockSum& product, const BlockSum&, int i, int j, int column) {
+          BlockSum gradient = times(factor, product);
           if (scaled) {
 #pragma unroll
             for (int half = 0; half < 2; ++half) {
@@ -134,7 +127,8 @@ __global__ void __launch_bounds__(kMostThreads)
         });
     block_barrier();  // the sums are complete
     for (int channel = threadIdx.x; scaled && channel < channels; channel += blockDim.x) {
-      const float sum = channel_value(workspace, kFirstExtra, channel) + channel_value(workspace, kSecondExtra, channel);
+      const float sum =
+          channel_value(workspace, kFirstExtra, channel) + channel_value(workspace, kSecondExtra, channel);
       const std::int64_t at = sample.number() * channels + channel;
       if (arguments.scale.element == Element::kFloat64) {
         static_cast<double*>(arguments.grad_scale)[at] = sum;

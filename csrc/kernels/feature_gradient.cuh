@@ -73,12 +73,12 @@ __device__ inline void multiply_derivative(const Workspace& workspace, const Sam
           Fragment rows[kGradientSide];
 #pragma unroll
           for (int r = 0; r < kGradientSide; ++r) {
-            rows[r] = load_operand<Side::kCrossing, kStreamed>(left, min(row + r, blocks - 1), k, lane);
+            rows[r] = load_operand<Hand::kLeft, Side::kCrossing, kStreamed>(left, min(row + r, blocks - 1), k, lane);
           }
 #pragma unroll
           for (int c = 0; c < kGradientSide; ++c) {
             const int block = min(column + c, columns - 1) * blocks + k;
-            const Fragment right = load_block_transposed(z + block * kBlockBytes, lane);
+            const Fragment right = load_block_transposed<Hand::kRight>(z + block * kBlockBytes, lane);
 #pragma unroll
             for (int r = 0; r < kGradientSide; ++r) multiply_add(sums[r][c], rows[r], right);
           }

@@ -4,8 +4,8 @@
 // channels, so that what they store, a tile, is contiguous in shared memory; lane / 8 is the octet. Along a row an
 // octet is loaded in words of eight bytes where they are aligned.
 //
-// A constant channel must become exactly zero, and a mean far above the deviations must cost no accuracy, so the mean is
-// kept as its offset from the first position, which is subtracted first.
+// A constant channel must become exactly zero, and a mean far above the deviations must cost no accuracy, so the mean
+// is kept as its offset from the first position, which is subtracted first.
 #pragma once
 
 #include "elements.cuh"
@@ -57,21 +57,25 @@ struct Sample {
   }
 
   __device__ float element(int channel, int position) const {
-    const std::int64_t at = number() * features.batch_stride + channel * features.channel_stride + position * features.position_stride;
+    const std::int64_t at =
+        number() * features.batch_stride + channel * features.channel_stride + position * features.position_stride;
     return load_element(features.element, features.data, at);
   }
 
-  // Zero beyond the channels and positions.
-  __device__ Octet octet(int channel, int position) const {
-    Octet octet{};
-    const int count = features.positions - position;
-    if (channel >= features.channels || count <= 0) return octet;
-    const std::int64_t first = number() * features.batch_stride + channel * features.channel_stride +
-                               position * features.position_stride;
+  // Visits the octets of one channel from `begin` to `end` that are this lane's: visit(octet, position, how many of its
+  // elements are features), the others being zero.
+  template <typename Visit>
+  __device__ void for_each_octet(int channel, int begin, int end, Visit visit) const {
+    const int first = begin + lane_of_thread() / kLaneRows * kOctet;
+    if (channel >= features.channels) {
+      for (int position = first; position < end; position += kLanePositions) visit(Octet{}, position, 0);
+      return;
+    }
+    const std::int64_t row = number() * features.batch_stride + channel * features.channel_stride;
     with_element_pointer(features.element, features.data, [&](const auto* data) {
-      octet = load_octet(data + first, features.position_stride, count);
+      gcp_kernels::for_each_octet(data + row, features.position_stride, features.positions, first, kLanePositions, end,
+                                  visit);
     });
-    return octet;
   }
 };
 
@@ -80,20 +84,22 @@ __device__ inline float centred(const Workspace& workspace, int channel, float v
   return value - channel_value(workspace, kShift, channel) - channel_value(workspace, kOffset, channel);
 }
 
-// factor weight (x - mu) of eight positions; zero beyond the channels and positions.
-__device__ inline Octet weighted_octet(const Workspace& workspace, const Sample& sample, int channel, int position,
-                                       float factor) {
-  Octet octet = sample.octet(channel, position);
-  const float shift = channel_value(workspace, kShift, channel);
-  const float offset = channel_value(workspace, kOffset, channel);
-  const float weight = channel_value(workspace, kWeight, channel) * factor;
+// weight (x - mu) of the octets of one channel; zero beyond the features.
+struct WeightedChannel {
+  float shift, offset, weight;
+
+  __device__ WeightedChannel(const Workspace& workspace, int channel)
+      : shift(channel_value(workspace, kShift, channel)),
+        offset(channel_value(workspace, kOffset, channel)),
+        weight(channel_value(workspace, kWeight, channel)) {}
+
+  __device__ Octet of(const Octet& octet, int there) const {
+    Octet weighted;
 #pragma unroll
-  for (int e = 0; e < kOctet; ++e) {
-    const bool there = channel < sample.features.channels && position + e < sample.features.positions;
-    octet.value[e] = there ? (octet.value[e] - shift - offset) * weight : 0.0f;
+    for (int e = 0; e < kOctet; ++e) weighted.value[e] = e < there ? (octet.value[e] - shift - offset) * weight : 0.0f;
+    return weighted;
   }
-  return octet;
-}
+};
 
 // 1 / sqrt(square), for scaling by it: 0 where the square is 0, NaN where it is infinite.
 __device__ inline float inverse_root(float square) {
@@ -122,28 +128,21 @@ __device__ inline float sum_of_octets(float value) {
   return value;
 }
 
-// Fills shift and offset of every channel, from the features or, where `offsets` are given, from those.
-__device__ inline void find_means(const Workspace& workspace, const Sample& sample, const float* offsets) {
-  const int positions = sample.features.positions;
+// Fills shift and offset of every channel from the features.
+__device__ inline void find_means(const Workspace& workspace, const Sample& sample) {
   const int lane = lane_of_thread();
+#pragma unroll 1
   for (int group = warp_of_thread(); group < workspace.layout.blocks * 2; group += blockDim.x / kWarpSize) {
     const int channel = group * kLaneRows + lane % kLaneRows;
-    const bool inside = channel < sample.features.channels;
-    const float shift = inside ? sample.element(channel, 0) : 0.0f;
-    float offset = 0.0f;
-    if (offsets == nullptr) {
-      CompensatedSum sum;
-      for (int position = lane / kLaneRows * kOctet; position < positions; position += kLanePositions) {
-        const Octet octet = sample.octet(channel, position);
-        float total = 0.0f;
+    const float shift = channel < sample.features.channels ? sample.element(channel, 0) : 0.0f;
+    CompensatedSum sum;
+    sample.for_each_octet(channel, 0, sample.features.positions, [&](const Octet& octet, int, int there) {
+      float total = 0.0f;
 #pragma unroll
-        for (int e = 0; e < kOctet; ++e) total += position + e < positions ? octet.value[e] - shift : 0.0f;
-        sum.add(total);
-      }
-      offset = sum_of_octets(sum.total) / static_cast<float>(positions);
-    } else if (inside) {
-      offset = offsets[channel];
-    }
+      for (int e = 0; e < kOctet; ++e) total += e < there ? octet.value[e] - shift : 0.0f;
+      sum.add(total);
+    });
+    const float offset = sum_of_octets(sum.total) / static_cast<float>(sample.features.positions);
     if (lane < kLaneRows) {
       set_channel_value(workspace, kShift, channel, shift);
       set_channel_value(workspace, kOffset, channel, offset);
@@ -151,17 +150,36 @@ __device__ inline void find_means(const Workspace& workspace, const Sample& samp
   }
 }
 
+// The same from the offsets of all samples that the forward pass left.
+__device__ inline void restore_means(const Workspace& workspace, const Sample& sample, const float* offsets) {
+  const int channels = sample.features.channels;
+  for (int channel = threadIdx.x; channel < workspace.layout.blocks * kBlockSide; channel += blockDim.x) {
+    const bool inside = channel < channels;
+    set_channel_value(workspace, kShift, channel, inside ? sample.element(channel, 0) : 0.0f);
+    set_channel_value(workspace, kOffset, channel, inside ? offsets[sample.number() * channels + channel] : 0.0f);
+  }
+}
+
+// Fills the weight of every channel; those of the padding get zero.
+template <typename WeightOf>
+__device__ inline void set_weights(const Workspace& workspace, const Sample& sample, WeightOf weight_of) {
+  for (int channel = threadIdx.x; channel < workspace.layout.blocks * kBlockSide; channel += blockDim.x) {
+    const bool inside = channel < sample.features.channels;
+    set_channel_value(workspace, kWeight, channel, inside ? weight_of(channel) : 0.0f);
+  }
+}
+
 // The sum of squares of weight (x - mu) over the positions of one channel, for each of the lanes that share it.
 __device__ inline float squares_of_channel(const Workspace& workspace, const Sample& sample, int channel) {
+  const WeightedChannel weighted(workspace, channel);
   CompensatedSum sum;
-  for (int position = lane_of_thread() / kLaneRows * kOctet; position < sample.features.positions;
-       position += kLanePositions) {
-    const Octet octet = weighted_octet(workspace, sample, channel, position, 1.0f);
+  sample.for_each_octet(channel, 0, sample.features.positions, [&](const Octet& octet, int, int there) {
+    const Octet deviations = weighted.of(octet, there);
     float squares = 0.0f;
 #pragma unroll
-    for (int e = 0; e < kOctet; ++e) squares += octet.value[e] * octet.value[e];
+    for (int e = 0; e < kOctet; ++e) squares += deviations.value[e] * deviations.value[e];
     sum.add(squares);
-  }
+  });
   return sum_of_octets(sum.total);
 }
 
@@ -181,48 +199,51 @@ __device__ inline float sum_of_squares(const Workspace& workspace, const Sample&
 __device__ inline void stage_features(const Workspace& workspace, const Sample& sample, int position, int columns,
                                       int planes) {
   const int blocks = workspace.layout.blocks;
-  const int lane = lane_of_thread();
-  const int groups = blocks * 2;
-  const int spans = ceil_divide(columns * 2, kLaneOctets);
-  for (int unit = warp_of_thread(); unit < groups * spans; unit += blockDim.x / kWarpSize) {
-    const int channel = unit % groups * kLaneRows + lane % kLaneRows;
-    const int number = unit / groups * kLaneOctets + lane / kLaneRows;
-    if (number >= columns * 2) continue;
-    const Octet octet = weighted_octet(workspace, sample, channel, position + number * kOctet, kLift);
-    TileRow high, low;
+  const int low_plane = columns * blocks * kBlockBytes;
+#pragma unroll 1
+  for (int group = warp_of_thread(); group < blocks * 2; group += blockDim.x / kWarpSize) {
+    const int channel = group * kLaneRows + lane_of_thread() % kLaneRows;
+    WeightedChannel weighted(workspace, channel);
+    weighted.weight *= kLift;
+    const SharedAddress rows = workspace.start() + channel / kBlockSide * kBlockBytes +
+                               channel / kLaneRows % 2 * kTileBytes + channel % kLaneRows * 16;
+    sample.for_each_octet(
+        channel, position, position + columns * kBlockSide, [&](const Octet& octet, int at, int there) {
+          const Octet z = weighted.of(octet, there);
+          TileRow high, low;
 #pragma unroll
-    for (int w = 0; w < 4; ++w) {
-      const float a = octet.value[2 * w], b = octet.value[2 * w + 1];
-      high.word[w] = pack_halves(a, b);
-      low.word[w] = pack_halves(a - first_half(high.word[w]), b - second_half(high.word[w]));
-    }
-    const int block = number / 2 * blocks + channel / kBlockSide;
-    const int tile = number % 2 * 2 + channel / kLaneRows % 2;
-    const SharedAddress row = workspace.start() + block * kBlockBytes + tile * kTileBytes + channel % kLaneRows * 16;
-    store_shared(row, high);
-    if (planes == 2) store_shared(row + columns * blocks * kBlockBytes, low);
+          for (int w = 0; w < 4; ++w) {
+            const float a = z.value[2 * w], b = z.value[2 * w + 1];
+            high.word[w] = pack_halves(a, b);
+            low.word[w] = pack_halves(a - first_half(high.word[w]), b - second_half(high.word[w]));
+          }
+          const int number = (at - position) / kOctet;
+          const SharedAddress row = rows + number / 2 * blocks * kBlockBytes + number % 2 * 2 * kTileBytes;
+          store_shared(row, high);
+          if (planes == 2) store_shared(row + low_plane, low);
+        });
   }
 }
 
-// Tensor cores cut sums off instead of rounding them, each time by up to 2^-23, which over the positions of a video would
-// add up to 1e-4: they sum no more than so many block columns, and totals of these are rounded.
+// Tensor cores cut sums off instead of rounding them, each time by up to 2^-23, which over the positions of a video
+// would add up to 1e-4: they sum no more than so many block columns, and totals of these are rounded.
 constexpr int kMostSummedColumns = 32;
 
 // Adds this warp's sums to float32 totals in the plane `totals` and the next, or begins them.
 template <bool kStreamed>
-__device__ inline void add_to_totals(const Workspace& workspace, int totals, bool begin,
-                                     TileSums& sums) {
-  for_each_block(workspace.tiles(), workspace.layout.blocks, sums, [&](BlockSum& sum, int i, int j) {
+__device__ inline void add_to_totals(const Workspace& workspace, int totals, bool begin, TileSums& sums) {
+  for_each_block(workspace, sums, [&](BlockSum& sum, int i, int j) {
     const int block = packed_index(i, j);
     if (!begin) sum = combine(1.0f, sum, 1.0f, load_floats<kStreamed>(workspace, totals, block));
     store_floats<kStreamed>(workspace, totals, block, sum);
   });
 }
 
-// Leaves the sum of z z^T, lifted twice, for z = weight (x - mu) split into `planes`, in float32 in the plane `totals` and
-// the next. The features pass through the place of the first matrix.
+// Leaves the sum of z z^T, lifted twice, for z = weight (x - mu) split into `planes`, in float32 in the plane `totals`
+// and the next. The features pass through the place of the first matrix.
 template <bool kStreamed>
-__device__ inline void multiply_features(const Workspace& workspace, const Sample& sample, int planes, int totals, TileSums& sums) {
+__device__ inline void multiply_features(const Workspace& workspace, const Sample& sample, int planes, int totals,
+                                         TileSums& sums) {
   const int blocks = workspace.layout.blocks;
   const int all_columns = ceil_divide(sample.features.positions, kBlockSide);
   const int room = workspace.layout.plane_blocks() * workspace.layout.planes / (blocks * planes);
@@ -233,7 +254,7 @@ __device__ inline void multiply_features(const Workspace& workspace, const Sampl
     block_barrier();  // what was there before is read, and the channel arrays are written
     stage_features(workspace, sample, first * kBlockSide, columns, planes);
     block_barrier();  // the features are staged
-    const WarpTile tile = WarpTile::of_warp(workspace.tiles(), blocks);
+    const WarpTile tile = workspace.tile();
     clear(sums);
     // Of two planes: low high, high low, and high high last, the largest.
     for (int pair = planes == 2 ? 0 : 2; pair < 3; ++pair) {

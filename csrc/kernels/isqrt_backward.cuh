@@ -19,24 +19,26 @@ __device__ inline float span_of(int channels, int n_iter) {
   return fmaxf(static_cast<float>(channels), growth);
 }
 
-// The largest magnitude in G + G^T of the whole sample.
-__device__ inline float largest_of(const Workspace& workspace, const SymmetricGradient& grad, std::int64_t number) {
+// Leaves G + G^T in float32 in the plane `floats` and the next, and gives its largest magnitude in the whole sample.
+template <bool kStreamed>
+__device__ inline float load_gradient(const Workspace& workspace, const SymmetricGradient& grad, std::int64_t number,
+                                      int floats) {
   float largest = 0.0f;
-  for_each_block(workspace.tiles(), workspace.layout.blocks, [&](int i, int j) {
+  for_each_block(workspace, [&](int i, int j) {
     const BlockSum twice = load_twice_symmetric(grad, number, i, j);
 #pragma unroll
     for (int e = 0; e < 8; ++e) largest = larger(largest, fabsf(twice.value[e]));
+    store_floats<kStreamed>(workspace, floats, packed_index(i, j), twice);
   });
   return block_max(workspace, largest);
 }
 
-// A block of (G + G^T) / largest, times `scale`; NaN stays NaN where all else is zero.
-__device__ inline BlockSum load_direction(const SymmetricGradient& grad, std::int64_t number, int i, int j,
-                                          float largest, float scale) {
-  BlockSum direction = load_twice_symmetric(grad, number, i, j);
+// (G + G^T) / largest, times `scale`; NaN stays NaN where all else is zero.
+__device__ inline BlockSum direction_of(const BlockSum& twice, float largest, float scale) {
+  BlockSum direction;
 #pragma unroll
   for (int e = 0; e < 8; ++e) {
-    direction.value[e] = (largest == 0.0f ? direction.value[e] : direction.value[e] / largest) * scale;
+    direction.value[e] = (largest == 0.0f ? twice.value[e] : twice.value[e] / largest) * scale;
   }
   return direction;
 }
@@ -49,44 +51,46 @@ __device__ inline float inner_product(const BlockSum& u, const BlockSum& v, int 
   return i == j ? total : 2.0f * total;
 }
 
-template <bool kStreamed>
+template <bool kStreamed, int kPlanes>
 __global__ void __launch_bounds__(kMostThreads) isqrt_backward_kernel(const BackwardArguments arguments) {
   using M = Matrices<true>;
   const Workspace workspace(arguments.layout, arguments.slabs);
   const int channels = arguments.x.channels;
-  const int planes = arguments.layout.planes;
-  const int derivative = M::kDW * planes;  // L takes the planes of dW and, where that is one, of V
-  const int floats = derivative + 2;       // Y_N and then A again take two planes that are free by then
+  constexpr int kDerivative = M::kDW * kPlanes;  // L takes the planes of dW and, where that is one, of V
+  constexpr int kFloats = kDerivative + 2;       // Y_N and then A again take two planes that are free by then
   const float positions = static_cast<float>(arguments.x.positions);
   TileSums sums;
 
   WarpTile::assign(workspace.tiles(), workspace.layout.blocks);
   Sample sample(arguments.x, workspace);
   do {
-    find_means(workspace, sample, arguments.offset + sample.number() * channels);
-    set_weights(workspace, channels, inverse_root(arguments.trace[sample.number()] * positions));
-    multiply_features<kStreamed>(workspace, sample, planes, derivative, sums);
-    store_covariance<kStreamed>(workspace, derivative);
+    restore_means(workspace, sample, arguments.offset);
+    const float weight = inverse_root(arguments.trace[sample.number()] * positions);
+    set_weights(workspace, sample, [&](int) { return weight; });
+    multiply_features<kStreamed>(workspace, sample, kPlanes, kDerivative, sums);
+    store_covariance<kStreamed, kPlanes>(workspace, kDerivative);
 
-    const float largest = largest_of(workspace, arguments.grad, sample.number());
-    for_each_block(workspace.tiles(), workspace.layout.blocks, [&](int i, int j) {
-      const BlockSum g = load_direction(arguments.grad, sample.number(), i, j, largest, kLift / span_of(channels, arguments.n_iter));
-      store_elements<kStreamed>(workspace, M::kDW, packed_index(i, j), g);
+    constexpr int kGradient = M::kV * kPlanes;  // two planes that are not in use yet
+    const float largest = load_gradient<kStreamed>(workspace, arguments.grad, sample.number(), kGradient);
+    for_each_block(workspace, [&](int i, int j) {
+      const BlockSum twice = load_floats<kStreamed>(workspace, kGradient, packed_index(i, j));
+      const BlockSum g = direction_of(twice, largest, kLift / span_of(channels, arguments.n_iter));
+      store_term<kStreamed, kPlanes, true>(workspace, false, true, packed_index(i, j), g);
     });
-
     workspace.keep_scalar(largest);
 
-    iterate<kStreamed, true>(workspace, arguments.n_iter, floats, sums);
+    iterate<kStreamed, kPlanes, true>(workspace, arguments.n_iter, kFloats, sums);
     float shift = 0.0f;  // this thread's part of a
-    for_each_block(workspace.tiles(), workspace.layout.blocks, [&](int i, int j) {
-      const BlockSum root = load_floats<kStreamed>(workspace, floats, packed_index(i, j));
-      const BlockSum g = load_direction(arguments.grad, sample.number(), i, j, workspace.kept_scalar(), 1.0f);
+    for_each_block(workspace, [&](int i, int j) {
+      const BlockSum root = load_floats<kStreamed>(workspace, kFloats, packed_index(i, j));
+      const BlockSum twice = load_twice_symmetric(arguments.grad, sample.number(), i, j);
+      const BlockSum g = direction_of(twice, workspace.kept_scalar(), 1.0f);
       shift += 0.5f * kUnlift / span_of(channels, arguments.n_iter) * inner_product(g, root, i, j);
     });
-    multiply_features<kStreamed>(workspace, sample, planes, floats, sums);
-    for_each_block(workspace.tiles(), workspace.layout.blocks, [&](int i, int j) {
-      const BlockSum a = load_floats<kStreamed>(workspace, floats, packed_index(i, j));
-      const BlockSum l = load_planes<kStreamed>(workspace, derivative, 2, packed_index(i, j));
+    multiply_features<kStreamed>(workspace, sample, kPlanes, kFloats, sums);
+    for_each_block(workspace, [&](int i, int j) {
+      const BlockSum a = load_floats<kStreamed>(workspace, kFloats, packed_index(i, j));
+      const BlockSum l = load_planes<kStreamed, 2>(workspace, kDerivative, packed_index(i, j));
       shift -= kUnlift * kUnlift * kUnlift * inner_product(l, a, i, j);
     });
     shift = block_sum(workspace, shift);
@@ -94,7 +98,7 @@ __global__ void __launch_bounds__(kMostThreads) isqrt_backward_kernel(const Back
     const float undo = span_of(channels, arguments.n_iter) * workspace.kept_scalar();
     const float factor = undo / sqrtf(positions) * kUnlift * kUnlift;
     multiply_derivative<kStreamed>(
-        workspace, sample, derivative, [&](const BlockSum& product, const BlockSum& z, int i, int j, int) {
+        workspace, sample, kDerivative, [&](const BlockSum& product, const BlockSum& z, int i, int j, int) {
           store_gradient(arguments.grad_x, sample, i, j, combine(factor, product, factor * kLift * shift, z));
         });
   } while (sample.advance<kStreamed>(arguments.batch));

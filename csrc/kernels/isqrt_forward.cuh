@@ -11,13 +11,6 @@
 
 namespace gcp_kernels {
 
-// Every channel gets the same weight, those of the padding zero.
-__device__ inline void set_weights(const Workspace& workspace, int channels, float weight) {
-  for (int channel = threadIdx.x; channel < workspace.layout.blocks * kBlockSide; channel += blockDim.x) {
-    set_channel_value(workspace, kWeight, channel, channel < channels ? weight : 0.0f);
-  }
-}
-
 __device__ inline void store_offsets(const Workspace& workspace, int channels, float* offset) {
   for (int channel = threadIdx.x; channel < channels; channel += blockDim.x) {
     offset[channel] = channel_value(workspace, kOffset, channel);
@@ -25,16 +18,16 @@ __device__ inline void store_offsets(const Workspace& workspace, int channels, f
 }
 
 // W = A from its totals, lifted twice.
-template <bool kStreamed>
+template <bool kStreamed, int kPlanes>
 __device__ inline void store_covariance(const Workspace& workspace, int totals) {
   block_barrier();  // the staged features, which are in the place of W, have been read
-  for_each_block(workspace.tiles(), workspace.layout.blocks, [&](int i, int j) {
+  for_each_block(workspace, [&](int i, int j) {
     const BlockSum total = load_floats<kStreamed>(workspace, totals, packed_index(i, j));
-    store_elements<kStreamed>(workspace, Matrices<false>::kW, packed_index(i, j), combine(kUnlift, total, 0.0f, total));
+    store_elements<kStreamed, kPlanes>(workspace, Matrices<false>::kW, packed_index(i, j), times(kUnlift, total));
   });
 }
 
-template <bool kStreamed>
+template <bool kStreamed, int kPlanes>
 __global__ void __launch_bounds__(kMostThreads) isqrt_forward_kernel(const ForwardArguments arguments) {
   const Workspace workspace(arguments.layout, arguments.slabs);
   const int channels = arguments.x.channels;
@@ -43,26 +36,26 @@ __global__ void __launch_bounds__(kMostThreads) isqrt_forward_kernel(const Forwa
   WarpTile::assign(workspace.tiles(), workspace.layout.blocks);
   Sample sample(arguments.x, workspace);
   do {
-    find_means(workspace, sample, nullptr);
-    set_weights(workspace, channels, 1.0f);
+    find_means(workspace, sample);
+    set_weights(workspace, sample, [](int) { return 1.0f; });
     block_barrier();  // the channel arrays are written
     store_offsets(workspace, channels, arguments.offset + sample.number() * channels);
     const float total = sum_of_squares(workspace, sample);
     const float trace = total / static_cast<float>(arguments.x.positions);
     if (threadIdx.x == 0) arguments.trace[sample.number()] = trace;
     workspace.keep_scalar(trace);
-    set_weights(workspace, channels, inverse_root(total));
+    const float weight = inverse_root(total);
+    set_weights(workspace, sample, [&](int) { return weight; });
 
-    const int planes = arguments.layout.planes;
-    const int totals = Matrices<false>::kV * planes;
-    multiply_features<kStreamed>(workspace, sample, planes, totals, sums);
-    store_covariance<kStreamed>(workspace, totals);
+    constexpr int kTotals = Matrices<false>::kV * kPlanes;
+    multiply_features<kStreamed>(workspace, sample, kPlanes, kTotals, sums);
+    store_covariance<kStreamed, kPlanes>(workspace, kTotals);
     constexpr int kRoot = 0;  // takes the place of W and, where that is one plane, of V
-    iterate<kStreamed, false>(workspace, arguments.n_iter, kRoot, sums);
+    iterate<kStreamed, kPlanes, false>(workspace, arguments.n_iter, kRoot, sums);
     const float scale = sqrtf(workspace.kept_scalar()) * kUnlift;
-    for_each_block(workspace.tiles(), workspace.layout.blocks, [&](int i, int j) {
+    for_each_block(workspace, [&](int i, int j) {
       const BlockSum root = load_floats<kStreamed>(workspace, kRoot, packed_index(i, j));
-      store_result(arguments.pooled, sample.number(), i, j, combine(scale, root, 0.0f, root));
+      store_result(arguments.pooled, sample.number(), i, j, times(scale, root));
     });
   } while (sample.advance<kStreamed>(arguments.batch));
 }

@@ -23,6 +23,10 @@ struct Matrices {
   static constexpr int kDW = 1;
   static constexpr int kDV = 3;
   static constexpr int kDY = 4;
+  // In "fast", what rounding to halves takes away from the tangents of W and Y. It enters the terms that are no
+  // products: without it a gradient that is small beside the tangents in the null space of A loses a digit.
+  static constexpr int kDWRest = 6;
+  static constexpr int kDYRest = 7;
 };
 
 // What one product reads and changes.
@@ -40,72 +44,102 @@ __device__ inline Factors factors_of(Product product) {
 }
 
 // sums = left right, or dL R + L dR for `tangent`, lifted twice.
-template <bool kStreamed>
-__device__ inline void multiply(const Workspace& workspace, const Factors& factors, bool tangent,
-                                TileSums& sums) {
+template <bool kStreamed, int kPlanes>
+__device__ inline void multiply(const Workspace& workspace, const Factors& factors, bool tangent, TileSums& sums) {
   clear(sums);
-  const int planes = workspace.layout.planes;
-  const int pairs = planes == 2 ? 3 : 1;
+  constexpr int pairs = kPlanes == 2 ? 3 : 1;
+#pragma unroll 1
   for (int number = 0; number < (tangent ? 2 * pairs : pairs); ++number) {
     const int left = !tangent ? factors.left : number < pairs ? factors.d_left : factors.left;
     const int right = !tangent ? factors.right : number < pairs ? factors.right : factors.d_right;
     // Of two planes: low high, high low, and high high last, the largest.
     const int pair = number % pairs;
-    const int left_plane = left * planes + (planes == 2 && pair == 0 ? 1 : 0);
-    const int right_plane = right * planes + (planes == 2 && pair == 1 ? 1 : 0);
+    const int left_plane = left * kPlanes + (kPlanes == 2 && pair == 0 ? 1 : 0);
+    const int right_plane = right * kPlanes + (kPlanes == 2 && pair == 1 ? 1 : 0);
     multiply_planes<kStreamed>(workspace, left_plane, right_plane, sums);
   }
 }
 
-// Writes what the product changes in one block of the matrices, or of their tangents.
-template <bool kStreamed, bool kTangents>
-__device__ inline void update(const Workspace& workspace, Product product, bool first, bool tangent,
-                              const BlockSum& sum, int block) {
+// W or Y, or its tangent, as it enters the terms that are no products.
+template <bool kStreamed, int kPlanes, bool kTangents>
+__device__ inline BlockSum load_term(const Workspace& workspace, bool y, bool tangent, int block) {
   using M = Matrices<kTangents>;
-  const int w = tangent ? M::kDW : M::kW, v = tangent ? M::kDV : M::kV, y = tangent ? M::kDY : M::kY;
-  const bool root = product == Product::kRoot, square = product == Product::kSquare;
-  const BlockSum old = load_elements<kStreamed>(workspace, root ? y : w, block);
-  const float of_old = root ? 1.5f : square ? 0.0f : 2.25f;
-  const float of_sum = root ? -0.5f : square ? 1.0f : 0.25f;
-  BlockSum result = combine(of_old, old, of_sum * kUnlift, sum);
-  if (product == Product::kCube) {
-    result = combine(1.0f, result, -1.5f, load_elements<kStreamed>(workspace, v, block));
+  const int matrix = y ? (tangent ? M::kDY : M::kY) : (tangent ? M::kDW : M::kW);
+  BlockSum elements = load_elements<kStreamed, kPlanes>(workspace, matrix, block);
+  if (kTangents && kPlanes == 1 && tangent) {
+    const int rest = y ? M::kDYRest : M::kDWRest;
+    elements = combine(1.0f, elements, 1.0f, load_planes<kStreamed, 1>(workspace, rest, block));
   }
-  store_elements<kStreamed>(workspace, root ? y : square ? v : w, block, result);
-  if (!first) return;
-  const BlockSum linear = load_elements<kStreamed>(workspace, w, block);
-  store_elements<kStreamed>(workspace, y, block, combine(1.5f, linear, -0.5f * kUnlift, sum));
+  return elements;
+}
+
+template <bool kStreamed, int kPlanes, bool kTangents>
+__device__ inline void store_term(const Workspace& workspace, bool y, bool tangent, int block,
+                                  const BlockSum& elements) {
+  using M = Matrices<kTangents>;
+  const int matrix = y ? (tangent ? M::kDY : M::kY) : (tangent ? M::kDW : M::kW);
+  if (kTangents && kPlanes == 1 && tangent) {
+    store_split<kStreamed>(workspace, matrix, y ? M::kDYRest : M::kDWRest, block, elements);
+  } else {
+    store_elements<kStreamed, kPlanes>(workspace, matrix, block, elements);
+  }
+}
+
+// Writes what product `number` changes in one block of the matrices, or of their tangents.
+template <bool kStreamed, int kPlanes, bool kTangents>
+__device__ inline void update(const Workspace& workspace, int number, bool tangent, const BlockSum& sum, int block) {
+  using M = Matrices<kTangents>;
+  const Product product = static_cast<Product>(number % 3);
+  const int v = tangent ? M::kDV : M::kV;
+  if (product == Product::kSquare) {
+    store_elements<kStreamed, kPlanes>(workspace, v, block, times(kUnlift, sum));
+    if (number != 1) return;
+    const BlockSum linear = load_term<kStreamed, kPlanes, kTangents>(workspace, false, tangent, block);
+    store_term<kStreamed, kPlanes, kTangents>(workspace, true, tangent, block,
+                                              combine(1.5f, linear, -0.5f * kUnlift, sum));
+    return;
+  }
+  const bool root = product == Product::kRoot;
+  const BlockSum old = load_term<kStreamed, kPlanes, kTangents>(workspace, root, tangent, block);
+  BlockSum result = combine(root ? 1.5f : 2.25f, old, (root ? -0.5f : 0.25f) * kUnlift, sum);
+  if (!root) result = combine(1.0f, result, -1.5f, load_elements<kStreamed, kPlanes>(workspace, v, block));
+  store_term<kStreamed, kPlanes, kTangents>(workspace, root, tangent, block, result);
+}
+
+// The last product, from Y or, where it is the only one, from W = A.
+template <bool kStreamed, int kPlanes, bool kTangents>
+__device__ inline void finish(const Workspace& workspace, bool only, bool tangent, int root, const BlockSum& sum,
+                              int block) {
+  const BlockSum old = load_term<kStreamed, kPlanes, kTangents>(workspace, !only, tangent, block);
+  const BlockSum result = combine(1.5f, old, -0.5f * kUnlift, sum);
+  if (tangent) {
+    store_planes<kStreamed, 2>(workspace, Matrices<kTangents>::kDW * kPlanes, block, result);
+  } else {
+    store_floats<kStreamed>(workspace, root, block, result);
+  }
 }
 
 // Runs the iteration on W = A, and on dW where there are tangents. Leaves Y_N, lifted, in float32, in the plane
 // `root` and the next, and its tangent L split into two planes: the first of dW and the next.
-template <bool kStreamed, bool kTangents>
-__device__ inline void iterate(const Workspace& workspace, int n_iter, int root,
-                               TileSums& sums) {
-  using M = Matrices<kTangents>;
+template <bool kStreamed, int kPlanes, bool kTangents>
+__device__ inline void iterate(const Workspace& workspace, int n_iter, int root, TileSums& sums) {
   const int last = n_iter == 1 ? 1 : 3 * n_iter - 3;
+#pragma unroll 1
   for (int number = 1; number <= last; ++number) {
-    const Product product = static_cast<Product>(number % 3);
+    const Factors factors = factors_of<kTangents>(static_cast<Product>(number % 3));
     block_barrier();  // the matrices are written
+#pragma unroll 1
     for (int tangent = kTangents; tangent >= 0; --tangent) {
-      multiply<kStreamed>(workspace, factors_of<kTangents>(product), tangent, sums);
+      multiply<kStreamed, kPlanes>(workspace, factors, tangent, sums);
       block_barrier();  // the operands have been read
-      for_each_block(workspace.tiles(), workspace.layout.blocks, sums, [&](const BlockSum& sum, int i, int j) {
+      for_each_block(workspace, sums, [&](const BlockSum& sum, int i, int j) {
         const int block = packed_index(i, j);
-        if (number < last) {
-          // Worked out for each block anew: beside the sums of a tile every register counts.
-          const int again = recomputed(number);
-          const Product product = static_cast<Product>(again % 3);
-          update<kStreamed, kTangents>(workspace, product, again == 1, recomputed(tangent), sum, block);
-          return;
-        }
-        // Where N is 1, Y is W = A still.
-        const int y = n_iter == 1 ? (tangent ? M::kDW : M::kW) : (tangent ? M::kDY : M::kY);
-        const BlockSum iterate = combine(1.5f, load_elements<kStreamed>(workspace, y, block), -0.5f * kUnlift, sum);
-        if (tangent) {
-          store_planes<kStreamed>(workspace, M::kDW * workspace.layout.planes, 2, block, iterate);
+        // Worked out for each block anew: beside the sums of a tile every register counts.
+        const int again = recomputed(number);
+        if (again < last) {
+          update<kStreamed, kPlanes, kTangents>(workspace, again, recomputed(tangent), sum, block);
         } else {
-          store_floats<kStreamed>(workspace, root, block, iterate);
+          finish<kStreamed, kPlanes, kTangents>(workspace, last == 1, recomputed(tangent), root, sum, block);
         }
       });
     }

@@ -13,24 +13,33 @@
 namespace gcp_kernels {
 
 constexpr int kMostChannels = 256;
-constexpr int kChannelArrays = 5;       // of the features: see kernels/features.cuh
+constexpr int kChannelArrays = 5;  // of the features: see kernels/features.cuh
 constexpr int kMostWarps = 16;
 constexpr int kMostThreads = 32 * kMostWarps;
-constexpr int kMostRingColumns = 8;     // two streams of four stages
-constexpr int kHalfBlockBytes = 512;    // 16x16 halves
+constexpr int kMostRingColumns = 8;   // two streams of four stages
+constexpr int kHalfBlockBytes = 512;  // 16x16 halves
 
-// Matrices that a sample takes: W, V and Y; each with its tangent; features and float32 totals, or a split derivative.
-constexpr int kForwardMatrices = 3;
-constexpr int kBackwardMatrices = 6;
-constexpr int kCovarianceMatrices = 3;
+// The matrices that a sample takes in one pass, in the order in which they are kept on chip. Those that are no operands
+// of products, the last ones, are read and written by the same thread alone.
+struct Pass {
+  int matrices;
+  int operands;
+};
+
+constexpr Pass kForwardPass{3, 3};     // W, V and Y
+constexpr Pass kCovariancePass{3, 3};  // features, and float32 totals or a split derivative
+
+// W, V and Y with their tangents; in "fast", of two tangents also what rounding to halves takes away.
+constexpr Pass backward_pass(int planes) { return planes == 1 ? Pass{8, 6} : Pass{6, 6}; }
 
 struct Layout {
   int blocks;        // 16-wide block rows of a matrix: ceil(C / 16)
   int planes;        // of halves for each matrix: 1 "fast", 2 "high"
-  int matrices;      // of the kernel: kForwardMatrices, and so on
+  int matrices;      // of the pass
   int resident;      // of these in shared memory; the others live in the CTA's slab
-  int ring_columns;  // block columns that the ring for streaming holds; 0 where all are resident
+  int ring_columns;  // block columns that the ring for streaming holds; 0 where all operands are resident
 
+  GCP_HOST_DEVICE constexpr bool streams() const { return resident < matrices; }
   // At least two block columns, so that the first matrix can stage features of the smallest C.
   GCP_HOST_DEVICE constexpr int plane_blocks() const {
     const int triangle = blocks * (blocks + 1) / 2;
@@ -51,20 +60,20 @@ struct Layout {
 };
 
 // The least that any layout takes: one resident matrix, and a ring for two streams or one ahead.
-constexpr Layout least_layout(int channels, int planes, int matrices) {
-  return {(channels + 15) / 16, planes, matrices, 1, 2};
+constexpr Layout least_layout(int channels, int planes, Pass pass) {
+  return {(channels + 15) / 16, planes, pass.matrices, 1, 2};
 }
 
 // The layout with the most resident matrices that fits in `shared_limit` bytes, and with the largest ring beside them;
 // `resident` is 0 where none fits. One streamed operand wants a ring of two columns at least, two of them as many.
-constexpr Layout layout_for(int channels, int planes, int matrices, int shared_limit) {
-  const Layout layout{(channels + 15) / 16, planes, matrices, 0, 0};
-  for (int resident = layout.matrices; resident > 0; --resident) {
-    const bool streams = resident < layout.matrices;
-    for (int columns = streams ? kMostRingColumns : 0; columns >= (streams ? 2 : 0); --columns) {
-      const Layout candidate{layout.blocks, planes, layout.matrices, resident, columns};
+constexpr Layout layout_for(int channels, int planes, Pass pass, int shared_limit) {
+  const Layout layout{(channels + 15) / 16, planes, pass.matrices, 0, 0};
+  for (int resident = pass.matrices; resident > 0; --resident) {
+    const bool streams_operands = resident < pass.operands;
+    const int least_columns = streams_operands ? 2 : 0;
+    for (int columns = streams_operands ? kMostRingColumns : 0; columns >= least_columns; --columns) {
+      const Layout candidate{layout.blocks, planes, pass.matrices, resident, columns};
       if (candidate.shared_bytes() <= shared_limit) return candidate;
-      if (!streams) break;
     }
   }
   return layout;

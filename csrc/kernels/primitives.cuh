@@ -90,7 +90,8 @@ __device__ inline Fragment load_matrix_transposed(SharedAddress row) {
   return f;
 }
 
-// sum += left right^T: the right operand is given by the rows of its transpose.
+// sum += left right^T: the right operand is given by the rows of its transpose, and with its two tiles off the diagonal
+// exchanged, so that each instruction finds its two words of it in neighbouring registers.
 __device__ inline void multiply_add(BlockSum& sum, const Fragment& left, const Fragment& right) {
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
@@ -98,8 +99,8 @@ __device__ inline void multiply_add(BlockSum& sum, const Fragment& left, const F
     asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
         "{%0, %1, %2, %3};"
         : "+f"(s[0]), "+f"(s[1]), "+f"(s[2]), "+f"(s[3])
-        : "r"(left.word[0]), "r"(left.word[1]), "r"(left.word[2]), "r"(left.word[3]), "r"(right.word[half]),
-          "r"(right.word[half + 2]));
+        : "r"(left.word[0]), "r"(left.word[1]), "r"(left.word[2]), "r"(left.word[3]), "r"(right.word[2 * half]),
+          "r"(right.word[2 * half + 1]));
   }
 }
 

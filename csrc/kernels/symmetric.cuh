@@ -3,7 +3,7 @@
 //
 // Block (i, j), i <= j, stands at packed_index(i, j): a block column after the other. Block (j, i) is the same one,
 // loaded transposed. For the right operand of U V, block (k, j) of V is needed by the rows of its transpose, which is
-// block (j, k) of V itself: so both operands are loaded alike.
+// block (j, k) of V itself: so both operands are loaded alike, but for the order of their tiles.
 //
 // A product stays in registers until everyone has read its operands; then it may overwrite them. Each warp owns a tile
 // of the result: four block rows by two block columns above the diagonal, or the upper half of four by four on it. The
@@ -18,10 +18,10 @@
 
 namespace gcp_kernels {
 
-constexpr int kTileBlocks = 4;      // block rows of a warp's tile
-constexpr int kTilePairs = 2;       // block columns of one above the diagonal
-constexpr int kMaxTileSums = 10;    // blocks of a tile on the diagonal
-constexpr int kRectangleSums = 8;   // blocks of one above it
+constexpr int kTileBlocks = 4;     // block rows of a warp's tile
+constexpr int kTilePairs = 2;      // block columns of one above the diagonal
+constexpr int kMaxTileSums = 10;   // blocks of a tile on the diagonal
+constexpr int kRectangleSums = 8;  // blocks of one above it
 
 __host__ __device__ constexpr int triangle_number(int n) { return n * (n + 1) / 2; }
 
@@ -75,7 +75,9 @@ struct WarpTile {
   }
 
   // Block row and column of the sum number `s`: column after column.
-  __device__ int row_of(int s) const { return row() + (diagonal() ? s - triangle_number(diagonal_column(s)) : s % kTileBlocks); }
+  __device__ int row_of(int s) const {
+    return row() + (diagonal() ? s - triangle_number(diagonal_column(s)) : s % kTileBlocks);
+  }
   __device__ int column_of(int s) const { return column() + (diagonal() ? diagonal_column(s) : s / kTileBlocks); }
   __device__ static int diagonal_column(int s) { return (s >= 1) + (s >= 3) + (s >= 6); }
   // Whether there is such a block: on a tile above the diagonal there are fewer, at the edge of the matrix too.
@@ -89,24 +91,12 @@ __device__ inline void clear(TileSums& sums) {
   for (int s = 0; s < kMaxTileSums; ++s) sums[s] = BlockSum{};
 }
 
-// For every block of this warp's tile: visit(sum, block row, block column).
-template <typename Visit>
-__device__ inline void for_each_block(SharedAddress tiles, int blocks, TileSums& sums, Visit visit) {
+// a x, element by element.
+__device__ inline BlockSum times(float a, const BlockSum& x) {
+  BlockSum result;
 #pragma unroll
-  for (int s = 0; s < kMaxTileSums; ++s) {
-    const WarpTile tile = WarpTile::of_warp(tiles, blocks);
-    if (tile.owns(s)) visit(sums[s], tile.row_of(s), tile.column_of(s));
-  }
-}
-
-// The same where the sums are of no interest: visit(block row, block column).
-template <typename Visit>
-__device__ inline void for_each_block(SharedAddress tiles, int blocks, Visit visit) {
-  const WarpTile tile = WarpTile::of_warp(tiles, blocks);
-#pragma unroll 1
-  for (int s = 0; s < kMaxTileSums; ++s) {
-    if (tile.owns(s)) visit(tile.row_of(s), tile.column_of(s));
-  }
+  for (int e = 0; e < 8; ++e) result.value[e] = a * x.value[e];
+  return result;
 }
 
 // a x + b y, element by element.
@@ -128,35 +118,41 @@ struct Operand {
 // How the blocks (i, k) of a strip of block rows lie for one k: all below the diagonal, some, or none.
 enum class Side { kMirrored, kCrossing, kStored };
 
-// What a lane adds to the address of a block: the row of it that the lane loads. Transposing a block also swaps the
-// two tiles off its diagonal, so lanes 8-15 and 16-23 change places.
+// What a lane adds to the address of a block: the row of it that the lane loads, for tiles in the order in which they
+// are stored, and with those off the diagonal exchanged (lanes 8-15 and 16-23 change places).
 struct LaneOffset {
-  SharedAddress stored;
-  SharedAddress mirrored;
+  SharedAddress in_order;
+  SharedAddress exchanged;
 
   __device__ LaneOffset() {
     const int lane = recomputed(lane_of_thread());
     const int tile = lane / 8;
-    stored = lane * 16;
-    mirrored = (tile % 2 * 2 + tile / 2) * kTileBytes + lane % 8 * 16;
+    in_order = lane * 16;
+    exchanged = (tile % 2 * 2 + tile / 2) * kTileBytes + lane % 8 * 16;
   }
 };
 
+enum class Hand { kLeft, kRight };
+
+// A block, or its mirror image, as an operand of multiply_add. Transposing exchanges the two tiles off the diagonal,
+// and a right operand wants them exchanged.
+template <Hand kHand>
 __device__ inline Fragment load_block(SharedAddress block, const LaneOffset& lane) {
-  return load_matrix(block + lane.stored);
+  return load_matrix(block + (kHand == Hand::kRight ? lane.exchanged : lane.in_order));
 }
 
+template <Hand kHand>
 __device__ inline Fragment load_block_transposed(SharedAddress block, const LaneOffset& lane) {
-  return load_matrix_transposed(block + lane.mirrored);
+  return load_matrix_transposed(block + (kHand == Hand::kRight ? lane.in_order : lane.exchanged));
 }
 
-template <Side kSide, bool kStreamed>
+template <Hand kHand, Side kSide, bool kStreamed>
 __device__ inline Fragment load_operand(const Operand& operand, int i, int k, const LaneOffset& lane) {
   const bool mirrored = kSide == Side::kMirrored || (kSide == Side::kCrossing && k < i);
   const bool elsewhere = mirrored && !(kStreamed && operand.streamed);
   const SharedAddress block =
       elsewhere ? operand.rows + (triangle_number(i) + k) * kBlockBytes : operand.column + i * kBlockBytes;
-  return mirrored ? load_block_transposed(block, lane) : load_block(block, lane);
+  return mirrored ? load_block_transposed<kHand>(block, lane) : load_block<kHand>(block, lane);
 }
 
 // sums += column k of `left` times row k of `right`. Rows beyond the matrix take the last one's place; what comes of
@@ -164,16 +160,17 @@ __device__ inline Fragment load_operand(const Operand& operand, int i, int k, co
 template <Side kSide, bool kStreamed>
 __device__ inline void multiply_diagonal(const WarpTile& tile, const Operand& left, const Operand& right, int k,
                                          const LaneOffset& lane, TileSums& sums) {
+  const int last = tile.blocks - 1;
 #pragma unroll
   for (int first = 0; first < kTileBlocks; first += 2) {
     Fragment rows[2];
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      rows[r] = load_operand<kSide, kStreamed>(left, min(tile.row() + first + r, tile.blocks - 1), k, lane);
+      rows[r] = load_operand<Hand::kLeft, kSide, kStreamed>(left, min(tile.row() + first + r, last), k, lane);
     }
 #pragma unroll
     for (int c = first; c < kTileBlocks; ++c) {
-      const Fragment column = load_operand<kSide, kStreamed>(right, min(tile.row() + c, tile.blocks - 1), k, lane);
+      const Fragment column = load_operand<Hand::kRight, kSide, kStreamed>(right, min(tile.row() + c, last), k, lane);
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
         if (first + r <= c) multiply_add(sums[triangle_number(c) + first + r], rows[r], column);
@@ -187,10 +184,13 @@ __device__ inline void multiply_rectangle(const WarpTile& tile, const Operand& l
                                           const LaneOffset& lane, TileSums& sums) {
   Fragment rows[kTileBlocks];
 #pragma unroll
-  for (int r = 0; r < kTileBlocks; ++r) rows[r] = load_operand<kRows, kStreamed>(left, tile.row() + r, k, lane);
+  for (int r = 0; r < kTileBlocks; ++r) {
+    rows[r] = load_operand<Hand::kLeft, kRows, kStreamed>(left, tile.row() + r, k, lane);
+  }
 #pragma unroll
   for (int c = 0; c < kTilePairs; ++c) {
-    const Fragment column = load_operand<kColumns, kStreamed>(right, min(tile.column() + c, tile.blocks - 1), k, lane);
+    const int i = min(tile.column() + c, tile.blocks - 1);
+    const Fragment column = load_operand<Hand::kRight, kColumns, kStreamed>(right, i, k, lane);
 #pragma unroll
     for (int r = 0; r < kTileBlocks; ++r) multiply_add(sums[c * kTileBlocks + r], rows[r], column);
   }

@@ -18,16 +18,16 @@
 // right, because blocks stride over the batch (grid.x) and over the tiles (grid.y). Offsets are 64-bit.
 #pragma once
 
-#include <cmath>
-#include <cstdint>
-
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include <cmath>
+#include <cstdint>
+
 namespace gcp_kernels {
 
-constexpr int kTileSide = 32;  // one warp reads one row of a tile
-constexpr int kTileRows = 8;   // rows in flight: a block is 32 x 8 threads
+constexpr int kTileSide = 32;              // one warp reads one row of a tile
+constexpr int kTileRows = 8;               // rows in flight: a block is 32 x 8 threads
 constexpr int kTilePitch = kTileSide + 1;  // the odd pitch keeps reading a column free of bank conflicts
 
 template <typename T>
@@ -64,11 +64,17 @@ __device__ inline __nv_bfloat16 sum(__nv_bfloat16 a, __nv_bfloat16 b) {
 }
 
 template <typename T>
-__device__ inline T zero() { return static_cast<T>(0); }
+__device__ inline T zero() {
+  return static_cast<T>(0);
+}
 template <>
-__device__ inline __half zero<__half>() { return __float2half_rn(0.0f); }
+__device__ inline __half zero<__half>() {
+  return __float2half_rn(0.0f);
+}
 template <>
-__device__ inline __nv_bfloat16 zero<__nv_bfloat16>() { return __float2bfloat16_rn(0.0f); }
+__device__ inline __nv_bfloat16 zero<__nv_bfloat16>() {
+  return __float2bfloat16_rn(0.0f);
+}
 
 __host__ __device__ inline std::int64_t triangle_size(std::int64_t side) { return side * (side + 1) / 2; }
 

@@ -14,13 +14,6 @@ namespace gcp_kernels {
 constexpr float kLift = 64.0f;
 constexpr float kUnlift = 1.0f / kLift;
 
-// A plane of a matrix, in shared memory or in this CTA's slab.
-struct Plane {
-  bool streamed;
-  SharedAddress shared;
-  char* slab;
-};
-
 // Nothing here is kept in registers: the layout is a kernel argument, and what is computed from it is cheap.
 struct Workspace {
   const Layout& layout;
@@ -52,12 +45,8 @@ struct Workspace {
     return slabs + cta * layout.slab_bytes() +
            static_cast<std::int64_t>(plane - layout.resident * layout.planes) * layout.plane_bytes();
   }
-  template <bool kStreamed>
-  __device__ Plane plane(int plane) const {
-    const int number = kStreamed ? recomputed(plane) : plane;
-    if (is_streamed<kStreamed>(number)) return {true, 0, in_slab(number)};
-    return {false, in_shared(number), nullptr};
-  }
+  // The blocks of the result that this warp owns.
+  __device__ WarpTile tile() const { return WarpTile::of_warp(tiles(), layout.blocks); }
 };
 
 // The two operands of a product, each a plane, and the block columns of those that are streamed, a few ahead of their
@@ -148,7 +137,7 @@ struct Stream {
 template <bool kStreamed>
 __device__ inline void multiply_planes(const Workspace& workspace, int left, int right, TileSums& sums) {
   const Stream<kStreamed> stream(workspace, left, right);
-  const WarpTile tile = WarpTile::of_warp(workspace.tiles(), workspace.layout.blocks);
+  const WarpTile tile = workspace.tile();
   stream.start();
 #pragma unroll 1
   for (int k = 0; k < workspace.layout.blocks; ++k) {
@@ -157,31 +146,69 @@ __device__ inline void multiply_planes(const Workspace& workspace, int left, int
   }
 }
 
-// Word w of a lane's share of block `block` of a plane.
-__device__ inline std::uint32_t load_word(const Plane& plane, int block, int w) {
-  const int offset = block * kBlockBytes + w * kTileBytes + lane_of_thread() * 4;
-  if (!plane.streamed) return load_shared(plane.shared + offset);
-  return *reinterpret_cast<const std::uint32_t*>(plane.slab + offset);
-}
-
-__device__ inline void store_word(const Plane& plane, int block, int w, std::uint32_t word) {
-  const int offset = block * kBlockBytes + w * kTileBytes + lane_of_thread() * 4;
-  if (!plane.streamed) {
-    store_shared(plane.shared + offset, word);
-  } else {
-    *reinterpret_cast<std::uint32_t*>(plane.slab + offset) = word;
+// For every block of this warp's tile: visit(sum, block row, block column).
+template <typename Visit>
+__device__ inline void for_each_block(const Workspace& workspace, TileSums& sums, Visit visit) {
+#pragma unroll
+  for (int s = 0; s < kMaxTileSums; ++s) {
+    const WarpTile tile = workspace.tile();
+    if (tile.owns(s)) visit(sums[s], tile.row_of(s), tile.column_of(s));
   }
 }
 
-// A lane's share of a block of what `planes` planes from number `first` on hold, lifted.
+// The same where the sums are of no interest: visit(block row, block column).
+template <typename Visit>
+__device__ inline void for_each_block(const Workspace& workspace, Visit visit) {
+  const WarpTile tile = workspace.tile();
+#pragma unroll 1
+  for (int s = 0; s < kMaxTileSums; ++s) {
+    if (tile.owns(s)) visit(tile.row_of(s), tile.column_of(s));
+  }
+}
+
+// A lane's four words of a block of a plane, a tile apart.
 template <bool kStreamed>
-__device__ inline BlockSum load_planes(const Workspace& workspace, int first, int planes, int block) {
-  BlockSum elements{};
-  for (int p = 0; p < planes; ++p) {
-    const Plane plane = workspace.plane<kStreamed>(first + p);
+struct BlockShare {
+  SharedAddress shared;
+  char* slab;  // null where the plane is resident
+
+  __device__ BlockShare(const Workspace& workspace, int plane, int block) {
+    const int number = kStreamed ? recomputed(plane) : plane;
+    const int offset = block * kBlockBytes + lane_of_thread() * 4;
+    const bool in_slab = workspace.is_streamed<kStreamed>(number);
+    shared = in_slab ? 0 : workspace.in_shared(number) + offset;
+    slab = in_slab ? workspace.in_slab(number) + offset : nullptr;
+  }
+
+  __device__ std::uint32_t load(int w) const {
+    if (kStreamed && slab != nullptr) return *reinterpret_cast<const std::uint32_t*>(slab + w * kTileBytes);
+    return load_shared(shared + w * kTileBytes);
+  }
+  __device__ void store(int w, std::uint32_t word) const {
+    if (kStreamed && slab != nullptr) {
+      *reinterpret_cast<std::uint32_t*>(slab + w * kTileBytes) = word;
+    } else {
+      store_shared(shared + w * kTileBytes, word);
+    }
+  }
+};
+
+// A lane's share of a block of what kPlanes planes from number `first` on hold, lifted.
+template <bool kStreamed, int kPlanes>
+__device__ inline BlockSum load_planes(const Workspace& workspace, int first, int block) {
+  BlockSum elements;
+  const BlockShare<kStreamed> high(workspace, first, block);
+#pragma unroll
+  for (int w = 0; w < 4; ++w) {
+    const std::uint32_t word = high.load(w);
+    elements.value[2 * w] = first_half(word);
+    elements.value[2 * w + 1] = second_half(word);
+  }
+  if constexpr (kPlanes == 2) {
+    const BlockShare<kStreamed> low(workspace, first + 1, block);
 #pragma unroll
     for (int w = 0; w < 4; ++w) {
-      const std::uint32_t word = load_word(plane, block, w);
+      const std::uint32_t word = low.load(w);
       elements.value[2 * w] += first_half(word);
       elements.value[2 * w + 1] += second_half(word);
     }
@@ -189,34 +216,45 @@ __device__ inline BlockSum load_planes(const Workspace& workspace, int first, in
   return elements;
 }
 
+// Rounds lifted elements to halves in the plane `high`, and leaves what that takes away in the plane `low`.
 template <bool kStreamed>
-__device__ inline BlockSum load_elements(const Workspace& workspace, int matrix, int block) {
-  return load_planes<kStreamed>(workspace, matrix * workspace.layout.planes, workspace.layout.planes, block);
-}
-
-// Splits lifted elements into `planes` planes that follow the plane number `first`.
-template <bool kStreamed>
-__device__ inline void store_planes(const Workspace& workspace, int first, int planes, int block,
-                                    const BlockSum& elements) {
-  const Plane high = workspace.plane<kStreamed>(first);
-  BlockSum rest;
+__device__ inline void store_split(const Workspace& workspace, int high, int low, int block, const BlockSum& elements) {
+  const BlockShare<kStreamed> rounded(workspace, high, block);
+  std::uint32_t words[4];
 #pragma unroll
   for (int w = 0; w < 4; ++w) {
-    const float a = elements.value[2 * w], b = elements.value[2 * w + 1];
-    const std::uint32_t word = pack_halves(a, b);
-    store_word(high, block, w, word);
-    rest.value[2 * w] = a - first_half(word);
-    rest.value[2 * w + 1] = b - second_half(word);
+    words[w] = pack_halves(elements.value[2 * w], elements.value[2 * w + 1]);
+    rounded.store(w, words[w]);
   }
-  if (planes == 1) return;
-  const Plane low = workspace.plane<kStreamed>(first + 1);
+  const BlockShare<kStreamed> rest(workspace, low, block);
 #pragma unroll
-  for (int w = 0; w < 4; ++w) store_word(low, block, w, pack_halves(rest.value[2 * w], rest.value[2 * w + 1]));
+  for (int w = 0; w < 4; ++w) {
+    rest.store(w, pack_halves(elements.value[2 * w] - first_half(words[w]),
+                              elements.value[2 * w + 1] - second_half(words[w])));
+  }
 }
 
-template <bool kStreamed>
+// Splits lifted elements into kPlanes planes from number `first` on.
+template <bool kStreamed, int kPlanes>
+__device__ inline void store_planes(const Workspace& workspace, int first, int block, const BlockSum& elements) {
+  if constexpr (kPlanes == 2) {
+    store_split<kStreamed>(workspace, first, first + 1, block, elements);
+  } else {
+    const BlockShare<kStreamed> share(workspace, first, block);
+#pragma unroll
+    for (int w = 0; w < 4; ++w) share.store(w, pack_halves(elements.value[2 * w], elements.value[2 * w + 1]));
+  }
+}
+
+// The same for a matrix of the iteration, whose planes are numbered through.
+template <bool kStreamed, int kPlanes>
+__device__ inline BlockSum load_elements(const Workspace& workspace, int matrix, int block) {
+  return load_planes<kStreamed, kPlanes>(workspace, matrix * kPlanes, block);
+}
+
+template <bool kStreamed, int kPlanes>
 __device__ inline void store_elements(const Workspace& workspace, int matrix, int block, const BlockSum& elements) {
-  store_planes<kStreamed>(workspace, matrix * workspace.layout.planes, workspace.layout.planes, block, elements);
+  store_planes<kStreamed, kPlanes>(workspace, matrix * kPlanes, block, elements);
 }
 
 // A lane's share of a block in float32, which takes the plane `first` and the next.
@@ -225,9 +263,9 @@ __device__ inline BlockSum load_floats(const Workspace& workspace, int first, in
   BlockSum elements;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    const Plane plane = workspace.plane<kStreamed>(first + half);
+    const BlockShare<kStreamed> share(workspace, first + half, block);
 #pragma unroll
-    for (int w = 0; w < 4; ++w) elements.value[4 * half + w] = as_float(load_word(plane, block, w));
+    for (int w = 0; w < 4; ++w) elements.value[4 * half + w] = as_float(share.load(w));
   }
   return elements;
 }
@@ -236,9 +274,9 @@ template <bool kStreamed>
 __device__ inline void store_floats(const Workspace& workspace, int first, int block, const BlockSum& elements) {
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    const Plane plane = workspace.plane<kStreamed>(first + half);
+    const BlockShare<kStreamed> share(workspace, first + half, block);
 #pragma unroll
-    for (int w = 0; w < 4; ++w) store_word(plane, block, w, as_word(elements.value[4 * half + w]));
+    for (int w = 0; w < 4; ++w) share.store(w, as_word(elements.value[4 * half + w]));
   }
 }
 

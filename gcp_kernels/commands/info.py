@@ -10,6 +10,7 @@ from .. import __version__
 from ..backends import AUTO_ORDER, BACKENDS, OPERATIONS, auto_order, select
 from ..backends.cuda import status as extension_status
 from ..backends.triton import status as triton_status
+from ..precision import PRECISIONS
 from ..shapes import triangle_size
 
 # (B, C, M): ResNets at 224 and 448 px, MobileNetV2, So-ViT, video, and a super-resolution network.
@@ -57,7 +58,7 @@ def _devices() -> list[str]:
 
 
 def _backends() -> list[str]:
-    """For each device and operation, the backend of every shape in :data:`SHAPES`; shapes treated alike share a row."""
+    """For each device and operation, the backend of every float32 shape in :data:`SHAPES`; like answers share a row."""
     lines = [
         f"backends, in the order in which 'auto' tries them: on a GPU {', '.join(auto_order('cuda'))}; "
         f"on the CPU {', '.join(auto_order('cpu'))}"
@@ -67,19 +68,22 @@ def _backends() -> list[str]:
             shapes_by_answer: dict[tuple[str, ...], list[str]] = {}
             for b, c, m in SHAPES:
                 tensor = _input(operation, b, c, m, device)
-                shapes_by_answer.setdefault(_answer(operation, tensor), []).append(str(tuple(tensor.shape)))
+                answers = {precision: _answer(operation, tensor, precision) for precision in PRECISIONS}
+                for precision, answer in answers.items():
+                    where = "" if len(set(answers.values())) == 1 else f" at precision={precision!r}"
+                    shapes_by_answer.setdefault(answer, []).append(f"{tuple(tensor.shape)}{where}")
             for answer, shapes in shapes_by_answer.items():
                 served = "every shape" if len(shapes_by_answer) == 1 else ", ".join(dict.fromkeys(shapes))
                 lines += [f"{operation} on {device}, {served}:", *answer]
     return lines
 
 
-def _answer(operation: str, tensor: torch.Tensor) -> tuple[str, ...]:
+def _answer(operation: str, tensor: torch.Tensor, precision: str) -> tuple[str, ...]:
     """One line per backend: whether it serves the tensor, could, or why not."""
-    chosen = select(operation, tensor, "auto")
+    chosen = select(operation, tensor, "auto", precision)
     lines = []
     for name in AUTO_ORDER:
-        reason = BACKENDS[name].why_not(operation, tensor)
+        reason = BACKENDS[name].why_not(operation, tensor, precision)
         if BACKENDS[name] is chosen:
             verdict = "serves it"
         else:
@@ -90,5 +94,5 @@ def _answer(operation: str, tensor: torch.Tensor) -> tuple[str, ...]:
 
 def _input(operation: str, b: int, c: int, m: int, device: str) -> torch.Tensor:
     """A float32 input of the operation that takes no memory."""
-    shapes = {"triu_vec": (b, c, c), "triu_unvec": (b, triangle_size(c)), "newton_schulz_sqrt": (b, c, c)}
-    return torch.zeros((), device=device).expand(shapes.get(operation, (b, c, m)))
+    shapes = {"isqrt_pool": (b, c, m), "covariance_pool": (b, c, m), "triu_unvec": (b, triangle_size(c))}
+    return torch.zeros((), device=device).expand(shapes.get(operation, (b, c, c)))

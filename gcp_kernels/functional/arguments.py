@@ -19,7 +19,7 @@ def check_arithmetic(precision: str | None, backend: str | None) -> tuple[str, s
     return precision or "default", backend or "auto"
 
 
-def run_reference(function: Callable[..., Tensor], x: Tensor, *args: Tensor | int | None) -> Tensor:
+def run_reference(function: Callable[..., Tensor], x: Tensor, *args: Tensor | float | None) -> Tensor:
     """A reference function as the operators run it: statistics in float32 at least, whatever autocast says."""
     dtype = accumulation_dtype(x.dtype)
     with without_autocast(x.device):

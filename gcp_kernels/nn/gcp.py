@@ -1,14 +1,14 @@
-"""GCP: reduction of the channels and iSQRT-COV pooling."""
+"""GCP: reduction of the channels, and their covariance with any of the published normalisations."""
 
 import torch
 from torch import Tensor, nn
 
 from ..backends import NAMES as BACKEND_NAMES
-from ..functional import fused_gcp
 from ..functional.arguments import OUTPUTS
 from ..precision import PRECISIONS
 from ..shapes import triangle_size
 from ..validation import check_at_least, check_choice, check_integer
+from .normalization import DEFAULT_ALPHA, DEFAULT_EPS, check_normalization, pool_and_normalize
 from .reduction import check_layer_input, reduce_channels, reduction_block, reset_reduction
 
 
@@ -19,14 +19,28 @@ class GCP(nn.Module):
     published code, so that its checkpoints load (Li et al., CVPR 2018). The pooled vector goes into a linear
     classifier with :attr:`out_features` inputs.
 
+    Other normalisations of the covariance take the place of the Newton-Schulz square root by name; they change no
+    parameter, so that a checkpoint fits all of them:
+
+    - ``"isqrt"``: :func:`gcp_kernels.fused_gcp`, ``n_iter`` Newton-Schulz iterations.
+    - ``"none"``: :func:`gcp_kernels.covariance_pool` alone.
+    - ``"power"``: :func:`gcp_kernels.matrix_power`, exact MPN-COV, eigenvalues to the power ``alpha``.
+    - ``"log"``: :func:`gcp_kernels.matrix_log`, the logarithm of the eigenvalues plus ``eps``.
+    - ``"elementwise"``: :func:`gcp_kernels.elementwise_power` of the pooled vector, signed roots and L2 norm 1; for
+      "full" output, of all D * D elements.
+
     Args:
         in_channels: channels of the input.
         dim: channels after the reduction, or ``None`` for no reduction.
-        n_iter: Newton-Schulz iterations in all, at least 1.
+        n_iter: Newton-Schulz iterations in all, at least 1; of "isqrt".
+        normalization: "isqrt", "none", "power", "log" or "elementwise".
+        alpha: of "power", above 0; ``None`` for 0.5.
+        eps: of "log", above 0, in the unit of the covariance; ``None`` for 1e-3.
         channel_dim: where the channels of the input are; 1 for feature maps, -1 for tokens.
         output: "triu" or "full", as in :func:`gcp_kernels.fused_gcp`.
-        precision: as in :func:`gcp_kernels.fused_gcp`.
-        backend: as in :func:`gcp_kernels.fused_gcp`.
+        precision: as in :func:`gcp_kernels.fused_gcp`. "power", "log" and "elementwise" convert features of half
+            precision to float32 first, and their result back.
+        backend: as in :func:`gcp_kernels.fused_gcp`. One asked for by name has to serve pooling and normalisation.
         device: of the parameters.
         dtype: of the parameters.
 
@@ -38,8 +52,8 @@ class GCP(nn.Module):
         out_features: elements of one pooled sample, D(D+1)/2 or D * D.
 
     Raises:
-        TypeError, ValueError: at construction, for a count below 1 or an unknown option; at call, for an input that is
-            no dense floating-point tensor of a fitting shape.
+        TypeError, ValueError: at construction, for a count below 1, an unknown option, or one that belongs to another
+            normalisation; at call, for an input that is no dense floating-point tensor of a fitting shape.
         RuntimeError: at call, from the convolution, for an input whose dtype is not that of the parameters (convert
             either, or use autocast).
 
@@ -51,6 +65,8 @@ class GCP(nn.Module):
         torch.Size([2, 8256])
         >>> pool.out_features
         8256
+        >>> GCP(512, dim=128, normalization="power")(torch.randn(2, 512, 14, 14)).shape
+        torch.Size([2, 8256])
     """
 
     def __init__(
@@ -59,6 +75,9 @@ class GCP(nn.Module):
         dim: int | None = 256,
         n_iter: int = 5,
         *,
+        normalization: str = "isqrt",
+        alpha: float | None = None,
+        eps: float | None = None,
         channel_dim: int = 1,
         output: str = "triu",
         precision: str | None = None,
@@ -71,6 +90,7 @@ class GCP(nn.Module):
         if dim is not None:
             check_at_least("dim", dim, 1)
         check_at_least("n_iter", n_iter, 1)
+        check_normalization(normalization, n_iter, alpha, eps)
         check_integer("channel_dim", channel_dim)
         if channel_dim == 0:
             raise ValueError("channel_dim must not be 0, which is the batch")
@@ -80,6 +100,9 @@ class GCP(nn.Module):
         self.in_channels = in_channels
         self.dim = dim
         self.n_iter = n_iter
+        self.normalization = normalization
+        self.alpha = DEFAULT_ALPHA if alpha is None else alpha
+        self.eps = DEFAULT_EPS if eps is None else eps
         self.channel_dim = channel_dim
         self.output = output
         self.precision = precision
@@ -100,9 +123,12 @@ class GCP(nn.Module):
         """Pool a batch of features, see the class."""
         check_layer_input(x, self.in_channels, self.channel_dim)
         x, channel_dim = reduce_channels(self.conv_dr_block, x, self.channel_dim)
-        return fused_gcp(
+        return pool_and_normalize(
             x,
+            self.normalization,
             n_iter=self.n_iter,
+            alpha=self.alpha,
+            eps=self.eps,
             channel_dim=channel_dim,
             output=self.output,
             precision=self.precision,
@@ -111,7 +137,13 @@ class GCP(nn.Module):
 
     def extra_repr(self) -> str:
         """What ``print`` shows of the layer: shapes, and every option that is not the default."""
-        parts = [f"{self.in_channels}, dim={self.dim}, n_iter={self.n_iter}, out_features={self.out_features}"]
+        parts = [f"{self.in_channels}, dim={self.dim}"]
+        if self.normalization != "isqrt":
+            parts.append(f"normalization={self.normalization!r}")
+        option = {"isqrt": "n_iter", "power": "alpha", "log": "eps"}.get(self.normalization)
+        if option is not None:
+            parts.append(f"{option}={getattr(self, option)}")
+        parts.append(f"out_features={self.out_features}")
         defaults = {"channel_dim": 1, "output": "triu", "precision": None, "backend": None}
         parts += [f"{name}={getattr(self, name)!r}" for name, value in defaults.items() if getattr(self, name) != value]
         return ", ".join(parts)

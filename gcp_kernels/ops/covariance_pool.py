@@ -21,7 +21,7 @@ def _forward(x: Tensor, scale: Tensor | None, triu: bool, precision: str, backen
     check_floating("x", x)
     if scale is not None:
         check_scale(scale, x)
-    return backends.select("covariance_pool", x, backend).covariance_pool(x, scale, triu, precision)
+    return backends.select("covariance_pool", x, backend, precision).covariance_pool(x, scale, triu, precision)
 
 
 def _forward_fake(x: Tensor, scale: Tensor | None, triu: bool, precision: str, backend: str) -> tuple[Tensor, Tensor]:
@@ -36,7 +36,7 @@ def _backward(
     check_shape("grad", grad, pooled_shape(b, c, triu))
     if scale is not None:
         check_scale(scale, x)
-    module = backends.select("covariance_pool", x, backend)
+    module = backends.select("covariance_pool", x, backend, precision)
     return module.covariance_pool_backward(grad, x, scale, offset, triu, precision)
 
 

@@ -19,7 +19,7 @@ def _forward(
     check_floating("x", x)
     check_at_least("n_iter", n_iter, 1)
     keep = keeps_iterates(x, keep_iterates, backend)
-    return backends.select("isqrt_pool", x, backend).isqrt_pool(x, n_iter, triu, keep, precision)
+    return backends.select("isqrt_pool", x, backend, precision).isqrt_pool(x, n_iter, triu, keep, precision)
 
 
 def _forward_fake(
@@ -49,7 +49,7 @@ def _backward(
     b, c, _ = x.shape
     check_shape("grad", grad, pooled_shape(b, c, triu))
     check_shape("iterates", iterates, (b, 0, c, c), (b, 2 * n_iter, c, c))
-    module = backends.select("isqrt_pool", x, backend)
+    module = backends.select("isqrt_pool", x, backend, precision)
     return module.isqrt_pool_backward(grad, x, offset, trace, iterates, n_iter, triu, precision)
 
 

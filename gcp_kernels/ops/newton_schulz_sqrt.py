@@ -19,7 +19,8 @@ def _forward(
     check_floating("cov", cov)
     check_at_least("n_iter", n_iter, 1)
     keep = keeps_iterates(cov, keep_iterates, backend)
-    return backends.select("newton_schulz_sqrt", cov, backend).newton_schulz_sqrt(cov, n_iter, keep, precision)
+    module = backends.select("newton_schulz_sqrt", cov, backend, precision)
+    return module.newton_schulz_sqrt(cov, n_iter, keep, precision)
 
 
 def _forward_fake(
@@ -39,7 +40,7 @@ def _backward(
     b, c, _ = cov.shape
     check_shape("grad", grad, (b, c, c))
     check_shape("iterates", iterates, (b, 0, c, c), (b, 2 * n_iter, c, c))
-    module = backends.select("newton_schulz_sqrt", cov, backend)
+    module = backends.select("newton_schulz_sqrt", cov, backend, precision)
     return module.newton_schulz_sqrt_backward(grad, cov, trace, iterates, n_iter, precision)
 
 

@@ -9,6 +9,13 @@
 // end of the test run.
 #pragma once
 
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <ucontext.h>
+#include <unistd.h>
+
 #include <cmath>
 #include <csetjmp>
 #include <cstddef>
@@ -18,13 +25,6 @@
 #include <functional>
 #include <memory>
 #include <vector>
-
-#include <signal.h>
-#include <sys/mman.h>
-#include <sys/resource.h>
-#include <sys/wait.h>
-#include <ucontext.h>
-#include <unistd.h>
 
 #define __global__
 #define __device__

@@ -16,7 +16,6 @@ HERE = Path(__file__).parent
 CSRC = HERE.parent.parent / "csrc"
 ELEMENTS = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2, torch.float64: 3}
 PLANES = {"fast": 1, "high": 2}
-FORWARD, BACKWARD, COVARIANCE = 3, 6, 3  # matrices
 
 # Shared memory that a block may use: H100, H200 and B200; A100; GeForce RTX 30, 40 and 50.
 SHARED_LIMITS = {"sm_90": 232448, "sm_80": 166912, "sm_120": 101376}
@@ -56,6 +55,7 @@ class Layout:
     """See csrc/layout.h."""
 
     blocks: int
+    matrices: int
     resident: int
     ring_columns: int
     shared_bytes: int
@@ -73,7 +73,7 @@ class Emulation:
             "-std=c++17",
             "-shared",
             "-fPIC",
-            "-O2",
+            "-O1",
             "-Wno-unknown-pragmas",
             "-U_FORTIFY_SOURCE",
             *options,
@@ -88,9 +88,10 @@ class Emulation:
         self.backwards = False
         self.grid = 2
 
-    def layout(self, channels: int, planes: int, matrices: int) -> Layout:
-        result = (ctypes.c_int64 * 6)()
-        self._library.layout_of(channels, planes, matrices, self.shared_limit, result)
+    def layout(self, channels: int, planes: int, backward: bool = False) -> Layout:
+        """Of a pass of iSQRT-COV pooling; a covariance takes what the forward pass takes with one plane."""
+        result = (ctypes.c_int64 * 7)()
+        self._library.layout_of(channels, planes, backward, self.shared_limit, result)
         return Layout(*result)
 
     @property
@@ -102,7 +103,7 @@ class Emulation:
         """(B, C, M) -> pooled, offset (B, C), trace (B,)."""
         b, c, _ = x.shape
         pooled, offset, trace = _pooled(x, triu), GuardedBuffer(b * c, torch.float32), GuardedBuffer(b, torch.float32)
-        slabs = self._slabs(self.layout(c, PLANES[precision], FORWARD))
+        slabs = self._slabs(self.layout(c, PLANES[precision]))
         self._launch(
             *("isqrt_forward", _features(x), _output(pooled, x, triu), _at(offset), _at(trace), _at(slabs)),
             *(_int64(b), n_iter, PLANES[precision]),
@@ -115,7 +116,7 @@ class Emulation:
     ) -> Tensor:
         """Gradient of ``x``, laid out like it."""
         b, c, _ = x.shape
-        grad_x, slabs = GuardedBuffer(x.numel(), x.dtype), self._slabs(self.layout(c, PLANES[precision], BACKWARD))
+        grad_x, slabs = GuardedBuffer(x.numel(), x.dtype), self._slabs(self.layout(c, PLANES[precision], backward=True))
         result = _laid_out_like(x, grad_x)
         self._launch(
             *("isqrt_backward", _gradient(grad, c, triu), _features(x), _at(offset), _at(trace)),
@@ -128,7 +129,7 @@ class Emulation:
         """(B, C, M), (B, C) -> covariance, offset (B, C)."""
         b, c, _ = x.shape
         pooled, offset = _pooled(x, triu), GuardedBuffer(b * c, torch.float32)
-        slabs = self._slabs(self.layout(c, 1, COVARIANCE))
+        slabs = self._slabs(self.layout(c, 1))
         self._launch(
             *("covariance_forward", _features(x), _scale(scale), _output(pooled, x, triu), _at(offset), _at(slabs)),
             *(_int64(b), PLANES[precision]),
@@ -141,7 +142,7 @@ class Emulation:
     ) -> tuple[Tensor, Tensor | None]:
         """Gradients of ``x`` and of the scale."""
         b, c, _ = x.shape
-        grad_x, slabs = GuardedBuffer(x.numel(), x.dtype), self._slabs(self.layout(c, 1, COVARIANCE))
+        grad_x, slabs = GuardedBuffer(x.numel(), x.dtype), self._slabs(self.layout(c, 1))
         grad_scale = GuardedBuffer(b * c, torch.float32 if scale is None else scale.dtype)
         result = _laid_out_like(x, grad_x)
         self._launch(

@@ -1,6 +1,6 @@
-// C entries that run the pooling kernels of csrc/kernels under emulation, for ctypes.
+// C entries that run the pooling kernels of csrc/kernels under emulation, for ctypes. With FAST_ONLY those of "fast"
+// iSQRT-COV pooling alone, which compile in a third of the time.
 #include "emulation.h"
-
 #include "kernels/covariance.cuh"
 
 using namespace gcp_kernels;
@@ -11,7 +11,7 @@ namespace {
 int run(const Layout& layout, std::int64_t batch, unsigned grid, int reversed, const std::function<void()>& body) {
   if (layout.resident == 0) return -2;  // no layout fits in this much shared memory
   if (batch == 0) return 0;
-  if (layout.resident == layout.matrices || grid > batch) grid = batch;
+  if (!layout.streams() || grid > batch) grid = batch;
   cuda_emulation::use_shared_memory(layout.shared_bytes());
   const unsigned threads = warp_tiles(layout.blocks) * kWarpSize;
   return cuda_emulation::launch({grid, 1, 1}, {threads, 1, 1}, reversed, body);
@@ -21,10 +21,11 @@ int run(const Layout& layout, std::int64_t batch, unsigned grid, int reversed, c
 
 extern "C" {
 
-void layout_of(int channels, int planes, int matrices, int shared_limit, std::int64_t* result) {
-  const Layout layout = layout_for(channels, planes, matrices, shared_limit);
-  const std::int64_t values[] = {layout.blocks,       layout.resident, layout.ring_columns, layout.shared_bytes(),
-                                 layout.slab_bytes(), warp_tiles(layout.blocks)};
+void layout_of(int channels, int planes, int backward, int shared_limit, std::int64_t* result) {
+  const Layout layout = layout_for(channels, planes, backward ? backward_pass(planes) : kForwardPass, shared_limit);
+  const std::int64_t values[] = {
+      layout.blocks,         layout.matrices,     layout.resident,          layout.ring_columns,
+      layout.shared_bytes(), layout.slab_bytes(), warp_tiles(layout.blocks)};
   for (std::int64_t value : values) *result++ = value;
 }
 
@@ -32,45 +33,57 @@ long products_executed() { return cuda_emulation::counters->products; }
 
 int isqrt_forward_emulated(const Features* x, const SymmetricOutput* pooled, float* offset, float* trace, char* slabs,
                            std::int64_t batch, int n_iter, int planes, int shared_limit, unsigned grid, int reversed) {
-  const Layout layout = layout_for(x->channels, planes, kForwardMatrices, shared_limit);
+  const Layout layout = layout_for(x->channels, planes, kForwardPass, shared_limit);
   const ForwardArguments arguments{*x, *pooled, offset, trace, slabs, batch, n_iter, layout};
   return run(layout, batch, grid, reversed, [&] {
-    layout.resident == layout.matrices ? isqrt_forward_kernel<false>(arguments) : isqrt_forward_kernel<true>(arguments);
+#ifndef FAST_ONLY
+    if (planes == 2) {
+      layout.streams() ? isqrt_forward_kernel<true, 2>(arguments) : isqrt_forward_kernel<false, 2>(arguments);
+      return;
+    }
+#endif
+    layout.streams() ? isqrt_forward_kernel<true, 1>(arguments) : isqrt_forward_kernel<false, 1>(arguments);
   });
 }
 
 int isqrt_backward_emulated(const SymmetricGradient* grad, const Features* x, const float* offset, const float* trace,
                             const FeatureGradient* grad_x, char* slabs, std::int64_t batch, int n_iter, int planes,
                             int shared_limit, unsigned grid, int reversed) {
-  const Layout layout = layout_for(x->channels, planes, kBackwardMatrices, shared_limit);
+  const Layout layout = layout_for(x->channels, planes, backward_pass(planes), shared_limit);
   const BackwardArguments arguments{*grad, *x, offset, trace, *grad_x, slabs, batch, n_iter, layout};
   return run(layout, batch, grid, reversed, [&] {
-    layout.resident == layout.matrices ? isqrt_backward_kernel<false>(arguments)
-                                       : isqrt_backward_kernel<true>(arguments);
+#ifndef FAST_ONLY
+    if (planes == 2) {
+      layout.streams() ? isqrt_backward_kernel<true, 2>(arguments) : isqrt_backward_kernel<false, 2>(arguments);
+      return;
+    }
+#endif
+    layout.streams() ? isqrt_backward_kernel<true, 1>(arguments) : isqrt_backward_kernel<false, 1>(arguments);
   });
 }
+
+#ifndef FAST_ONLY
 
 int covariance_forward_emulated(const Features* x, const ChannelScale* scale, const SymmetricOutput* pooled,
                                 float* offset, char* slabs, std::int64_t batch, int planes, int shared_limit,
                                 unsigned grid, int reversed) {
-  const Layout layout = layout_for(x->channels, 1, kCovarianceMatrices, shared_limit);
+  const Layout layout = layout_for(x->channels, 1, kCovariancePass, shared_limit);
   const CovarianceArguments arguments{*x, *scale, *pooled, offset, slabs, batch, planes, layout};
   return run(layout, batch, grid, reversed, [&] {
-    layout.resident == layout.matrices ? covariance_forward_kernel<false>(arguments)
-                                       : covariance_forward_kernel<true>(arguments);
+    layout.streams() ? covariance_forward_kernel<true>(arguments) : covariance_forward_kernel<false>(arguments);
   });
 }
 
 int covariance_backward_emulated(const SymmetricGradient* grad, const Features* x, const ChannelScale* scale,
                                  const float* offset, const FeatureGradient* grad_x, void* grad_scale, char* slabs,
                                  std::int64_t batch, int shared_limit, unsigned grid, int reversed) {
-  const Layout layout = layout_for(x->channels, 1, kCovarianceMatrices, shared_limit);
-  const CovarianceBackwardArguments arguments{*grad,      *x,    *scale, offset, *grad_x,
-                                              grad_scale, slabs, batch,  layout};
+  const Layout layout = layout_for(x->channels, 1, kCovariancePass, shared_limit);
+  const CovarianceBackwardArguments arguments{*grad, *x, *scale, offset, *grad_x, grad_scale, slabs, batch, layout};
   return run(layout, batch, grid, reversed, [&] {
-    layout.resident == layout.matrices ? covariance_backward_kernel<false>(arguments)
-                                       : covariance_backward_kernel<true>(arguments);
+    layout.streams() ? covariance_backward_kernel<true>(arguments) : covariance_backward_kernel<false>(arguments);
   });
 }
+
+#endif  // FAST_ONLY
 
 }  // extern "C"

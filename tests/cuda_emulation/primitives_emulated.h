@@ -123,7 +123,8 @@ void meet(int line, Perform perform) {
   for (unsigned other = first; other < first + kLanes; ++other) {
     Thread& thread = (*threads)[other];
     if (&thread == running) continue;
-    if (thread.state != State::kAtPrimitive || thread.line != line) fail(kDivergentWarp, "lanes at different primitives");
+    if (thread.state != State::kAtPrimitive || thread.line != line)
+      fail(kDivergentWarp, "lanes at different primitives");
   }
   perform();
   for (unsigned other = first; other < first + kLanes; ++other) (*threads)[other].state = State::kReady;
@@ -197,8 +198,8 @@ inline Fragment load_matrix_transposed(SharedAddress row, int line = __builtin_L
   return load_tiles(row, true, line);
 }
 
-// The products of one instruction are summed exactly, and with what was there cut off to float32, not rounded: the least
-// accurate way in which tensor cores are known to do it.
+// The products of one instruction are summed exactly, and with what was there cut off to float32, not rounded: the
+// least accurate way in which tensor cores are known to do it.
 inline float cut_off(double exact) {
   const float rounded = static_cast<float>(exact);
   const bool beyond = std::fabs(static_cast<double>(rounded)) > std::fabs(exact);
@@ -213,13 +214,14 @@ inline void multiply_add(BlockSum& sum, const Fragment& left, const Fragment& ri
   meet(line, [] {
     ++counters->products;
     const std::vector<float>& halves = half_values();
-    double a[16][16], b[16][16], c[16][16];  // the right operand, and so b, by the rows of its transpose
+    constexpr int exchanged[] = {0, 2, 1, 3};  // the right operand's tiles
+    double a[16][16], b[16][16], c[16][16];    // the right operand, and so b, by the rows of its transpose
     for (unsigned l = 0; l < kLanes; ++l) {
       for (int w = 0; w < 4; ++w) {
         const int row = w % 2 * 8 + l / 4, column = w / 2 * 8 + l % 4 * 2;
         for (int e = 0; e < 2; ++e) {
           a[row][column + e] = halves[meeting.left[l][w] >> 16 * e & 0xffff];
-          b[column + e][row] = halves[meeting.right[l][w] >> 16 * e & 0xffff];
+          b[column + e][row] = halves[meeting.right[l][exchanged[w]] >> 16 * e & 0xffff];
           c[row][column + e] = static_cast<BlockSum*>(meeting.result[l])->value[2 * w + e];
         }
       }

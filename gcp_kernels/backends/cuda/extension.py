@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import importlib
+from typing import Any
 
 import torch  # its libraries must be in the process before the extension's are resolved
 
-__all__ = ["build_detail", "why_not_device", "why_not_loaded"]
+__all__ = ["build_detail", "operators", "why_not_device", "why_not_loaded", "why_not_size"]
 
 
 @functools.cache
@@ -34,6 +35,24 @@ def why_not_device(index: int) -> str | None:
     """Why CUDA device ``index`` cannot run the loaded extension's code (an old driver, another architecture)."""
     error = torch.ops.gcp_kernels_cuda.device_error(index)
     return f"the extension (built with {build_detail()}) cannot run on cuda:{index}: {error}" if error else None
+
+
+@functools.cache
+def why_not_size(channels: int, planes: int, index: int) -> str | None:
+    """Why the pooling of so many channels, each matrix in ``planes`` planes, does not fit on CUDA device ``index``."""
+    limit = torch.ops.gcp_kernels_cuda.shared_memory_limit(index)
+    return torch.ops.gcp_kernels_cuda.pooling_error(channels, planes, limit) or None
+
+
+def operators(operation: str) -> Any:
+    """The extension's own operators, for ``operation``: below autograd, and without a check of who may call them.
+
+    Raises:
+        RuntimeError: the extension cannot be loaded.
+    """
+    if (reason := why_not_loaded()) is not None:
+        raise RuntimeError(f"backend 'cuda' cannot run {operation}: {reason}")
+    return torch.ops.gcp_kernels_cuda
 
 
 def build_detail() -> str:

@@ -33,8 +33,11 @@ LEAST_CAPABILITY = 80
 MOST_CHANNELS = 8192
 
 
-def why_not(operation: str, tensor: torch.Tensor) -> str | None:
-    """Why this backend cannot run ``operation`` on ``tensor``, a sentence fragment, or ``None``: it can."""
+def why_not(operation: str, tensor: torch.Tensor, precision: str = "default") -> str | None:
+    """Why this backend cannot run ``operation`` on ``tensor``, a sentence fragment, or ``None``: it can.
+
+    It does not depend on the precision.
+    """
     if operation not in OPERATIONS:
         return f"{operation} has no Triton kernel in this version"
     if (reason := _why_not_imported()) is not None:

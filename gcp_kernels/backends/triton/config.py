@@ -10,9 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gcp_kernels.backends.triton.architecture import Architecture
-
-# float16 planes of an operand: what a product of each precision reads.
-PLANES = {"fast": 1, "high": 2}
+from gcp_kernels.precision import PLANES
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gcp_kernels.precision import resolve_precision
+from gcp_kernels.precision import PLANES, resolve_precision
 from gcp_kernels.shapes import empty_gradient, empty_scale_gradient, pooled_shape
 
 from .architecture import current
-from .config import COVARIANCE, PLANES, Tiling
+from .config import COVARIANCE, Tiling
 from .kernels import covariance
 from .launch import is_wide, matrix_strides
 

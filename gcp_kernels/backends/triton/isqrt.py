@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gcp_kernels.precision import resolve_precision
+from gcp_kernels.precision import PLANES, resolve_precision
 from gcp_kernels.shapes import empty_gradient, empty_iterates, pooled_shape
 
 from . import config
 from .architecture import architecture, current
-from .config import PLANES, Config, OnChip, Persistent
+from .config import Config, OnChip, Persistent
 from .kernels import on_chip, persistent
 from .launch import is_wide, matrix_strides, new_slabs
 from .phases import launch_backward_phases, launch_forward_phases

@@ -1,0 +1,164 @@
+"""``python -m benchmarks.static_extension``: the CUDA kernels as the built extension holds them, read without a GPU.
+
+A table of what the assembler made of each kernel for each architecture, and one of the shared memory that a sample
+takes. The exit status is 1 if a kernel spills registers, or if a pooling kernel does not load and multiply blocks by
+LDSM and tensor cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from gcp_kernels.backends.cuda.extension import why_not_loaded
+
+from .sass import counted
+from .static_gate import SHARED_LIMIT, Figures
+
+CHANNELS = (64, 128, 176, 192, 256)
+PRECISIONS = {1: "fast", 2: "high"}
+# The start of a mangled name gcp_kernels::NAME<...>, and template arguments in it: bool, int, and element types.
+NAME = re.compile(r"_ZN11gcp_kernels(\d+)(\w+)")
+ARGUMENTS = re.compile(r"I((?:Lb[01]E|Li\d+E|f|d|6__half|13__nv_bfloat16)+)E")
+ELEMENTS = {"f": "float32", "d": "float64", "6__half": "float16", "13__nv_bfloat16": "bfloat16"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A kernel for an architecture; ``variant`` says whether matrices are streamed, the precision or the dtype."""
+
+    arch: int
+    kernel: str
+    variant: str
+    figures: Figures
+
+    @property
+    def problems(self) -> list[str]:
+        """What is not accepted."""
+        figures, found = self.figures, []
+        if figures.stack or figures.loads or figures.stores:
+            found.append(f"it spills {figures.stack} bytes (LDL {figures.loads}, STL {figures.stores})")
+        if not self.kernel.startswith("triu"):
+            if not figures.tensor_cores.get("HMMA"):
+                found.append("no HMMA multiplies its blocks")
+            if not figures.ldsm:
+                found.append("no LDSM loads its blocks")
+        return found
+
+    def as_dict(self) -> dict[str, object]:
+        return {**vars(self), "figures": vars(self.figures), "problems": self.problems}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print both tables; 0 when all is well, 1 when a kernel is not accepted, 2 when there is nothing to read."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.static_extension", description=main.__doc__)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows as JSON lines too")
+    args = parser.parse_args(arguments)
+    if (reason := why_not()) is not None:
+        print(f"python -m benchmarks.static_extension has nothing to read: {reason}", file=sys.stderr)
+        return 2
+    rows = read(binary())
+    print(f"{'arch':<8}{'regs':>5}{'stack':>6}{'LDL':>5}{'STL':>5}{'HMMA':>6}{'LDSM':>6}{'SASS':>7}  kernel")
+    for row in rows:
+        figures = row.figures
+        print(
+            f"sm_{row.arch:<5}{figures.registers:5}{figures.stack:6}{figures.loads:5}{figures.stores:5}"
+            f"{figures.tensor_cores.get('HMMA', 0):6}{figures.ldsm:6}{figures.instructions:7}"
+            f"  {row.kernel} {row.variant}{' !' if row.problems else ''}"
+        )
+    print_layouts()
+    if args.json is not None:
+        args.json.write_text("".join(json.dumps(row.as_dict()) + "\n" for row in rows), encoding="utf-8")
+    bad = [row for row in rows if row.problems]
+    print(f"\n{len(rows)} kernels, {len(bad)} not accepted")
+    for row in bad:
+        print(f"  sm_{row.arch} {row.kernel} {row.variant}: {'; '.join(row.problems)}")
+    return 1 if bad else 0
+
+
+def why_not() -> str | None:
+    """Why there is no extension here, or nothing to read it with."""
+    return why_not_loaded() or (None if disassembler() else "cuobjdump is neither on the PATH nor in a Triton here")
+
+
+def binary() -> Path:
+    """The compiled extension."""
+    spec = importlib.util.find_spec("gcp_kernels._C")
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin)
+
+
+def disassembler() -> str | None:
+    """The toolkit's cuobjdump, or the one that Triton's wheel brings."""
+    spec = importlib.util.find_spec("triton")
+    folders = (spec.submodule_search_locations or []) if spec else []
+    bundled = [Path(folder, "backends", "nvidia", "bin", "cuobjdump") for folder in folders]
+    return shutil.which("cuobjdump") or next((str(path) for path in bundled if path.is_file()), None)
+
+
+def read(path: Path) -> list[Row]:
+    """Every kernel of a binary, for each architecture that it holds machine code of."""
+    command = [str(disassembler()), "--dump-resource-usage", "--dump-sass", str(path)]
+    listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return sorted(rows_of(listing), key=lambda row: (row.arch, row.kernel, row.variant))
+
+
+def rows_of(listing: str) -> Iterator[Row]:
+    """The kernels in a listing: resources of all functions of one architecture come first, then their code."""
+    for part in re.split(r"^Fatbin \w+ code:$", listing, flags=re.MULTILINE):
+        arch = re.search(r"^arch = sm_(\d+)", part, flags=re.MULTILINE)
+        resources = dict(re.findall(r"^ Function (\S+):\n(.*)$", part, flags=re.MULTILINE))
+        for name, code in re.findall(r"^\t\tFunction : (\S+)\n(.*?)(?=^\t\tFunction : |\Z)", part, re.M | re.S):
+            assert arch is not None
+            kernel, variant = described(name)
+            yield Row(int(arch[1]), kernel, variant, counted(resources[name] + "\n" + code))
+
+
+def described(mangled: str) -> tuple[str, str]:
+    """A kernel's name, and its template arguments in words."""
+    match = NAME.match(mangled)
+    if match is None:
+        raise ValueError(f"no kernel of gcp_kernels: {mangled}")
+    length = int(match[1])
+    kernel, rest = match[2][:length], match[2][length:]
+    found = ARGUMENTS.match(rest)
+    words = []
+    for argument in re.findall(r"Lb[01]|Li\d+|13__nv_bfloat16|6__half|[fd]", found[1] if found else ""):
+        if argument.startswith("Lb"):
+            words.append("streamed" if argument == "Lb1" else "resident")
+        else:
+            words.append(PRECISIONS[int(argument[2:])] if argument.startswith("Li") else ELEMENTS[argument])
+    return kernel, " ".join(words)
+
+
+def print_layouts() -> None:
+    """Where the matrices of a sample are, for each GPU's limit of shared memory."""
+    limits = {arch: SHARED_LIMIT[arch] for arch in (80, 90, 120)}
+    print("\nmatrices in shared memory of all, and the bytes that a block takes, by the limit of a block")
+    print(f"{'C':<5}{'pass':<11}{'precision':<10}", *(f"{f'sm_{a}: {b} B':>20}" for a, b in limits.items()))
+    for channels in CHANNELS:
+        for name in ("forward", "backward"):
+            for planes, precision in PRECISIONS.items():
+                cells = [layout_of(channels, planes, name == "backward", limit) for limit in limits.values()]
+                print(f"{channels:<5}{name:<11}{precision:<10}", *(f"{cell:>20}" for cell in cells))
+
+
+def layout_of(channels: int, planes: int, backward: bool, limit: int) -> str:
+    """By the extension's own arithmetic."""
+    resident, count, size = torch.ops.gcp_kernels_cuda.pooling_layout(channels, planes, backward, limit)
+    return f"{resident}/{count}, {size:6}" if resident else "does not fit"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

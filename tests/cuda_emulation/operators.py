@@ -1,0 +1,65 @@
+"""The extension's pooling operators on CPU tensors, computed by the emulated kernels: what the Python backend calls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from torch import Tensor
+
+from .pooling import PLANES, Emulation
+
+_PRECISIONS = {planes: precision for precision, planes in PLANES.items()}
+
+
+class EmulatedOperators:
+    """Stands for ``torch.ops.gcp_kernels_cuda``: the same names, arguments and effects, and a list of launches."""
+
+    def __init__(self, emulation: Emulation) -> None:
+        self._emulation = emulation
+        self.launches: list[str] = []
+
+    def isqrt_pool(
+        self, x: Tensor, n_iter: int, triu: bool, planes: int, pooled: Tensor, offset: Tensor, trace: Tensor
+    ) -> None:
+        if x.shape[0]:
+            self._fill("isqrt_pool", (pooled, offset, trace), self._emulation.isqrt_pool(x, n_iter, triu, _of(planes)))
+
+    def isqrt_pool_backward(
+        self, grad: Tensor, x: Tensor, offset: Tensor, trace: Tensor, n_iter: int, triu: bool, planes: int,
+        grad_x: Tensor,
+    ) -> None:  # fmt: skip
+        if x.shape[0]:
+            result = self._emulation.isqrt_pool_backward(grad, x, offset, trace, n_iter, triu, _of(planes))
+            self._fill("isqrt_pool_backward", (grad_x,), (result,))
+
+    def covariance_pool(
+        self, x: Tensor, scale: Tensor | None, triu: bool, planes: int, pooled: Tensor, offset: Tensor
+    ) -> None:
+        if x.shape[0]:
+            results = self._emulation.covariance_pool(x, scale, triu, _of(planes))
+            self._fill("covariance_pool", (pooled, offset), results)
+
+    def covariance_pool_backward(
+        self, grad: Tensor, x: Tensor, scale: Tensor | None, offset: Tensor, triu: bool, grad_x: Tensor,
+        grad_scale: Tensor | None,
+    ) -> None:  # fmt: skip
+        assert (scale is None) == (grad_scale is None), "grad_scale must be given where scale is"
+        if x.shape[0]:
+            results = self._emulation.covariance_pool_backward(grad, x, scale, offset, triu)
+            self._fill("covariance_pool_backward", (grad_x, grad_scale), results)
+
+    def _fill(self, name: str, outputs: Iterable[Tensor | None], results: Iterable[Tensor | None]) -> None:
+        self.launches.append(name)
+        for output, result in zip(outputs, results, strict=True):
+            if output is None or result is None:
+                assert output is result
+                continue
+            # The host entries demand the same of what they fill.
+            assert output.shape == result.shape
+            assert output.dtype == result.dtype
+            assert output.stride() == result.stride() or output.numel() == 0
+            output.copy_(result)
+
+
+def _of(planes: int) -> str:
+    return _PRECISIONS[planes]

@@ -1,0 +1,151 @@
+"""The machine code of the built extension: no kernel spills, and the pooling kernels multiply on tensor cores."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_extension import NVCC, built, run
+
+from benchmarks import static_extension
+from benchmarks.static_extension import Row, described, read, rows_of
+from benchmarks.static_gate import Figures
+
+readable = pytest.mark.skipif(static_extension.why_not() is not None, reason=str(static_extension.why_not()))
+
+PASSES = ("isqrt_forward_kernel", "isqrt_backward_kernel")
+POOLING = {
+    *(
+        (name, f"{place} {precision}")
+        for name in PASSES
+        for place in ("resident", "streamed")
+        for precision in ("fast", "high")
+    ),
+    *((f"covariance_{name}_kernel", place) for name in ("forward", "backward") for place in ("resident", "streamed")),
+}
+TRIANGLE = {
+    (f"triu_{name}_kernel", dtype)
+    for name in ("vec", "unvec")
+    for dtype in ("float16", "bfloat16", "float32", "float64")
+}
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[Row]:
+    return read(static_extension.binary())
+
+
+@readable
+def test_every_kernel_is_there_for_every_architecture(rows):
+    architectures = {row.arch for row in rows}
+    assert architectures
+    for arch in architectures:
+        assert {(row.kernel, row.variant) for row in rows if row.arch == arch} == POOLING | TRIANGLE
+
+
+@readable
+def test_no_kernel_spills_and_products_run_on_tensor_cores(rows):
+    assert [f"sm_{row.arch} {row.kernel} {row.variant}: {row.problems}" for row in rows if row.problems] == []
+    for row in rows:
+        assert row.figures.instructions > 100
+        # Sixteen warps of 128 registers are all that a multiprocessor has.
+        assert row.figures.registers <= 128
+
+
+@readable
+def test_the_command_prints_every_kernel_and_every_layout(rows, capsys, tmp_path):
+    file = tmp_path / "rows.jsonl"
+    assert static_extension.main(["--json", str(file)]) == 0
+    printed = capsys.readouterr().out
+    assert f"{len(rows)} kernels, 0 not accepted" in printed
+    assert len(file.read_text().splitlines()) == len(rows)
+    assert json.loads(file.read_text().splitlines()[0])["figures"]["registers"] > 0
+    for text in ("256  forward    fast", "256  backward   high", "does not fit", "3/3, "):
+        assert text in printed
+
+
+@readable
+@pytest.mark.skipif(NVCC is None, reason="needs nvcc")
+def test_a_spill_is_found(tmp_path):
+    """In a kernel of the name of one of ours, which keeps more numbers than it may have registers."""
+    values = "\n".join(f"  float v{i} = p[{i} * n];" for i in range(64))
+    shuffled = "\n".join(f"  p[{i} * n + 1] = v{63 - i} * v{(i * 7) % 64};" for i in range(64))
+    body = f"{values}\n  __syncthreads();\n{shuffled}\n"
+    source = tmp_path / "spill.cu"
+    source.write_text(f"namespace gcp_kernels {{\n__global__ void triu_vec_kernel(float* p, int n) {{\n{body}}}\n}}\n")
+    cubin = tmp_path / "spill.cubin"
+    flags = ["-O3", "-arch=sm_90", "-maxrregcount=24", "-cubin", "-o", str(cubin)]
+    assert run(str(NVCC), *flags, str(source)).returncode == 0
+    (row,) = read(cubin)
+    assert row.arch == 90
+    assert row.figures.stores > 0
+    assert row.problems[0].startswith("it spills")
+    # What CI compiles everything with.
+    strict = run(str(NVCC), *flags, "-Xptxas=-warn-spills,-Werror", str(source))
+    assert strict.returncode != 0
+    assert "spill" in strict.stderr.lower()
+
+
+def test_products_without_tensor_cores_are_found():
+    def problems(kernel, **figures):
+        return Row(90, kernel, "", Figures(**figures)).problems
+
+    assert problems("isqrt_forward_kernel", ldsm=1) == ["no HMMA multiplies its blocks"]
+    assert problems("isqrt_forward_kernel", tensor_cores={"HMMA": 1}) == ["no LDSM loads its blocks"]
+    assert problems("triu_vec_kernel") == []
+
+
+def test_names_are_read():
+    prefix = "_ZN11gcp_kernels"
+    assert described(f"{prefix}20isqrt_forward_kernelILb0ELi2EEEvNS_16ForwardArgumentsE") == (
+        "isqrt_forward_kernel",
+        "resident high",
+    )
+    assert described(f"{prefix}15triu_vec_kernelI13__nv_bfloat16EEvNS_7StridedE") == ("triu_vec_kernel", "bfloat16")
+    assert described(f"{prefix}15triu_vec_kernelEPfi") == ("triu_vec_kernel", "")
+    with pytest.raises(ValueError, match="no kernel of gcp_kernels: _Z3foo"):
+        described("_Z3foo")
+
+
+LISTING = """
+Fatbin elf code:
+================
+arch = sm_{arch}
+
+Resource usage:
+ Common:
+  GLOBAL:0
+ Function _ZN11gcp_kernels25covariance_forward_kernelILb1EEEvi:
+  REG:{registers} STACK:0 SHARED:0 LOCAL:0 CONSTANT[0]:504 TEXTURE:0 SURFACE:0 SAMPLER:0
+
+	code for sm_{arch}
+		Function : _ZN11gcp_kernels25covariance_forward_kernelILb1EEEvi
+        /*0000*/                   HMMA.16816.F32 R24, R56.reuse, R126, R24 ;
+        /*0010*/              @!P2 LDSM.16.MT88.4 R88, [R100] ;
+"""
+
+
+def test_a_listing_of_several_architectures_is_read():
+    found = list(rows_of(LISTING.format(arch=80, registers=40) + LISTING.format(arch=120, registers=41)))
+    assert [(row.arch, row.figures.registers) for row in found] == [(80, 40), (120, 41)]
+    assert all((row.kernel, row.variant) == ("covariance_forward_kernel", "streamed") for row in found)
+    assert all(row.figures.ldsm == row.figures.tensor_cores["HMMA"] == 1 for row in found)
+
+
+@built
+def test_it_says_what_is_missing(monkeypatch, capsys):
+    monkeypatch.setattr(static_extension, "disassembler", lambda: None)
+    assert static_extension.main([]) == 2
+    assert "cuobjdump is neither on the PATH" in capsys.readouterr().err
+
+
+def test_it_runs_as_a_command():
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.static_extension", "--help"], cwd=Path(__file__).parent.parent,
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0
+    assert "--json FILE" in done.stdout
