@@ -10,6 +10,7 @@ from . import nn, reference
 from .functional import (
     covariance_pool,
     cross_covariance_pool,
+    dropcov,
     elementwise_power,
     fused_gcp,
     matrix_log,
@@ -30,6 +31,7 @@ __all__ = [
     "__version__",
     "covariance_pool",
     "cross_covariance_pool",
+    "dropcov",
     "elementwise_power",
     "fused_gcp",
     "matrix_log",

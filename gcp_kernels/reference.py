@@ -315,3 +315,54 @@ class _MatrixFunctionDerivative(torch.autograd.Function):
             product = g_rotated[..., :, k, None] * h_rotated[..., None, k, :]
             total = total + weights * (product + product.mT)
         return u @ total @ u.mT, _MatrixFunctionDerivative.apply(a, h, ctx.p, ctx.shift), None, None
+
+
+def dropcov_gate(x: Tensor, gate_weight: Tensor) -> Tensor:
+    """w of DropCov: softmax over the channels of a convolution, along the channels, of their means.
+
+    Args:
+        x: features, shape (B, C, M), floating point.
+        gate_weight: kernel of the convolution, shape (1, 1, k) with k odd, in the dtype of ``x``.
+
+    Returns:
+        Shape (B, C), in the dtype of ``x``.
+    """
+    means = x.mean(dim=-1)[:, None]
+    convolved = torch.nn.functional.conv1d(means, gate_weight, padding=gate_weight.shape[-1] // 2)
+    return convolved.squeeze(1).softmax(dim=-1)
+
+
+def drop_probability(x: Tensor, gate_weight: Tensor) -> Tensor:
+    """p of DropCov: clamp(1 - (10 / log2 C) r, 0, 1), with r the batch mean of cos(w, row sums of Cov(x + x w)).
+
+    Args:
+        x: features, shape (B, C, M) with C of at least 2, floating point.
+        gate_weight: as in :func:`dropcov_gate`.
+
+    Returns:
+        One number, shape (), without gradient. An empty batch has r = 0.
+    """
+    x, gate_weight = x.detach(), gate_weight.detach()
+    w = dropcov_gate(x, gate_weight)
+    s = covariance_pool(x + x * w[..., None]).sum(dim=-1)
+    lengths = w.norm(dim=-1) * s.norm(dim=-1)
+    cosine = torch.where(lengths == 0, 0, (w * s).sum(dim=-1) / lengths)
+    r = cosine.sum() / max(x.shape[0], 1)
+    return (1 - 10 / torch.tensor(x.shape[1], dtype=x.dtype, device=x.device).log2() * r).clamp(0, 1)
+
+
+def dropcov(x: Tensor, gate_weight: Tensor, mask: Tensor) -> Tensor:
+    """Covariance of gated features with channels dropped, as DropCov has it in training (NeurIPS 2022).
+
+    Args:
+        x: features, shape (B, C, M) with C of at least 2, floating point.
+        gate_weight: as in :func:`dropcov_gate`.
+        mask: 1 for each channel of each sample that is kept, else 0, shape (B, C).
+
+    Returns:
+        Covariance, shape (B, C, C), in the dtype of ``x``; zeros where p = 1.
+    """
+    gated = x + x * dropcov_gate(x, gate_weight)[..., None]
+    p = drop_probability(x, gate_weight)
+    kept = mask * torch.where(p == 1, 0, 1 / (1 - p))
+    return covariance_pool(gated * kept[..., None])

@@ -2,6 +2,7 @@
 
 from math import inf
 
+import torch
 from torch import Tensor, bfloat16, float16, float32, float64, strided
 
 FLOATING_DTYPES = (float16, bfloat16, float32, float64)
@@ -99,3 +100,35 @@ def check_not_negative(name: str, value: float) -> None:
     check_number(name, value)
     if not 0 <= value < inf:
         raise ValueError(f"{name} must be at least 0 and finite, got {value}")
+
+
+def check_gate_weight(gate_weight: Tensor, x: Tensor) -> None:
+    """Raise unless ``gate_weight`` is (1, 1, k) with k odd, the kernel of a convolution, and on the device of ``x``."""
+    check_floating("gate_weight", gate_weight)
+    shape = gate_weight.shape
+    if gate_weight.dim() != 3 or shape[:2] != (1, 1) or shape[2] % 2 == 0:
+        raise ValueError(f"gate_weight must have shape (1, 1, k) with k odd, got {tuple(shape)}")
+    if gate_weight.device != x.device:
+        raise ValueError(f"gate_weight must be on the device of x, {x.device}, got {gate_weight.device}")
+
+
+def check_mask(mask: Tensor | None, features: Tensor) -> None:
+    """Raise unless ``mask`` is a bool for each channel of (B, C, M) features and on their device, or ``None``."""
+    if mask is None:
+        return
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        given = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+        raise TypeError(f"mask must be a torch.Tensor of torch.bool or None, got {given}")
+    check_shape("mask", mask, tuple(features.shape[:2]))
+    if mask.device != features.device:
+        raise ValueError(f"mask must be on the device of x, {features.device}, got {mask.device}")
+
+
+def check_generator(generator: torch.Generator | None, device: torch.device) -> None:
+    """Raise unless ``generator`` is a ``torch.Generator`` of ``device``, or ``None``."""
+    if generator is None:
+        return
+    if not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator must be a torch.Generator or None, got {type(generator).__name__}")
+    if generator.device != device:
+        raise ValueError(f"generator must be on the device of x, {device}, got {generator.device}")

@@ -127,7 +127,7 @@ def test_scale_of_another_dtype(dtype: torch.dtype, scale_dtype: torch.dtype, ba
 
 @pytest.mark.usefixtures("poisoned_memory")
 @pytest.mark.operation("covariance_pool")
-@pytest.mark.parametrize(("b", "c"), [(300, 3), (80, 64)])
+@pytest.mark.parametrize(("b", "c"), [(300, 3), (300, 64)])
 def test_batch_larger_than_what_is_worked_on_at_once(b: int, c: int, backend: str, device: str) -> None:
     check(inputs.relu_features(b, c, 20, torch.float32), scales(b, c, torch.float32), backend, device)
 

@@ -36,6 +36,10 @@ PROMISE = {"high": 5e-6, "fast": 2.5e-3}
 # 1.5^N growth of Z amplify; one of the operands in float32 would show as 1e-7.
 FLOAT64_AGREEMENT = 1e-11
 
+# DropCov compares its probability p with random numbers, so that this much changes one mask of a channel in 100,000. p
+# is 10 / log2 C times a mean of cosines, each of which errs by a few float32 roundings of the sums that it is made of.
+PROBABILITY = 1e-5
+
 # Published value of ||Y_5 - sqrt|| / ||sqrt|| for ReLU(randn), C = 256, 14x14, and its spread over seeds.
 FIVE_ITERATIONS_FROM_ROOT = (0.42, 0.01)
 

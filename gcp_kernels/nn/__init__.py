@@ -2,7 +2,8 @@
 
 from .checkpoint import rename_reduction_keys
 from .cross_covariance import MultiHeadCrossCovariance
+from .dropcov import DropCov
 from .fusion import TokenFusionHead
 from .gcp import GCP
 
-__all__ = ["GCP", "MultiHeadCrossCovariance", "TokenFusionHead", "rename_reduction_keys"]
+__all__ = ["GCP", "DropCov", "MultiHeadCrossCovariance", "TokenFusionHead", "rename_reduction_keys"]

@@ -18,16 +18,24 @@ class ChunkConfig:
 # (64, 256, 14x14) -, 338, 352, 345, 361; (64, 128, 14x14) -, 46, 50, 50, -; (8, 256, 14x14) 34.3, 34.0, 33.9, -, -.
 CPU = ChunkConfig(matrix_bytes=1 << 20)
 
+# CPU, the covariance alone: two or three such matrices are live, so that larger chunks take no more memory. Forward +
+# backward with a scale, one core, least ms for 1, 4 MiB: (16, 256, 14x14) 18.1, 17.9; (64, 256, 7x7) 27.4, 27.3;
+# (64, 128, 14x14) 21.5, 22.1. But fewer operations suffer less where threads wait for one another on busy cores:
+# two threads that spin, on cores that others use too, median ms: 1028, 385; 4885, 1448; 536, 321.
+COVARIANCE_CPU = ChunkConfig(matrix_bytes=4 << 20)
+
 # GPU: enough samples to fill the multiprocessors (64 of C = 256), at about 200 MiB of working memory. Not measured.
 GPU = ChunkConfig(matrix_bytes=16 << 20)
 
 
-def chunk_size(batch: int, channels: int, positions: int, dtype: torch.dtype, device: torch.device) -> int:
+def chunk_size(
+    batch: int, channels: int, positions: int, dtype: torch.dtype, device: torch.device, cpu: ChunkConfig = CPU
+) -> int:
     """Samples in one chunk, at least 1 and at most ``batch`` (1 for an empty batch).
 
     Either a (C, C) matrix or the centred features (C, M) of a sample may be what takes the memory.
     """
-    config = CPU if device.type == "cpu" else GPU
+    config = cpu if device.type == "cpu" else GPU
     sample_bytes = channels * max(channels, positions) * dtype.itemsize
     return max(1, min(batch, config.matrix_bytes // sample_bytes))
 

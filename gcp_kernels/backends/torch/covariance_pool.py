@@ -6,7 +6,7 @@ from torch import Tensor
 from gcp_kernels.precision import accumulation_dtype
 from gcp_kernels.shapes import empty_gradient, empty_scale_gradient, is_channels_last, pooled_shape
 
-from .config import chunk_size, chunks
+from .config import COVARIANCE_CPU, chunk_size, chunks
 from .products import matmul_precision
 from .triangle import fold_gradient, triangle_map
 
@@ -21,7 +21,7 @@ def covariance_pool(x: Tensor, scale: Tensor | None, triu: bool, precision: str)
     pooled = x.new_empty(pooled_shape(b, c, triu))
     offset = x.new_empty(b, c, dtype=dtype)
     with matmul_precision(x.device, x.dtype, precision):
-        for part in chunks(b, chunk_size(b, c, m, dtype, x.device)):
+        for part in chunks(b, chunk_size(b, c, m, dtype, x.device, COVARIANCE_CPU)):
             centred, offset[part] = centre(x[part], dtype)
             if scale is not None:
                 centred.mul_(scale[part, :, None].to(dtype))
@@ -41,7 +41,7 @@ def covariance_pool_backward(
     b, c, m = x.shape
     dtype = accumulation_dtype(x.dtype)
     grad_x, grad_scale = empty_gradient(x), empty_scale_gradient(x, scale)
-    chunk = chunk_size(b, c, m, dtype, x.device)
+    chunk = chunk_size(b, c, m, dtype, x.device, COVARIANCE_CPU)
     twice_g = x.new_empty(chunk, c, c, dtype=dtype)
     with matmul_precision(x.device, x.dtype, precision):
         for part in chunks(b, chunk):
