@@ -6,7 +6,7 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
-from . import nn, reference
+from . import integrations, models, nn, reference
 from .functional import covariance_pool, fused_gcp, newton_schulz_sqrt, triu_unvec, triu_vec
 
 try:
@@ -18,6 +18,8 @@ __all__ = [
     "__version__",
     "covariance_pool",
     "fused_gcp",
+    "integrations",
+    "models",
     "newton_schulz_sqrt",
     "nn",
     "reference",

@@ -64,15 +64,11 @@ def resnet50(pool: str = "gcp", num_classes: int = 1000, dim: Dim = "published",
 
     Example:
         >>> from gcp_kernels.models import resnet50
-        >>> resnet50().avgpool
-        GCP(
-          2048, dim=256, n_iter=5, out_features=32896
-          (conv_dr_block): Sequential(
-            (0): Conv2d(2048, 256, kernel_size=(1, 1), stride=(1, 1), bias=False)
-            (1): BatchNorm2d(256, eps=1e-05, momentum=0.1, affine=True, track_running_stats=True)
-            (2): ReLU(inplace=True)
-          )
-        )
+        >>> model = resnet50()
+        >>> model.avgpool.dim, model.avgpool.n_iter, model.layer4[0].conv2.stride
+        (256, 5, (1, 1))
+        >>> model.fc
+        Linear(in_features=32896, out_features=1000, bias=True)
     """
     return _resnet("resnet50", pool, num_classes, dim, options)
 

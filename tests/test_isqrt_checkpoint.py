@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from pathlib import Path
+from pickle import UnpicklingError
 
 import pytest
 import torch
@@ -14,10 +15,9 @@ CLASSES, DIM = 5, 8
 
 
 def backbone() -> nn.Module:
-    """A ResNet of two kinds of blocks' stages, each one block deep, without the stride of layer4."""
+    """torchvision's ResNet, its stages one block deep."""
     models = pytest.importorskip("torchvision.models")
-    network = models.ResNet(models.resnet.Bottleneck, [1, 1, 1, 1], num_classes=CLASSES)
-    return network
+    return models.ResNet(models.resnet.Bottleneck, [1, 1, 1, 1], num_classes=CLASSES)
 
 
 def converted() -> nn.Module:
@@ -114,16 +114,15 @@ def test_data_parallel_features_are_found() -> None:
     torch.testing.assert_close(model(x), expected)
 
 
-@pytest.mark.parametrize("name", ["isqrtcovresnet18", "isqrtcovresnet50"])
-def test_pytorchcv_gives_the_same_logits(name: str) -> None:
+# The variant b has the stride of a bottleneck in its 3x3 convolution, as torchvision's has.
+@pytest.mark.parametrize(("name", "resnet"), [("isqrtcovresnet18", "resnet18"), ("isqrtcovresnet50b", "resnet50")])
+def test_pytorchcv_gives_the_same_logits(name: str, resnet: str) -> None:
     pytest.importorskip("torchvision")
     pytorchcv = pytest.importorskip("pytorchcv.models.isqrtcovresnet")
     from gcp_kernels import models
 
-    # Its ResNet-50b has the stride in the 3x3 convolution, as torchvision's has.
-    theirs = getattr(pytorchcv, name + "b" * name.endswith("50"))(num_classes=10)
-    theirs = with_statistics(theirs)
-    ours = getattr(models, name.removeprefix("isqrtcov"))(num_classes=10).eval()
+    theirs = with_statistics(getattr(pytorchcv, name)(num_classes=10))
+    ours = getattr(models, resnet)(num_classes=10).eval()
     load_isqrt_checkpoint(ours, theirs.state_dict())
     x = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
@@ -149,7 +148,7 @@ def test_a_file_of_training_is_read_without_running_code(tmp_path: Path) -> None
     load_isqrt_checkpoint(model, tmp_path / "checkpoint.pth.tar")
     torch.testing.assert_close(model(x), published(x))
     torch.save({"state_dict": published.published_state(), "model": published}, tmp_path / "code.pth")
-    with pytest.raises(Exception, match="weights_only"):
+    with pytest.raises(UnpicklingError, match="weights_only"):
         load_isqrt_checkpoint(model, str(tmp_path / "code.pth"))
 
 

@@ -225,3 +225,24 @@ def test_a_class_token_that_is_not_there_is_an_error(case: Case) -> None:
     with pytest.raises(ValueError, match="has no class token"):
         convert(case, class_token="sum")
     convert(case, class_token="ignore")
+
+
+@by_name(["torchvision-resnet", "torchvision-vit", "timm-mobilenet_v2", "timm-swin"])
+def test_a_training_step_under_bfloat16_autocast(case: Case) -> None:
+    assert_step_under_autocast(case, "cpu")
+
+
+@pytest.mark.gpu
+@every_model
+def test_a_training_step_under_bfloat16_autocast_on_a_gpu(case: Case) -> None:
+    assert_step_under_autocast(case, "cuda")
+
+
+def assert_step_under_autocast(case: Case, device: str) -> None:
+    model, x = convert(case).to(device), images(case).to(device)
+    with torch.autocast(device, torch.bfloat16):
+        logits = model(x)
+    assert logits.dtype == torch.bfloat16
+    logits.float().square().sum().backward()
+    assert model.get_parameter(case.first).grad.abs().sum() > 0
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())

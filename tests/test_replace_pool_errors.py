@@ -121,6 +121,6 @@ def test_a_strided_layer_of_another_kind_is_an_error() -> None:
 def test_a_classifier_that_is_not_linear_needs_the_number_of_classes() -> None:
     model = RESNET.build()
     model.fc = nn.Sequential(nn.Linear(512, 8), nn.ReLU(), nn.Linear(8, 3))
-    with pytest.raises(ValueError, match="num_classes must be given: .* is a Sequential"):
+    with pytest.raises(ValueError, match=r"num_classes must be given: .* is a Sequential"):
         replace_pool(model, dim=4)
     assert replace_pool(model, num_classes=3, dim=4).fc.in_features == 10
