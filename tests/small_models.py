@@ -36,13 +36,13 @@ def torchvision_resnext() -> nn.Module:
 
 def torchvision_mobilenet_v2() -> nn.Module:
     models = pytest.importorskip("torchvision.models")
-    setting = [[1, 16, 1, 1], [2, 24, 1, 2], [2, 32, 1, 2], [2, 32, 1, 2], [2, 64, 2, 2], [2, 64, 1, 1]]
+    setting = [[1, 16, 1, 1], [2, 24, 1, 2], [2, 32, 1, 2], [2, 32, 1, 2], [2, 48, 1, 2], [2, 64, 1, 1]]
     return models.MobileNetV2(inverted_residual_setting=setting)
 
 
 def torchvision_shufflenet_v2() -> nn.Module:
     models = pytest.importorskip("torchvision.models")
-    return models.ShuffleNetV2([2, 1, 2], [24, 48, 64, 96, 128])
+    return models.ShuffleNetV2([1, 1, 2], [24, 48, 64, 96, 128])
 
 
 def torchvision_vision_transformer() -> nn.Module:
@@ -90,8 +90,8 @@ def timm_mobilenet_v2() -> nn.Module:
         ["ds_r1_k3_s1_c16"],
         ["ir_r1_k3_s2_e2_c24"],
         ["ir_r1_k3_s2_e2_c32"],
+        ["ir_r1_k3_s2_e2_c32"],
         ["ir_r1_k3_s2_e2_c48"],
-        ["ir_r2_k3_s2_e2_c64"],
         ["ir_r1_k3_s1_e2_c64"],
     ]
     return EfficientNet(decode_arch_def(architecture), num_features=128)

@@ -7,6 +7,7 @@ import torch
 from small_models import CASES, Case
 from torch import nn
 
+import gcp_kernels.nn
 from gcp_kernels.integrations import replace_pool
 
 
@@ -15,8 +16,8 @@ def fresh_compiler() -> None:
     torch._dynamo.reset()
 
 
-def convert(case: Case) -> nn.Module:
-    return replace_pool(case.build(), num_classes=3, dim=4, keep_stride=not case.stages)
+def convert(case: Case, pool: str = "gcp") -> nn.Module:
+    return replace_pool(case.build(), num_classes=3, dim=4, pool=pool, keep_stride=not case.stages)
 
 
 def seeded(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
@@ -25,9 +26,9 @@ def seeded(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
     return model(x)
 
 
-def compare(case: Case, backend: str) -> None:
+def compare(case: Case, backend: str, pool: str = "gcp") -> None:
     """Logits and gradients of a compiled step of training, then logits in evaluation; fullgraph refuses any break."""
-    model = convert(case)
+    model = convert(case, pool)
     plain = copy.deepcopy(model)
     compiled = torch.compile(model, fullgraph=True, backend=backend)
     x = torch.randn(2, 3, case.image, case.image)
@@ -64,6 +65,11 @@ BACKENDS = {
 @pytest.mark.parametrize(("name", "backend"), BACKENDS.items())
 def test_a_converted_model_is_one_graph(name: str, backend: str) -> None:
     compare(CASES[name], backend)
+
+
+@pytest.mark.skipif(not hasattr(gcp_kernels.nn, "DropCov"), reason="gcp_kernels.nn has no DropCov")
+def test_a_model_with_dropcov_is_one_graph() -> None:
+    compare(CASES["torchvision-vit"], "eager", "dropcov")
 
 
 def test_a_converted_model_compiles_to_machine_code() -> None:
