@@ -220,6 +220,17 @@ def test_sum_is_the_default_and_the_sum_of_both_classifiers(case: Case) -> None:
     torch.testing.assert_close(head(x), head.class_token(x[:, :24]) + head.pooled(x[:, 24:]))
 
 
+def test_hidden_layers_of_a_classifier_go_with_it() -> None:
+    models = pytest.importorskip("torchvision.models")
+    model = models.VisionTransformer(
+        32, patch_size=8, num_layers=1, num_heads=2, hidden_dim=24, mlp_dim=32, representation_size=16, num_classes=7
+    )
+    replace_pool(model, dim=DIM, class_token="concat")
+    assert repr(model.heads) == "Sequential(\n  (head): Linear(in_features=45, out_features=7, bias=True)\n)"
+    assert model.representation_size is None
+    assert model(torch.randn(2, 3, 32, 32)).shape == (2, 7)
+
+
 @without_tokens
 def test_a_class_token_that_is_not_there_is_an_error(case: Case) -> None:
     with pytest.raises(ValueError, match="has no class token"):

@@ -36,8 +36,9 @@ def replace_pool(
 ) -> Model:
     """Replace the global average pool of a torchvision or timm model by covariance pooling, in place.
 
-    The pool becomes ``nn.GCP`` or ``nn.DropCov``, the classifier a new linear one for the pooled vector; all other
-    parameters stay, those of a pre-trained backbone too. The model is changed itself and returned (``copy.deepcopy``
+    The pool becomes ``nn.GCP`` or ``nn.DropCov``, the classifier a new linear one for the pooled vector (in place of
+    hidden layers too, such as torchvision's ``representation_size`` adds); all other parameters stay, those of a
+    pre-trained backbone too. The model is changed itself and returned (``copy.deepcopy``
     it before to keep the old one); an error leaves it as it was. It can be copied, pickled, saved by its ``state_dict``
     and compiled without a graph break.
 
