@@ -28,12 +28,14 @@ lint: $(VENV)/.ready
 	$(VENV)/bin/mypy
 
 # The build compiles against torch, so torch comes first and the build is not isolated from it. pytorchcv is the peer
-# that tests and benchmarks compare with; its dependencies are left out because they would replace torch.
+# that tests and benchmarks compare with, torchvision and timm have the models that the integrations convert; their
+# dependencies are left out because they would replace torch. What else timm needs stands on a line of its own.
 $(VENV)/.ready: pyproject.toml setup.py $(shell find csrc -type f)
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet $(TORCH) "setuptools>=77" ninja
 	$(VENV)/bin/pip install --quiet --no-build-isolation --editable ".[demo,test,dev]"
-	$(VENV)/bin/pip install --quiet --no-deps "pytorchcv==0.0.74"
+	$(VENV)/bin/pip install --quiet huggingface_hub safetensors pyyaml pillow
+	$(VENV)/bin/pip install --quiet --no-deps "pytorchcv==0.0.74" "torchvision==0.28.0" "timm==1.0.31"
 	touch $@
 
 clean:

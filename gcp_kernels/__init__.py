@@ -6,7 +6,7 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
-from . import nn, reference
+from . import integrations, models, nn, reference
 from .functional import (
     covariance_pool,
     cross_covariance_pool,
@@ -34,8 +34,10 @@ __all__ = [
     "dropcov",
     "elementwise_power",
     "fused_gcp",
+    "integrations",
     "matrix_log",
     "matrix_power",
+    "models",
     "newton_schulz_inverse_sqrt",
     "newton_schulz_sqrt",
     "nn",

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+import torchvision_stand_in  # noqa: F401  before anything imports torchvision
 
 from gcp_kernels import backends
 

@@ -1,0 +1,7 @@
+"""Covariance pooling in models of torchvision and timm, and published iSQRT-COV checkpoints."""
+
+from .checkpoint import load_isqrt_checkpoint
+from .replacement import replace_pool
+from .request import POOLS, UnsupportedModelError
+
+__all__ = ["POOLS", "UnsupportedModelError", "load_isqrt_checkpoint", "replace_pool"]

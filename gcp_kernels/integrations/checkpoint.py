@@ -1,0 +1,161 @@
+"""Published iSQRT-COV ResNets, in the names of a converted torchvision or timm ResNet."""
+
+import os
+import re
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..nn import GCP, rename_reduction_keys
+from .request import UnsupportedModelError
+
+_REDUCTION, _CLASSIFIER = "<reduction>", "<classifier>"
+
+# Names of published networks and what they are called in torchvision, the first that fits; "{0}" and so on are the
+# groups, numbers in them counted from another start where "{0-3}" says so. After rename_reduction_keys, so layer_reduce
+# is conv_dr_block.0 already.
+_NAMES = (
+    # The reduction by its own name, wherever it stands: in the network, in ``representation``, in ``avgpool``.
+    (r"(?:.*\.)?conv_dr_block\.", f"{_REDUCTION}."),
+    # fast-MPN-COV: the children of a ResNet in order, the reduction behind them where it was pre-trained with them.
+    (r"features\.0\.", "conv1."),
+    (r"features\.1\.", "bn1."),
+    (r"features\.([4-7])\.", "layer{0-3}."),
+    (r"features\.8\.", f"{_REDUCTION}.0."),
+    (r"features\.9\.", f"{_REDUCTION}.1."),
+    # pytorchcv
+    (r"features\.init_block\.conv\.conv\.", "conv1."),
+    (r"features\.init_block\.conv\.bn\.", "bn1."),
+    (r"features\.stage(\d+)\.unit(\d+)\.body\.conv(\d+)\.conv\.", "layer{0}.{1-1}.conv{2}."),
+    (r"features\.stage(\d+)\.unit(\d+)\.body\.conv(\d+)\.bn\.", "layer{0}.{1-1}.bn{2}."),
+    (r"features\.stage(\d+)\.unit(\d+)\.identity_conv\.conv\.", "layer{0}.{1-1}.downsample.0."),
+    (r"features\.stage(\d+)\.unit(\d+)\.identity_conv\.bn\.", "layer{0}.{1-1}.downsample.1."),
+    (r"features\.final_block\.conv\.", f"{_REDUCTION}.0."),
+    (r"features\.final_block\.bn\.", f"{_REDUCTION}.1."),
+    # torchvision's fc, fast-MPN-COV's classifier, pytorchcv's output
+    (r"(?:fc|classifier|output)\.", f"{_CLASSIFIER}."),
+)
+
+
+class LoadedKeys(NamedTuple):
+    """What ``load_state_dict`` returns: names that only the model has, and that only the checkpoint has."""
+
+    missing_keys: list[str]
+    unexpected_keys: list[str]
+
+
+def load_isqrt_checkpoint(
+    model: nn.Module, state_dict_or_path: Mapping[str, Any] | str | os.PathLike[str], strict: bool = True
+) -> LoadedKeys:
+    """Load a published iSQRT-COV ResNet into one that :func:`replace_pool` or :mod:`gcp_kernels.models` made.
+
+    Known are the layouts of fast-MPN-COV (``layer_reduce`` beside ``layer4``; ``features`` / ``representation`` /
+    ``classifier`` with ``conv_dr_block`` in the representation or the reduction at the end of ``features``), of
+    pytorchcv (``features.stage1.unit1``...) and of the model itself. ``module.`` of a DataParallel model and
+    ``_orig_mod.`` of a compiled one are left out wherever they stand, and a training checkpoint may hold the weights
+    under ``state_dict``. Batch counts that very old checkpoints lack stay as they are in the model.
+
+    Args:
+        model: a ResNet of torchvision or timm with ``GCP`` as its pool; on any device, in any dtype.
+        state_dict_or_path: the checkpoint, or the file in which ``torch.save`` put it. It is read with
+            ``weights_only=True``, so it cannot run code.
+        strict: whether every name must be there on both sides. Shapes must fit either way.
+
+    Returns:
+        The missing and unexpected names, both empty if ``strict``; those of the checkpoint as they stand in it.
+
+    Raises:
+        UnsupportedModelError: ``model`` is not such a ResNet.
+        TypeError: the checkpoint is not a mapping of names to tensors, nor a path.
+        ValueError: two of its entries would get one name.
+        RuntimeError: names are missing or unexpected, or shapes differ; the message lists them, and the model is
+            unchanged.
+
+    Example:
+        >>> import torchvision
+        >>> from gcp_kernels.integrations import load_isqrt_checkpoint, replace_pool
+        >>> model = replace_pool(torchvision.models.resnet18(), num_classes=3, dim=8, keep_stride=False)
+        >>> published = {f"module.{name}": tensor for name, tensor in model.state_dict().items()}
+        >>> load_isqrt_checkpoint(model, published)
+        LoadedKeys(missing_keys=[], unexpected_keys=[])
+    """
+    pool_name = _pool_name(model)
+    checkpoint = _tensors_of(state_dict_or_path)
+    places = {_REDUCTION: f"{pool_name}.conv_dr_block", _CLASSIFIER: "fc"}
+    given: dict[str, str] = {}
+    for name in checkpoint:
+        new_name = _name_in_model(name, places)
+        if new_name in given:
+            raise ValueError(f"the checkpoint has two entries for {new_name!r}: {given[new_name]!r} and {name!r}")
+        given[new_name] = name
+    own = model.state_dict()
+    keys = LoadedKeys(
+        [name for name in own if name not in given and not name.endswith("num_batches_tracked")],
+        [old for new, old in given.items() if new not in own],
+    )
+    renamed = {new: checkpoint[old] for new, old in given.items() if new in own}
+    faults = [
+        f"{given[name]} has shape {tuple(tensor.shape)}, and {name} of the model {tuple(own[name].shape)}"
+        for name, tensor in renamed.items()
+        if tensor.shape != own[name].shape
+    ]
+    if strict and keys.missing_keys:
+        faults.append(f"the checkpoint lacks {', '.join(keys.missing_keys)}")
+    if strict and keys.unexpected_keys:
+        faults.append(f"the model has no place for {', '.join(keys.unexpected_keys)}")
+    if faults:
+        raise RuntimeError(f"the checkpoint does not fit this {type(model).__name__}: {'; '.join(faults)}")
+    model.load_state_dict(renamed, strict=False)
+    return keys
+
+
+def _pool_name(model: nn.Module) -> str:
+    """The name of the model's only GCP layer."""
+    pools = [name for name, module in model.named_modules() if isinstance(module, GCP)]
+    resnet = hasattr(model, "layer4") and isinstance(getattr(model, "fc", None), nn.Linear)
+    if len(pools) != 1 or not resnet:
+        raise UnsupportedModelError(
+            "iSQRT-COV checkpoints load into a ResNet of torchvision or timm with one GCP layer as its pool "
+            f"(gcp_kernels.integrations.replace_pool, gcp_kernels.models) and a linear fc; got a "
+            f"{type(model).__name__} with {len(pools)} GCP layers"
+        )
+    return pools[0]
+
+
+def _tensors_of(state_dict_or_path: Mapping[str, Any] | str | os.PathLike[str]) -> dict[str, Tensor]:
+    """The checkpoint's tensors by name."""
+    checkpoint: Any = state_dict_or_path
+    if isinstance(checkpoint, str | os.PathLike):
+        checkpoint = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    if isinstance(checkpoint, Mapping) and isinstance(checkpoint.get("state_dict"), Mapping):
+        checkpoint = checkpoint["state_dict"]
+    if not isinstance(checkpoint, Mapping):
+        raise TypeError(f"the checkpoint must be a mapping of names to tensors, got {type(checkpoint).__name__}")
+    for name, tensor in checkpoint.items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor):
+            raise TypeError(f"the checkpoint must map names to tensors, got a {type(tensor).__name__} at {name!r}")
+    return dict(checkpoint)
+
+
+def _name_in_model(name: str, places: Mapping[str, str]) -> str:
+    """The name that a published entry has in the model."""
+    name = ".".join(part for part in name.split(".") if part not in ("module", "_orig_mod"))
+    (name,) = rename_reduction_keys({name: None})
+    for pattern, replacement in _NAMES:
+        match = re.match(pattern, name)
+        if match is None:
+            continue
+        numbers = [int(group) for group in match.groups()]
+        prefix = re.sub(r"\{(\d+)(-\d+)?\}", partial(_counted_from, numbers), replacement)
+        for place, own in places.items():
+            prefix = prefix.replace(place, own)
+        return prefix + name[match.end() :]
+    return name
+
+
+def _counted_from(numbers: list[int], field: re.Match[str]) -> str:
+    """The number that a field such as "{1-1}" stands for: the second one, less one."""
+    return str(numbers[int(field[1])] + int(field[2] or 0))

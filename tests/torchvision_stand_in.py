@@ -1,0 +1,44 @@
+"""Lets the Python code of torchvision be imported where its shared library does not load.
+
+torchvision's wheels from the usual index are linked to CUDA and do not load beside a torch without it. Its import then
+fails, because it registers fake kernels for two box operators that the library would have defined. Here these two
+schemas are defined, and nothing else: the models under test are torchvision's own, and classification models use none
+of its operators. Where the library loads, or there is no torchvision, nothing is done.
+"""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+
+SCHEMAS = (
+    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+)
+
+
+def library_loads() -> bool:
+    """Whether torchvision's shared library can be loaded into this process, which is then done."""
+    spec = find_spec("torchvision")
+    if spec is None or spec.origin is None:
+        return False
+    for path in Path(spec.origin).parent.glob("_C*.so"):
+        try:
+            torch.ops.load_library(str(path))
+        except OSError:
+            continue
+        return True
+    return False
+
+
+def define_missing_operators() -> torch.library.Library | None:
+    """Define what the import of torchvision needs; the definitions last as long as what is returned."""
+    if find_spec("torchvision") is None or library_loads():
+        return None
+    operators = torch.library.Library("torchvision", "DEF")
+    for schema in SCHEMAS:
+        operators.define(schema)
+    return operators
+
+
+OPERATORS = define_missing_operators()
