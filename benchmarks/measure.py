@@ -15,7 +15,7 @@ from . import gpu_timing, memory
 from .cases import DTYPES, Case, Inputs, Pool, make_inputs
 from .environment import gpu_state
 from .gpu_timing import Cold
-from .providers import BACKEND_PROVIDERS, Provider, products
+from .providers import BACKEND_PROVIDERS, Provider, settings
 from .roofline import Ceilings, necessary_bytes, useful_flop
 from .rows import Row
 from .timing import Budget, Clock, Spread, interleaved, ratios, seconds
@@ -48,7 +48,7 @@ def time_case(
     judge = Judge(case, inputs)
     candidates = [prepared(group, case, provider, device, judge, copies, cold) for provider in providers]
     clocks = {
-        (candidate.provider.name, method): partial(with_products, candidate.provider, case, clock)
+        (candidate.provider.name, method): partial(with_settings, candidate.provider, case, clock)
         for candidate in candidates
         for method, clock in candidate.clocks.items()
     }
@@ -63,8 +63,8 @@ def time_case(
     return rows
 
 
-def with_products(provider: Provider, case: Case, clock: Clock) -> float:
-    with products(provider.products or case.precision):
+def with_settings(provider: Provider, case: Case, clock: Clock) -> float:
+    with settings(provider, case):
         return clock()
 
 
@@ -78,23 +78,42 @@ def prepared(
     cold: Cold,
 ) -> Candidate:
     """Verify a provider; its clocks if it is here and right, else the problem in its row."""
-    limit = provider.limit(case)
-    row = Row.of("time", group, case, provider.name, provider.truth, error_limit=limit)
-    reason = provider.why_not(case, device)
-    if reason is not None:
-        return Candidate(provider, replace(row, problem=reason), {})
+    row, pool = verified(group, case, provider, device, judge, copies[0])
+    if pool is None:
+        return Candidate(provider, row, {})
     try:
-        with products(provider.products or case.precision), without_compiler_warnings():
-            pool = provider.build(case)
-            row = verified(row, pool, provider, judge, copies[0])
-            if row.problem is not None:
-                return Candidate(provider, row, {})
+        with settings(provider, case), without_compiler_warnings():
             if case.direction == "both":
                 row = memory.with_bytes(row, pool, copies[0], upstream_of(provider.truth, copies[0]))
             clocks, row = clocks_of(row, pool, provider, case, device, copies, cold)
             return Candidate(provider, row, clocks)
-    except Exception as error:  # whatever a peer raises is its result here, and must not stop the others
+    except Exception as error:  # too little memory for the copies, for instance, which the others may not need
         return Candidate(provider, replace(row, problem=failure(error)), {})
+
+
+def verified(
+    group: str, case: Case, provider: Provider, device: torch.device, judge: Judge, inputs: Inputs
+) -> tuple[Row, Pool | None]:
+    """The provider's row without a time, and its pool if it is here and right: within its limit of float64."""
+    row = Row.of("time", group, case, provider.name, provider.truth)
+    if (reason := provider.why_not(case, device)) is not None:
+        return replace(row, problem=reason), None
+    limit = provider.limit(case)
+    row = replace(row, error_limit=limit)
+    try:
+        with settings(provider, case), without_compiler_warnings():
+            pool = provider.build(case)
+            upstream = upstream_of(provider.truth, inputs) if judge.wants_gradient else None
+            found = step(pool, inputs.features, upstream)
+        errors = judge.compare(found, provider.truth)
+        if provider.truth == "pade":
+            row = replace(row, root_distance=worst_sample_error(found[0], judge.truth("root")[0]))
+    except Exception as error:  # whatever a peer raises is its result here, and must not stop the others
+        return replace(row, problem=failure(error)), None
+    row = replace(row, output_error=errors.output, gradient_error=errors.gradient)
+    if not errors.within(limit):
+        return replace(row, problem=f"failing: error {errors}, limit {limit:.1e}"), None
+    return row, pool
 
 
 def failed(row: Row) -> bool:
@@ -113,19 +132,6 @@ def without_compiler_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\._inductor")
         yield
-
-
-def verified(row: Row, pool: Pool, provider: Provider, judge: Judge, inputs: Inputs) -> Row:
-    """The row with errors against float64, and the problem where they exceed the limit."""
-    upstream = upstream_of(provider.truth, inputs) if judge.wants_gradient else None
-    found = step(pool, inputs.features, upstream)
-    errors = judge.compare(found, provider.truth)
-    row = replace(row, output_error=errors.output, gradient_error=errors.gradient)
-    if provider.truth == "pade":
-        row = replace(row, root_distance=worst_sample_error(found[0], judge.truth("root")[0]))
-    if not errors.within(row.error_limit or 0.0):
-        return replace(row, problem=f"failing: error {errors}, limit {row.error_limit:.1e}")
-    return row
 
 
 def clocks_of(

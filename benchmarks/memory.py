@@ -23,7 +23,7 @@ import torch
 
 from .cases import Case, Inputs, Pool, make_inputs
 from .environment import CHECKOUT
-from .providers import Provider, by_name, products
+from .providers import Provider, by_name, settings
 from .rows import Row
 from .truth import Judge, step, upstream_of
 
@@ -128,7 +128,7 @@ def peaks_of_a_process(providers: Sequence[Provider], case: Case, device: torch.
 
 def one_pass(provider: Provider, case: Case, device: torch.device) -> Peak:
     """Peak bytes of one pass above what was there before it, and its errors on the first samples."""
-    with products(provider.products or case.precision):
+    with settings(provider, case):
         pool = provider.build(case)
         # Two samples are enough to load libraries, start threads and fill tables; code is compiled for a batch size.
         warm = make_inputs(case if provider.compiles else replace(case, batch=min(2, case.batch)), device)

@@ -9,9 +9,10 @@ found by the Newton-Schulz iteration for the sign of [[R, G], [0, -R]], eight st
 
 It approaches the exact root where no eigenvalue is small: at an eigenvalue w of A the approximant is off by about
 2 ((1 - sqrt w) / (1 + sqrt w))^11 relative to sqrt w, and eight steps of the sign iteration do not resolve eigenvalues
-of the normalised root much below 1 / 25. Rectified normal features at C = 64 are 0.2 % off at 28x28 positions; with fewer
-positions than channels, where eigenvalues are zero, it is 20 % off. Both are the published settings. So its arithmetic
-is held to the same approximation, found in float64 from the eigenvalues, and its distance from the root is reported.
+of the normalised root much below 1 / 25. Both are the published settings. Rectified normal features at C = 64 are
+0.2 % off at 28x28 positions; with fewer positions than channels, where eigenvalues are zero, it is 20 % off. So its
+arithmetic is held to the same approximation, found in float64 from the eigenvalues, and its distance from the root is
+reported.
 """
 
 from __future__ import annotations

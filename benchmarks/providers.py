@@ -65,17 +65,6 @@ def in_float32(pool: Pool) -> Pool:
     return cast
 
 
-@contextmanager
-def products(precision: str) -> Iterator[None]:
-    """torch's float32 products in TF32 ("fast") or not ("high") inside the block; the package has its own option."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high" if precision == "fast" else "highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
 def ours(backend: str) -> Provider:
     """``fused_gcp`` on one backend."""
 
@@ -143,17 +132,7 @@ def build_compiled(case: Case) -> Pool:
     # Beyond some shapes Dynamo would quietly leave a function uncompiled: each case starts afresh.
     torch.compiler.reset()
     # Left alone, the second shape would be compiled for any size: slower than what a training run gets.
-    compiled = torch.compile(in_float32(reference_pool(case.n_iter)), dynamic=False, fullgraph=True)
-    if case.direction != "backward":
-        return compiled
-    # A pass that is run again and again needs the buffers that a training step would reuse.
-    functorch = importlib.import_module("torch._functorch.config")
-
-    def keeping_buffers(features: torch.Tensor) -> torch.Tensor:
-        with functorch.patch(donated_buffer=False):
-            return compiled(features)
-
-    return keeping_buffers
+    return torch.compile(in_float32(reference_pool(case.n_iter)), dynamic=False, fullgraph=True)
 
 
 def eigh_limit(case: Case) -> float:
@@ -214,6 +193,23 @@ def by_name(name: str) -> Provider:
         if provider.name == name:
             return provider
     raise ValueError(f"no provider {name!r}; there are {', '.join(provider.name for provider in PROVIDERS)}")
+
+
+@contextmanager
+def settings(provider: Provider, case: Case) -> Iterator[None]:
+    """torch's global settings as the provider needs them on this case; all of its calls are made inside the block.
+
+    Float32 products are TF32 for "fast" and not for "high", unless the provider needs one of them; the package has an
+    option of its own. Compiled code may not reuse saved buffers where one graph is run backward again and again.
+    """
+    before = torch.get_float32_matmul_precision()
+    functorch = importlib.import_module("torch._functorch.config")
+    torch.set_float32_matmul_precision("high" if (provider.products or case.precision) == "fast" else "highest")
+    try:
+        with functorch.patch(donated_buffer=functorch.donated_buffer and case.direction != "backward"):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def baseline(case: Case, device: torch.device, providers: Sequence[Provider] = PROVIDERS) -> Provider | None:

@@ -158,7 +158,7 @@ def read(path: Path) -> Run:
         try:
             values = json.loads(line)
             rows.append(Row(**{name: values.pop(name) for name in FIELDS}))
-        except (ValueError, KeyError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{file}, line {number} is not a row of a run: {error!r}") from error
         environments.append(values)
     if not rows:

@@ -87,7 +87,8 @@ def named_set(name: str, device_type: str) -> Plan:
         return small()
     items = (*headlines(device_type), *sweeps(device_type, name), *latencies(name), *exact(device_type))
     if name == "full":
-        items = (*items, *networks(device_type), *arithmetics(device_type))
+        known = {item.case for item in items if item.group == "network"}
+        items = (*items, *(item for item in networks(device_type) if item.case not in known), *arithmetics(device_type))
     peaks = tuple(Case(batch, 256, 14, 14) for batch in (4, 16, 64)) if device_type == "cpu" else ()
     return Plan(items, peaks, rounds=15, processes=3 if name == "full" else 2)
 
