@@ -54,8 +54,7 @@ def time_case(
     }
     times = interleaved(clocks, budget)
     state = gpu_state(device)
-    rows = [timed(candidate, times, case, device, cold, ceilings, state) for candidate in candidates]
-    rows = compared(rows, candidates, times)
+    rows = compared([timed(candidate, times, case, ceilings, state) for candidate in candidates], times)
     del candidates, clocks, copies, judge
     gc.collect()
     if device.type == "cuda":
@@ -86,6 +85,8 @@ def prepared(
             if case.direction == "both":
                 row = memory.with_bytes(row, pool, copies[0], upstream_of(provider.truth, copies[0]))
             clocks, row = clocks_of(row, pool, provider, case, device, copies, cold)
+            for clock in clocks.values():
+                clock()
             return Candidate(provider, row, clocks)
     except Exception as error:  # too little memory for the copies, for instance, which the others may not need
         return Candidate(provider, replace(row, problem=failure(error)), {})
@@ -184,8 +185,6 @@ def timed(
     candidate: Candidate,
     times: dict[tuple[str, str], list[float]],
     case: Case,
-    device: torch.device,
-    cold: Cold,
     ceilings: Ceilings | None,
     state: dict[str, float],
 ) -> Row:
@@ -213,9 +212,7 @@ def timed(
     return replace(row, bound_milliseconds=1e3 * bound, fraction=1e3 * bound / spread.median)
 
 
-def compared(
-    rows: Sequence[Row], candidates: Sequence[Candidate], times: dict[tuple[str, str], list[float]]
-) -> list[Row]:
+def compared(rows: Sequence[Row], times: dict[tuple[str, str], list[float]]) -> list[Row]:
     """Rows with ratios to ours, graph to graph where both have one, else without graphs on either side."""
     ours = next((row.provider for row in rows if row.milliseconds is not None and is_ours(row.provider)), None)
     if ours is None:

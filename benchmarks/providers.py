@@ -6,7 +6,7 @@ import functools
 import importlib
 import importlib.util
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -210,8 +210,3 @@ def settings(provider: Provider, case: Case) -> Iterator[None]:
             yield
     finally:
         torch.set_float32_matmul_precision(before)
-
-
-def baseline(case: Case, device: torch.device, providers: Sequence[Provider] = PROVIDERS) -> Provider | None:
-    """Ours, with which the others are compared: the first backend that can run the case, as "auto" takes it."""
-    return next((one for one in providers if one in BACKEND_PROVIDERS and one.why_not(case, device) is None), None)

@@ -231,8 +231,11 @@ def test_static_is_dispatched(capsys):
     assert "python -m benchmarks.static" in capsys.readouterr().out
 
 
+SELECTED = ["--set", "small", "--device", "cpu", "--group", "exact", "--provider", "eigh"]
+
+
 def test_the_package_forwards_to_the_suite_and_says_when_it_cannot(monkeypatch, capsys, tmp_path):
-    assert package_main(["bench", "run", *"--set small --device cpu --group exact --provider eigh".split()]) == 0
+    assert package_main(["bench", "run", *SELECTED]) == 0
     assert "eigh" in capsys.readouterr().out
     with pytest.raises(SystemExit) as ending:
         package_main(["bench", "run", "--help"])

@@ -160,7 +160,6 @@ def test_backends_say_why_they_are_not_measured():
     # Interpreted kernels could run here, and their time would be that of the interpreter.
     assert "CUDA tensor" in reasons["gcp_kernels[triton]"] or "interpreted" in reasons["gcp_kernels[triton]"]
     assert reasons["gcp_kernels[cuda]"]
-    assert providers.baseline(case, CPU).name == "gcp_kernels[torch]"
 
 
 def test_centring_matrices_that_do_not_fit_are_refused_before_they_are_made():
