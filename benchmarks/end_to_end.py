@@ -27,7 +27,7 @@ from gcp_kernels.shapes import triangle_size
 
 from . import memory
 from .cases import DTYPES, Case
-from .environment import environment, gpu_state, load
+from .environment import environment, machine_state
 from .measure import failure
 from .published import published_pool
 from .rows import JSON_NAME, Row, Writer
@@ -142,7 +142,7 @@ def measure(batch: Batch, dtype: str, factory: Factory, rounds: int, dim: int = 
         except Exception as error:  # such as too little memory: the others can still be measured
             rows[name] = replace(rows[name], problem=failure(error))
     times = interleaved(clocks, Budget(rounds, TURN_SECONDS, PROVIDER_SECONDS))
-    state = gpu_state(device)
+    state = machine_state(device)
     for name, found in times.items():
         spread = Spread.of([1e3 * value for value in found])
         row = replace(
@@ -181,7 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.device.type == "cuda":
         torch.cuda.set_device(args.device)
     setting = environment(args.device)
-    print(head({**setting, "load": load(), "backends": ", ".join(backends.auto_order(args.device.type))}))
+    print(head({**setting, "backends": ", ".join(backends.auto_order(args.device.type))}))
     rows = measure(Batch.of(args.batch, args.image, CLASSES, args.device), args.dtype, resnet18, args.rounds)
     print(lines(rows))
     if args.output is not None:

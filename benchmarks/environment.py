@@ -41,9 +41,10 @@ def environment(device: torch.device) -> dict[str, str | float]:
     }
 
 
-def load() -> str:
-    """How busy the machine is, for the head of a table; empty where it cannot be told."""
-    return f"{os.getloadavg()[0]:.1f} (last minute)" if hasattr(os, "getloadavg") else ""
+def machine_state(device: torch.device) -> dict[str, float]:
+    """How busy the machine is, and on a GPU :func:`gpu_state`, as rows carry them; without what cannot be told."""
+    load = {"load": round(os.getloadavg()[0], 2)} if hasattr(os, "getloadavg") else {}
+    return {**load, **gpu_state(device)}
 
 
 def cpu_name() -> str:

@@ -13,7 +13,7 @@ import torch
 
 from . import gpu_timing, memory
 from .cases import DTYPES, Case, Inputs, Pool, make_inputs
-from .environment import gpu_state
+from .environment import machine_state
 from .gpu_timing import Cold
 from .providers import BACKEND_PROVIDERS, Provider, settings
 from .roofline import Ceilings, necessary_bytes, useful_flop
@@ -53,7 +53,7 @@ def time_case(
         for method, clock in candidate.clocks.items()
     }
     times = interleaved(clocks, budget)
-    state = gpu_state(device)
+    state = machine_state(device)
     rows = compared([timed(candidate, times, case, ceilings, state) for candidate in candidates], times)
     del candidates, clocks, copies, judge
     gc.collect()

@@ -32,6 +32,7 @@ class Row:
         bound_milliseconds: the roofline's; ``fraction`` is the share of it that was reached.
         peak_bytes: above what was there before the pass; ``saved_bytes`` is what autograd keeps from forward to
             backward, the features and the result apart, found by ``saved_method``.
+        load: runnable processes of the machine over the last minute, this one's included; the state of the GPU follows.
     """
 
     kind: str
@@ -71,6 +72,7 @@ class Row:
     peak_bytes: int | None = None
     saved_bytes: int | None = None
     saved_method: str | None = None
+    load: float | None = None
     sm_clock_mhz: float | None = None
     memory_clock_mhz: float | None = None
     temperature_c: float | None = None

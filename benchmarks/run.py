@@ -13,7 +13,7 @@ from gcp_kernels.commands.demo import device_argument, integer_from
 
 from . import memory, table
 from .cases import Case
-from .environment import commit, environment, load
+from .environment import commit, environment
 from .measure import failed, is_ours, time_case
 from .providers import by_name
 from .roofline import Ceilings, measure_ceilings
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ceilings = measure_ceilings(device)
     setting = {**environment(device), **ceilings.as_dict()}
     report = Report(args.output)
-    report(table.head({**setting, "load": load(), "set": args.set}))
+    report(table.head({**setting, "set": args.set}))
     if args.set == "small":
         report("\nthe small set shows whether everything works; its figures say nothing about speed or memory")
     report(

@@ -17,7 +17,8 @@ def head(setting: dict[str, str | float]) -> str:
 def case_lines(rows: Sequence[Row]) -> str:
     """One case: what it is, then a line for each provider with its time or the reason why there is none."""
     first = rows[0]
-    lines = [f"\n  {first.label}  ({first.group})"]
+    loads = [row.load for row in rows if row.load is not None]
+    lines = [f"\n  {first.label}  ({first.group}{f'; load {loads[0]:.1f}' if loads else ''})"]
     if first.kind == "memory":
         lines += [
             f"    {row.provider:22} {size(row.peak_bytes):>10}  {row.problem or ratio_of(row, rows)}" for row in rows
