@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,7 +13,6 @@ import torch
 from gcp_kernels.commands.demo import device_argument, integer_from
 
 from . import memory, table
-from .cases import Case
 from .environment import commit, environment
 from .measure import failed, is_ours, time_case
 from .providers import by_name
@@ -98,17 +98,16 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def planned(args: argparse.Namespace) -> Plan:
     """The set with what the options leave of it. Peaks are the group "memory"."""
     plan = named_set(args.set, args.device.type)
-    items = selected(plan.items, args.case, args.group, args.provider)
-    peaks = plan.peaks if not args.group or "memory" in args.group else ()
-    peaks = tuple(case for case in peaks if args.case is None or args.case in f"memory {case.label}")
-    return Plan(
-        items,
-        peaks,
-        args.rounds or plan.rounds,
-        plan.processes,
-        plan.turn_seconds,
-        plan.provider_seconds,
-        tuple(name for name in plan.peak_providers if not args.provider or any(part in name for part in args.provider)),
+    names = tuple(
+        name for name in plan.peak_providers if not args.provider or any(one in name for one in args.provider)
+    )
+    wanted = names and (not args.group or "memory" in args.group)
+    return replace(
+        plan,
+        items=selected(plan.items, args.case, args.group, args.provider),
+        peaks=tuple(case for case in plan.peaks if wanted and (args.case or "") in f"memory {case.label}"),
+        rounds=args.rounds or plan.rounds,
+        peak_providers=names,
     )
 
 
@@ -124,12 +123,7 @@ def measured(plan: Plan, device: torch.device, ceilings: Ceilings, limit: int | 
             continue
         yield time_case(item.group, item.case, providers, device, budget, ceilings)
     for case in plan.peaks:
-        if plan.peak_providers:
-            yield peaks(case, plan, device)
-
-
-def peaks(case: Case, plan: Plan, device: torch.device) -> list[Row]:
-    return memory.peak_rows(case, [by_name(name) for name in plan.peak_providers], device, plan.processes)
+        yield memory.peak_rows(case, [by_name(name) for name in plan.peak_providers], device, plan.processes)
 
 
 class Report:
