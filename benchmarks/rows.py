@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -95,6 +95,8 @@ class Row:
         return (self.kind, self.group, self.label, self.provider)
 
 
+# Of the environment, as benchmarks.environment and benchmarks.roofline have it, what is a number.
+NUMBERS = ("threads", "cpus", "copy_gb_per_s", "product_tflop_per_s")
 FIELDS = tuple(field.name for field in fields(Row))
 
 
@@ -147,22 +149,42 @@ class Run:
 
 
 def read(path: Path) -> Run:
-    """A run from its folder or its file of JSON lines.
+    """A run from its folder, or from its file of JSON lines or CSV; a folder may hold either.
 
     Raises:
         ValueError: there is no such file, it has no rows, or a line is not a row.
     """
-    file = path / JSON_NAME if path.is_dir() else path
+    file = path
+    if path.is_dir():
+        file = next((path / name for name in (JSON_NAME, CSV_NAME) if (path / name).is_file()), path / JSON_NAME)
     if not file.is_file():
-        raise ValueError(f"{file} is not a file; give the folder of a run, or its {JSON_NAME}")
+        raise ValueError(f"{file} is not a file; give the folder of a run, or its {JSON_NAME} or {CSV_NAME}")
     rows, environments = [], []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            values = json.loads(line)
+    try:
+        for values in read_csv(file) if file.suffix == ".csv" else read_json(file):
             rows.append(Row(**{name: values.pop(name) for name in FIELDS}))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{file}, line {number} is not a row of a run: {error!r}") from error
-        environments.append(values)
+            environments.append(values)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{file}: number {len(rows) + 1} is not a row of a run: {error!r}") from error
     if not rows:
         raise ValueError(f"{file} has no rows")
     return Run(rows, environments)
+
+
+def read_json(file: Path) -> Iterator[dict[str, Any]]:
+    with file.open(encoding="utf-8") as stream:
+        yield from map(json.loads, stream)
+
+
+def read_csv(file: Path) -> Iterator[dict[str, Any]]:
+    """As the JSON lines have them: what is not text is a number, and an empty cell of a row's field is None."""
+    texts = {field.name for field in fields(Row) if "str" in str(field.type)}
+    with file.open(encoding="utf-8", newline="") as stream:
+        for cells in csv.DictReader(stream):
+            values: dict[str, Any] = dict(cells)
+            for name in (*FIELDS, *NUMBERS):
+                if name in values and name not in texts:
+                    values[name] = json.loads(values[name]) if values[name] else None
+                elif name in texts:
+                    values[name] = values[name] or None
+            yield values

@@ -289,6 +289,8 @@ def test_rows_are_strict_json_and_read_as_they_were_written(tmp_path):
     read = rows.read(tmp_path / "run")
     assert read.rows == [replace(wrong, output_error=None), right]
     assert read.environment == setting
+    (tmp_path / "run" / rows.JSON_NAME).unlink()
+    assert rows.read(tmp_path / "run") == read, "the CSV alone says the same"
     with (tmp_path / "run" / rows.CSV_NAME).open(newline="") as stream:
         table_rows = list(csv.DictReader(stream))
     assert [row["milliseconds"] for row in table_rows] == ["", "1.5"]
