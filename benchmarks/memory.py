@@ -76,21 +76,21 @@ class Peak:
 
 
 def peak_rows(case: Case, providers: Sequence[Provider], device: torch.device, processes: int) -> list[Row]:
-    """A row of kind "memory" for each provider: the smallest peak of several processes.
+    """A row of kind "memory" for each provider: the smallest peak of several processes of its own.
 
-    How much freed memory malloc hands out again varies between processes; the smallest peak is what a pass needs.
+    How much freed memory malloc hands out again varies between processes; the smallest peak is what a pass needs. In a
+    process where another provider was before, what that one left would count for less.
     """
-    here = [provider for provider in providers if provider.why_not(case, device) is None]
-    found: dict[str, list[Peak]] = {provider.name: [] for provider in here}
-    for turn in range(processes):
-        first = turn % max(len(here), 1)
-        for name, peak in peaks_of_a_process(here[first:] + here[:first], case, device).items():
-            found[name].append(peak)
     rows = []
     for provider in providers:
         row = Row.of("memory", "memory", case, provider.name, provider.truth, error_limit=provider.limit(case))
-        reason = provider.why_not(case, device)
-        rows.append(replace(row, problem=reason) if reason else with_peak(row, found[provider.name]))
+        if (reason := provider.why_not(case, device)) is not None:
+            rows.append(replace(row, problem=reason))
+            continue
+        peaks: list[Peak] = []
+        while len(peaks) < processes and not (peaks and peaks[-1].problem):
+            peaks.append(peak_of_a_process(provider, case, device))
+        rows.append(with_peak(row, peaks))
     return rows
 
 
@@ -108,22 +108,22 @@ def with_peak(row: Row, peaks: Sequence[Peak]) -> Row:
     )
 
 
-def peaks_of_a_process(providers: Sequence[Provider], case: Case, device: torch.device) -> dict[str, Peak]:
-    """Start a process in which each provider makes one pass of ``case``, and read what it reports."""
+def peak_of_a_process(provider: Provider, case: Case, device: torch.device) -> Peak:
+    """Start a process in which the provider makes one pass of ``case``, and read what it reports."""
     if device.type == "cpu" and not STATUS.exists():
-        return {one.name: Peak(problem=f"needs {STATUS}, which this system does not have") for one in providers}
-    command = [sys.executable, "-m", "benchmarks.memory", case.label, str(device), *(one.name for one in providers)]
+        return Peak(problem=f"needs {STATUS}, which this system does not have")
+    command = [sys.executable, "-m", "benchmarks.memory", case.label, str(device), provider.name]
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     try:
         done = subprocess.run(
             command, cwd=CHECKOUT, env=environment, capture_output=True, text=True, timeout=TIMEOUT_SECONDS
         )
     except subprocess.TimeoutExpired:
-        return {one.name: Peak(problem=f"no answer in {TIMEOUT_SECONDS} s") for one in providers}
-    reports = {report.pop("provider"): Peak(**report) for report in map(json.loads, done.stdout.splitlines())}
-    last_words = (done.stderr.strip().splitlines() or ["no message"])[-1]
-    silent = Peak(problem=f"exit code {done.returncode}: {last_words}")
-    return {one.name: reports.get(one.name, silent) for one in providers}
+        return Peak(problem=f"no answer in {TIMEOUT_SECONDS} s")
+    lines = done.stdout.strip().splitlines()
+    if done.returncode != 0 or not lines:
+        return Peak(problem=f"exit code {done.returncode}: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
+    return Peak(**json.loads(lines[-1]))
 
 
 def one_pass(provider: Provider, case: Case, device: torch.device) -> Peak:
@@ -175,18 +175,12 @@ def status_bytes(field: str) -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="One pass of each provider; prints a line of JSON for each.")
+    parser = argparse.ArgumentParser(description="One pass of a provider; prints a line of JSON.")
     parser.add_argument("case", type=Case.parse)
     parser.add_argument("device", type=torch.device)
-    parser.add_argument("providers", type=by_name, nargs="+")
+    parser.add_argument("provider", type=by_name)
     args = parser.parse_args()
-    for provider in args.providers:
-        try:
-            peak = one_pass(provider, args.case, args.device)
-        except Exception as error:  # a provider that fails leaves the others their figures
-            first_line = (str(error).strip().splitlines() or ["no message"])[0]
-            peak = Peak(problem=f"{type(error).__name__}: {first_line}")
-        print(json.dumps({"provider": provider.name, **vars(peak)}), flush=True)
+    print(json.dumps(vars(one_pass(args.provider, args.case, args.device))))
     return 0
 
 

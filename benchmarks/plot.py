@@ -61,7 +61,7 @@ def figure_of(run: Run, title: str, width: float = 7.0) -> tuple[Any, Any]:
     setting = run.environment
     machine = str(setting["device"])
     if setting["device_type"] == "cpu":
-        machine += f", {setting['threads']} threads"
+        machine += f", {setting['threads']} thread{'s' if setting['threads'] > 1 else ''}"
     figure.suptitle(title, fontsize=11)
     axes.set_title(f"{machine}, torch {setting['torch']}, commit {setting['commit']}", fontsize=8)
     return figure, axes
