@@ -63,7 +63,8 @@ def figure_of(run: Run, title: str, width: float = 7.0) -> tuple[Any, Any]:
     if setting["device_type"] == "cpu":
         machine += f", {setting['threads']} thread{'s' if setting['threads'] > 1 else ''}"
     figure.suptitle(title, fontsize=11)
-    axes.set_title(f"{machine}, torch {setting['torch']}, commit {setting['commit']}", fontsize=8)
+    commits = ", ".join(dict.fromkeys(one["commit"] for one in run.environments))
+    axes.set_title(f"{machine}, torch {setting['torch']}, commit {commits}", fontsize=8)
     return figure, axes
 
 
