@@ -33,7 +33,7 @@ lint: $(VENV)/.ready
 $(VENV)/.ready: pyproject.toml setup.py $(shell find csrc -type f)
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet $(TORCH) "setuptools>=77" ninja
-	$(VENV)/bin/pip install --quiet --no-build-isolation --editable ".[demo,test,dev]"
+	$(VENV)/bin/pip install --quiet --no-build-isolation --editable ".[demo,test,bench,dev]"
 	$(VENV)/bin/pip install --quiet huggingface_hub safetensors pyyaml pillow
 	$(VENV)/bin/pip install --quiet --no-deps "pytorchcv==0.0.74" "torchvision==0.28.0" "timm==1.0.31"
 	touch $@

@@ -11,7 +11,9 @@ COMMANDS = {
     "compare": "two runs: what became slower, larger or wrong",
     "plot": "draw the results of a run",
     "static": "what the assembler made of every Triton kernel, without a GPU",
+    "static-extension": "what it made of every CUDA kernel of the built extension, without a GPU",
     "overhead": "time from a Python call to its launch, without a GPU",
+    "dropcov": "DropCov against its definition written out",
     "end-to-end": "a training step of a ResNet-18 with each pooling",
 }
 
@@ -21,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if arguments[:1] in (["-h"], ["--help"]):
         print("usage: python -m benchmarks [command] [options]\n")
-        print("\n".join(f"  {name:11} {summary}" for name, summary in COMMANDS.items()))
+        print("\n".join(f"  {name:16} {summary}" for name, summary in COMMANDS.items()))
         print("\npython -m benchmarks COMMAND --help lists the options of a command")
         return 0
     if not arguments or arguments[0].startswith("-"):

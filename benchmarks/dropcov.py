@@ -183,8 +183,12 @@ def measure(case: Case, device: torch.device, rounds: int) -> bool:
     print(f"\n  {case}, p = {p:.3f}, off by {distance:.0e}" + (" FAILING" if distance > PROBABILITY_LIMIT else ""))
     errors = {name: verify(pool, inputs) for name, pool in POOLS.items()}
     right = {name: max(found) <= ERROR_LIMIT for name, found in errors.items()}
-    steps = {name: partial(step, pool, inputs, None) for name, pool in POOLS.items() if right[name]}
-    times = timing.interleaved(steps, device, rounds)
+    clocks = {
+        name: partial(timing.seconds, partial(step, pool, inputs, None), device)
+        for name, pool in POOLS.items()
+        if right[name]
+    }
+    times = timing.interleaved(clocks, timing.Budget.on(device, rounds))
     for name, found in errors.items():
         shown = " / ".join(f"{error:.0e}" for error in found)
         if not right[name]:

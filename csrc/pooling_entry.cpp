@@ -48,7 +48,7 @@ Features features_of(const Tensor& x, const char* operation) {
   check(x.dim() == 3, operation, "x must have shape (B, C, M), got ", shape_of(x));
   check(x.size(1) >= 1 && x.size(1) <= kMostChannels, operation, "C must be from 1 to ", kMostChannels, ", got ",
         x.size(1));
-  check(x.size(2) >= 1 && x.size(2) < (int64_t{1} << 31), operation, "M must be from 1 to 2^31 - 1, got ", x.size(2));
+  check(x.size(2) >= 1 && x.size(2) <= kMostPositions, operation, "M must be from 1 to 2^30, got ", x.size(2));
   return {x.const_data_ptr(),
           x.stride(0),
           x.stride(1),

@@ -7,7 +7,6 @@ import torch
 from small_models import CASES, Case
 from torch import nn
 
-import gcp_kernels.nn
 from gcp_kernels.integrations import replace_pool
 
 
@@ -67,7 +66,6 @@ def test_a_converted_model_is_one_graph(name: str, backend: str) -> None:
     compare(CASES[name], backend)
 
 
-@pytest.mark.skipif(not hasattr(gcp_kernels.nn, "DropCov"), reason="gcp_kernels.nn has no DropCov")
 def test_a_model_with_dropcov_is_one_graph() -> None:
     compare(CASES["torchvision-vit"], "eager", "dropcov")
 

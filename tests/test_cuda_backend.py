@@ -170,6 +170,8 @@ def test_up_to_256_channels_run(on_a_gpu, operation, gpu):
     for channels in (257, 2048):
         reason = why_not(operation, 2, channels, 49)
         assert reason == f"it supports up to 256 channels, got {channels}"
+    assert why_not(operation, 1, 2, 2**30) is None
+    assert why_not(operation, 1, 2, 2**30 + 1) == f"it supports up to 2^30 positions, got {2**30 + 1}"
     assert "float16, bfloat16, float32, got torch.float64" in why_not(operation, 2, 64, 49, dtype=torch.float64)
 
 

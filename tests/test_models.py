@@ -6,12 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-import gcp_kernels.nn
 from gcp_kernels import models
 
 pytest.importorskip("torchvision")
-
-needs_dropcov = pytest.mark.skipif(not hasattr(gcp_kernels.nn, "DropCov"), reason="gcp_kernels.nn has no DropCov")
 
 # Published, in millions: DropCov (NeurIPS 2022), table of ImageNet results.
 DROPCOV_PARAMETERS = {"resnet34": 29.6, "resnet50": 32.0, "resnet101": 51.0}
@@ -26,7 +23,6 @@ def on_meta(name: str, *arguments: object, **options: object) -> nn.Module:
         return getattr(models, name)(*arguments, **options)
 
 
-@needs_dropcov
 @pytest.mark.parametrize(("name", "millions"), DROPCOV_PARAMETERS.items())
 def test_dropcov_has_as_many_parameters_as_published(name: str, millions: float) -> None:
     assert round(parameters(on_meta(name, "dropcov")) / 1e6, 1) == millions
@@ -69,7 +65,7 @@ def test_the_last_stage_has_no_stride(name: str) -> None:
     assert (2, 2) in {module.stride for module in kept.modules() if isinstance(module, nn.Conv2d)}
 
 
-@pytest.mark.parametrize("pool", ["gcp", pytest.param("dropcov", marks=needs_dropcov), "avg"])
+@pytest.mark.parametrize("pool", ["gcp", "dropcov", "avg"])
 def test_a_network_trains_and_evaluates(pool: str) -> None:
     options = {} if pool == "avg" else {"dim": 8}
     model = models.resnet18(pool, num_classes=3, **options)

@@ -8,7 +8,6 @@ import torch
 from small_models import CASES, Case
 from torch import Tensor, nn
 
-import gcp_kernels.nn
 from gcp_kernels.integrations import POOLS, UnsupportedModelError, replace_pool
 from gcp_kernels.integrations.classifiers import SummedClassifier
 
@@ -37,8 +36,6 @@ without_tokens = by_name([name for name, case in CASES.items() if not case.token
 @every_model
 @pytest.mark.parametrize("pool", list(POOLS))
 def test_logits_and_gradients_reach_every_parameter(case: Case, pool: str) -> None:
-    if not hasattr(gcp_kernels.nn, POOLS[pool]):
-        pytest.skip(f"gcp_kernels.nn has no {POOLS[pool]}")
     model = convert(case, pool=pool)
     assert type(model.get_submodule(case.pool)).__name__ == POOLS[pool]
     logits = model(images(case))

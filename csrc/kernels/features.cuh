@@ -245,11 +245,12 @@ template <bool kStreamed>
 __device__ inline void multiply_features(const Workspace& workspace, const Sample& sample, int planes, int totals,
                                          TileSums& sums) {
   const int blocks = workspace.layout.blocks;
-  const int all_columns = ceil_divide(sample.features.positions, kBlockSide);
+  const int positions = sample.features.positions;
   const int room = workspace.layout.plane_blocks() * workspace.layout.planes / (blocks * planes);
   const int most_columns = min(room, kMostSummedColumns);
-  for (int first = 0; first < all_columns; first += most_columns) {
-    const int columns = min(most_columns, all_columns - first);
+  for (int first = 0; first * kBlockSide < positions; first += most_columns) {
+    // Recomputed, since what the compiler would derive from the loop's count takes registers over the products.
+    const int columns = min(most_columns, recomputed(ceil_divide(positions - first * kBlockSide, kBlockSide)));
     const int low_plane = columns * blocks * kBlockBytes;
     block_barrier();  // what was there before is read, and the channel arrays are written
     stage_features(workspace, sample, first * kBlockSide, columns, planes);

@@ -41,11 +41,11 @@ __global__ void __launch_bounds__(kMostThreads) isqrt_forward_kernel(const Forwa
     block_barrier();  // the channel arrays are written
     store_offsets(workspace, channels, arguments.offset + sample.number() * channels);
     const float total = sum_of_squares(workspace, sample);
-    const float trace = total / static_cast<float>(arguments.x.positions);
-    if (threadIdx.x == 0) arguments.trace[sample.number()] = trace;
-    workspace.keep_scalar(trace);
     const float weight = inverse_root(total);
     set_weights(workspace, sample, [&](int) { return weight; });
+    const float trace = total / static_cast<float>(arguments.x.positions);
+    workspace.keep_scalar(trace);
+    if (threadIdx.x == 0) arguments.trace[sample.number()] = trace;
 
     constexpr int kTotals = Matrices<false>::kV * kPlanes;
     multiply_features<kStreamed>(workspace, sample, kPlanes, kTotals, sums);

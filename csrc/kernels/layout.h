@@ -13,7 +13,8 @@
 namespace gcp_kernels {
 
 constexpr int kMostChannels = 256;
-constexpr int kChannelArrays = 5;  // of the features: see kernels/features.cuh
+constexpr int kMostPositions = 1 << 30;  // what is added to a position stays an int
+constexpr int kChannelArrays = 5;        // of the features: see kernels/features.cuh
 constexpr int kMostWarps = 16;
 constexpr int kMostThreads = 32 * kMostWarps;
 constexpr int kMostRingColumns = 8;   // two streams of four stages

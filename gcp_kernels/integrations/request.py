@@ -77,4 +77,4 @@ class PoolRequest:
 
 def pool_layers() -> tuple[type[nn.Module], ...]:
     """The classes of all pooling layers."""
-    return tuple(getattr(layers, name) for name in POOLS.values() if hasattr(layers, name))
+    return tuple(getattr(layers, name) for name in POOLS.values())

@@ -41,6 +41,9 @@ DTYPES = {
 }
 OPERATIONS = tuple(DTYPES)
 
+# As in csrc/kernels/layout.h, where positions are 32-bit.
+MOST_POSITIONS = 2**30
+
 
 def why_not(operation: str, tensor: torch.Tensor, precision: str = "default") -> str | None:
     """Why this backend cannot run ``operation`` on ``tensor``, a sentence fragment, or ``None``: it can.
@@ -59,6 +62,8 @@ def why_not(operation: str, tensor: torch.Tensor, precision: str = "default") ->
     index = tensor.get_device()
     if (reason := why_not_device(index)) is not None or operation.startswith("triu"):
         return reason
+    if tensor.shape[2] > MOST_POSITIONS:
+        return f"it supports up to 2^30 positions, got {tensor.shape[2]}"
     planes = PLANES[resolve_precision(precision, tensor.dtype)] if operation == "isqrt_pool" else 1
     return why_not_size(tensor.shape[1], planes, index)
 
