@@ -116,8 +116,8 @@ def read(path: Path) -> list[Row]:
 
 def rows_of(listing: str) -> Iterator[Row]:
     """The kernels in a listing: resources of all functions of one architecture come first, then their code."""
-    for part in re.split(r"^Fatbin \w+ code:$", listing, flags=re.MULTILINE):
-        arch = re.search(r"^arch = sm_(\d+)", part, flags=re.MULTILINE)
+    for part in re.split(r"^Resource usage:$", listing, flags=re.MULTILINE):
+        arch = re.search(r"^\tcode for sm_(\d+)", part, flags=re.MULTILINE)
         resources = dict(re.findall(r"^ Function (\S+):\n(.*)$", part, flags=re.MULTILINE))
         for name, code in re.findall(r"^\t\tFunction : (\S+)\n(.*?)(?=^\t\tFunction : |\Z)", part, re.M | re.S):
             assert arch is not None

@@ -12,13 +12,28 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_readme_snippets_run_in_order():
-    snippets = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    assert len(snippets) >= 4
+SNIPPETS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+OF_MODELS = [snippet for snippet in SNIPPETS if "torchvision" in snippet]
+
+
+def run_in_order(snippets):
     torch.manual_seed(0)
     namespace: dict[str, object] = {}
     for snippet in snippets:
         exec(compile(snippet, "README.md", "exec"), namespace)
+
+
+def test_readme_snippets_run_in_order():
+    snippets = [snippet for snippet in SNIPPETS if snippet not in OF_MODELS]
+    assert len(snippets) >= 4
+    run_in_order(snippets)
+
+
+def test_readme_snippets_of_models_run():
+    for library in ("torchvision", "timm"):
+        pytest.importorskip(library)
+    assert OF_MODELS
+    run_in_order(OF_MODELS)
 
 
 def test_readme_links_to_files_that_exist():
