@@ -6,16 +6,12 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from ..backends import NAMES as BACKEND_NAMES
 from ..functional import dropcov
-from ..functional.arguments import OUTPUTS
-from ..precision import PRECISIONS
-from ..shapes import triangle_size
-from ..validation import check_at_least, check_choice, check_integer
-from .reduction import check_layer_input, reduce_channels, reduction_block, reset_reduction
+from ..validation import check_at_least
+from .reduction import ReducedPooling
 
 
-class DropCov(nn.Module):
+class DropCov(ReducedPooling):
     """Reduction to ``dim`` channels and DropCov pooling, the head of published DropCov networks.
 
     In training, channels are gated and dropped, with a probability that adapts to the batch, before their covariance is
@@ -68,6 +64,7 @@ class DropCov(nn.Module):
         in_channels: int,
         dim: int | None = 256,
         kernel_size: int = 3,
+        *,
         channel_dim: int = 1,
         output: str = "triu",
         precision: str | None = None,
@@ -75,39 +72,28 @@ class DropCov(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
-        check_at_least("in_channels", in_channels, 2 if dim is None else 1)
-        if dim is not None:
-            check_at_least("dim", dim, 2)
+        super().__init__(
+            in_channels,
+            dim,
+            least_channels=2,
+            channel_dim=channel_dim,
+            output=output,
+            precision=precision,
+            backend=backend,
+            device=device,
+            dtype=dtype,
+        )
         check_at_least("kernel_size", kernel_size, 1)
         if kernel_size % 2 == 0:
             raise ValueError(f"kernel_size must be odd, got {kernel_size}")
-        check_integer("channel_dim", channel_dim)
-        if channel_dim == 0:
-            raise ValueError("channel_dim must not be 0, which is the batch")
-        check_choice("output", output, OUTPUTS)
-        check_choice("precision", precision, (None, *PRECISIONS))
-        check_choice("backend", backend, (None, *BACKEND_NAMES))
-        self.in_channels = in_channels
-        self.dim = dim
         self.kernel_size = kernel_size
-        self.channel_dim = channel_dim
-        self.output = output
-        self.precision = precision
-        self.backend = backend
-        channels = in_channels if dim is None else dim
-        self.out_features = triangle_size(channels) if output == "triu" else channels * channels
-        self.conv_dr_block: nn.Sequential | None = None
-        if dim is not None:
-            self.conv_dr_block = reduction_block(in_channels, dim, device, dtype)
         convolution = nn.Conv1d(1, 1, kernel_size, padding=kernel_size // 2, bias=False, device=device, dtype=dtype)
         self.eca_layer = nn.Sequential(OrderedDict(conv=convolution))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Draw the weights as published (reduction: He et al., fan-out; gate: torch's default), reset statistics."""
-        if self.conv_dr_block is not None:
-            reset_reduction(self.conv_dr_block)
+        super().reset_parameters()
         self._gate.reset_parameters()
 
     @property
@@ -116,8 +102,7 @@ class DropCov(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Pool a batch of features, see the class."""
-        check_layer_input(x, self.in_channels, self.channel_dim)
-        x, channel_dim = reduce_channels(self.conv_dr_block, x, self.channel_dim)
+        x, channel_dim = self.reduced(x)
         return dropcov(
             x,
             self._gate.weight,
@@ -130,8 +115,4 @@ class DropCov(nn.Module):
 
     def extra_repr(self) -> str:
         """What ``print`` shows of the layer: shapes, and every option that is not the default."""
-        shapes = f"{self.in_channels}, dim={self.dim}, kernel_size={self.kernel_size}"
-        parts = [f"{shapes}, out_features={self.out_features}"]
-        defaults = {"channel_dim": 1, "output": "triu", "precision": None, "backend": None}
-        parts += [f"{name}={getattr(self, name)!r}" for name, value in defaults.items() if getattr(self, name) != value]
-        return ", ".join(parts)
+        return self.describe(f"kernel_size={self.kernel_size}")

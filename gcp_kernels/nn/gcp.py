@@ -1,18 +1,14 @@
 """GCP: reduction of the channels, and their covariance with any of the published normalisations."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..backends import NAMES as BACKEND_NAMES
-from ..functional.arguments import OUTPUTS
-from ..precision import PRECISIONS
-from ..shapes import triangle_size
-from ..validation import check_at_least, check_choice, check_integer
+from ..validation import check_at_least
 from .normalization import DEFAULT_ALPHA, DEFAULT_EPS, check_normalization, pool_and_normalize
-from .reduction import check_layer_input, reduce_channels, reduction_block, reset_reduction
+from .reduction import ReducedPooling
 
 
-class GCP(nn.Module):
+class GCP(ReducedPooling):
     """Reduction to ``dim`` channels and iSQRT-COV pooling, the head of published iSQRT-COV networks.
 
     The reduction is a 1x1 convolution without bias, batch normalisation and ReLU, named ``conv_dr_block`` as in the
@@ -85,44 +81,27 @@ class GCP(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
-        check_at_least("in_channels", in_channels, 1)
-        if dim is not None:
-            check_at_least("dim", dim, 1)
+        super().__init__(
+            in_channels,
+            dim,
+            channel_dim=channel_dim,
+            output=output,
+            precision=precision,
+            backend=backend,
+            device=device,
+            dtype=dtype,
+        )
         check_at_least("n_iter", n_iter, 1)
         check_normalization(normalization, n_iter, alpha, eps)
-        check_integer("channel_dim", channel_dim)
-        if channel_dim == 0:
-            raise ValueError("channel_dim must not be 0, which is the batch")
-        check_choice("output", output, OUTPUTS)
-        check_choice("precision", precision, (None, *PRECISIONS))
-        check_choice("backend", backend, (None, *BACKEND_NAMES))
-        self.in_channels = in_channels
-        self.dim = dim
         self.n_iter = n_iter
         self.normalization = normalization
         self.alpha = DEFAULT_ALPHA if alpha is None else alpha
         self.eps = DEFAULT_EPS if eps is None else eps
-        self.channel_dim = channel_dim
-        self.output = output
-        self.precision = precision
-        self.backend = backend
-        channels = in_channels if dim is None else dim
-        self.out_features = triangle_size(channels) if output == "triu" else channels * channels
-        self.conv_dr_block: nn.Sequential | None = None
-        if dim is not None:
-            self.conv_dr_block = reduction_block(in_channels, dim, device, dtype)
-            self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Draw the reduction's weights as published (He et al., fan-out) and reset its batch normalisation."""
-        if self.conv_dr_block is not None:
-            reset_reduction(self.conv_dr_block)
+        self.reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
         """Pool a batch of features, see the class."""
-        check_layer_input(x, self.in_channels, self.channel_dim)
-        x, channel_dim = reduce_channels(self.conv_dr_block, x, self.channel_dim)
+        x, channel_dim = self.reduced(x)
         return pool_and_normalize(
             x,
             self.normalization,
@@ -137,13 +116,8 @@ class GCP(nn.Module):
 
     def extra_repr(self) -> str:
         """What ``print`` shows of the layer: shapes, and every option that is not the default."""
-        parts = [f"{self.in_channels}, dim={self.dim}"]
-        if self.normalization != "isqrt":
-            parts.append(f"normalization={self.normalization!r}")
+        parts = [] if self.normalization == "isqrt" else [f"normalization={self.normalization!r}"]
         option = {"isqrt": "n_iter", "power": "alpha", "log": "eps"}.get(self.normalization)
         if option is not None:
             parts.append(f"{option}={getattr(self, option)}")
-        parts.append(f"out_features={self.out_features}")
-        defaults = {"channel_dim": 1, "output": "triu", "precision": None, "backend": None}
-        parts += [f"{name}={getattr(self, name)!r}" for name, value in defaults.items() if getattr(self, name) != value]
-        return ", ".join(parts)
+        return self.describe(*parts)

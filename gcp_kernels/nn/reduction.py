@@ -1,9 +1,15 @@
 """The reduction of channels in front of the pooling, as published networks have it and name it."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
-from ..validation import check_features
+from ..backends import NAMES as BACKEND_NAMES
+from ..functional.arguments import OUTPUTS
+from ..precision import PRECISIONS
+from ..shapes import triangle_size
+from ..validation import check_at_least, check_choice, check_features, check_integer
 
 
 def reduction_block(
@@ -26,21 +32,76 @@ def reset_reduction(block: nn.Sequential) -> None:
             module.reset_parameters()
 
 
-def check_layer_input(x: Tensor, in_channels: int, channel_dim: int) -> None:
-    """Raise unless ``x`` is a batch of features with ``in_channels`` channels in ``channel_dim``."""
-    check_features(x, channel_dim)
-    channels = x.shape[channel_dim]
-    if channels != in_channels:
-        hint = "; for tokens (B, N, C) give channel_dim=-1" if x.shape[-1] == in_channels else ""
-        raise ValueError(
-            f"the input must have {in_channels} channels in dimension {channel_dim}, "
-            f"got {channels} in shape {tuple(x.shape)}{hint}"
-        )
+class ReducedPooling(nn.Module):
+    """What the pooling layers share: a reduction to ``dim`` channels in front, and the options of the pooling.
 
+    A subclass calls ``reset_parameters``, its own or this one, when all its parameters are there.
+    """
 
-def reduce_channels(block: nn.Sequential | None, x: Tensor, channel_dim: int) -> tuple[Tensor, int]:
-    """Features after the reduction, if there is one, and the dimension in which their channels then are."""
-    if block is None:
-        return x, channel_dim
-    x = x.movedim(channel_dim, 1)
-    return block(x if x.dim() == 4 else x.flatten(2).unsqueeze(-1)), 1
+    # Options that ``print`` shows where they are not the default.
+    _DEFAULTS: ClassVar[dict[str, object]] = {"channel_dim": 1, "output": "triu", "precision": None, "backend": None}
+
+    def __init__(
+        self,
+        in_channels: int,
+        dim: int | None,
+        *,
+        least_channels: int = 1,
+        channel_dim: int,
+        output: str,
+        precision: str | None,
+        backend: str | None,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+    ) -> None:
+        super().__init__()
+        check_at_least("in_channels", in_channels, least_channels if dim is None else 1)
+        if dim is not None:
+            check_at_least("dim", dim, least_channels)
+        check_integer("channel_dim", channel_dim)
+        if channel_dim == 0:
+            raise ValueError("channel_dim must not be 0, which is the batch")
+        check_choice("output", output, OUTPUTS)
+        check_choice("precision", precision, (None, *PRECISIONS))
+        check_choice("backend", backend, (None, *BACKEND_NAMES))
+        self.in_channels = in_channels
+        self.dim = dim
+        self.channel_dim = channel_dim
+        self.output = output
+        self.precision = precision
+        self.backend = backend
+        channels = in_channels if dim is None else dim
+        self.out_features = triangle_size(channels) if output == "triu" else channels * channels
+        self.conv_dr_block = None if dim is None else reduction_block(in_channels, dim, device, dtype)
+
+    def reset_parameters(self) -> None:
+        """Draw the reduction's weights as published (He et al., fan-out) and reset its batch normalisation."""
+        if self.conv_dr_block is not None:
+            reset_reduction(self.conv_dr_block)
+
+    def reduced(self, x: Tensor) -> tuple[Tensor, int]:
+        """Features after the reduction, if there is one, and the dimension in which their channels then are.
+
+        Raises:
+            TypeError, ValueError: ``x`` is no batch of features with ``in_channels`` channels in ``channel_dim``.
+        """
+        check_features(x, self.channel_dim)
+        channels = x.shape[self.channel_dim]
+        if channels != self.in_channels:
+            hint = "; for tokens (B, N, C) give channel_dim=-1" if x.shape[-1] == self.in_channels else ""
+            raise ValueError(
+                f"the input must have {self.in_channels} channels in dimension {self.channel_dim}, "
+                f"got {channels} in shape {tuple(x.shape)}{hint}"
+            )
+        if self.conv_dr_block is None:
+            return x, self.channel_dim
+        x = x.movedim(self.channel_dim, 1)
+        return self.conv_dr_block(x if x.dim() == 4 else x.flatten(2).unsqueeze(-1)), 1
+
+    def describe(self, *parts: str) -> str:
+        """For ``extra_repr``: shapes, what is given, and every option that is not the default."""
+        shown = [f"{self.in_channels}, dim={self.dim}", *parts, f"out_features={self.out_features}"]
+        for name, default in self._DEFAULTS.items():
+            if getattr(self, name) != default:
+                shown.append(f"{name}={getattr(self, name)!r}")
+        return ", ".join(shown)
