@@ -164,8 +164,6 @@ PLOTS: dict[str, Callable[[Run], Any]] = {
     "time_against_iterations": against("iterations", "n_iter", "iterations N", "milliseconds", "milliseconds"),
     "speed_up": bars("network", slowdown, "How many times longer than gcp_kernels", "times"),
     "roofline": bars("network", lambda row: row.fraction and 100 * row.fraction, "Share of the roofline", "per cent"),
-    "kept_memory_against_batch": against(
-        "batch", "batch", "batch B", "saved_bytes", "MiB kept from forward to backward", 2**20
-    ),
+    "kept_memory_against_batch": against("batch", "batch", "batch B", "saved_bytes", "MiB kept for backward", 2**20),
     "peak_memory_against_batch": lambda run: peak_memory("memory")(run) or peak_memory("batch")(run),
 }

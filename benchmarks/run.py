@@ -85,6 +85,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(arguments)
     if args.output is not None and args.output.exists() and not args.output.is_dir():
         parser.error(f"--output {args.output}: it is a file, not a folder")
+    if args.output is not None:
+        try:
+            args.output.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            parser.error(f"--output {args.output}: {error.strerror}")
     if args.list:
         plan = planned(args)
         for item in plan.items:

@@ -168,15 +168,24 @@ def singular_value_power(m: Tensor, start: Tensor, alpha: float = 0.5) -> Tensor
     Returns:
         Shape (..., wq, wk).
     """
-    image = m @ start[..., None]
+    # Squares would leave the range of the dtype long before m and v0 do: both are divided by their largest element.
+    largest = _largest(m)
+    scaled = m / largest
+    image = scaled @ (start[..., None] / _largest(start[..., None]))
     square = (image * image).sum((-2, -1), keepdim=True)
     none = square == 0  # not "<= 0": NaN must stay NaN
     u = image / torch.where(none, 1, square).sqrt()
-    projected = u.mT @ m  # s v^T
+    projected = u.mT @ scaled  # s v^T
     square = (projected * projected).sum((-2, -1), keepdim=True)
-    s = torch.where(square == 0, 1, square).sqrt()
-    top = u @ projected
+    s = torch.where(square == 0, 1, square).sqrt() * largest
+    top = u @ projected * largest
     return torch.where(none, 0, top * s ** (alpha - 1) + (m - top) / (s ** (1 - alpha) + 1e-5))
+
+
+def _largest(matrices: Tensor) -> Tensor:
+    """The largest magnitude in each matrix (..., R, C), as (..., 1, 1), without gradient; 1 for a matrix of zeros."""
+    largest = matrices.detach().abs().amax((-2, -1), keepdim=True)
+    return torch.where(largest == 0, 1, largest)
 
 
 def matrix_power(cov: Tensor, alpha: float = 0.5) -> Tensor:

@@ -14,8 +14,9 @@ def check_floating(name: str, tensor: object) -> None:
         raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
     if tensor.dtype not in FLOATING_DTYPES:
         raise TypeError(f"{name} must be float16, bfloat16, float32 or float64, got {tensor.dtype}")
-    if tensor.layout != strided:
-        raise TypeError(f"{name} must be a dense (strided) tensor, got {tensor.layout}")
+    if tensor.layout != strided or tensor.is_nested:
+        kind = "a nested one" if tensor.is_nested else tensor.layout
+        raise TypeError(f"{name} must be a dense (strided) tensor, got {kind}")
 
 
 def check_features(x: Tensor, channel_dim: int) -> None:

@@ -46,6 +46,13 @@ def test_dtype_that_is_not_known(name: str, dtype: torch.dtype) -> None:
         function(x.to(dtype))
 
 
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_nested_tensor(name: str) -> None:
+    function, x = FUNCTIONS[name]
+    with refuses(TypeError, "dense", "nested"):
+        function(torch.nested.nested_tensor(list(x.unbind(0))))
+
+
 @pytest.mark.parametrize("pool", POOLS)
 @pytest.mark.parametrize("shape", [(), (4,), (2, 4)])
 def test_features_without_spatial_dimension(pool: Callable[..., Tensor], shape: tuple[int, ...]) -> None:

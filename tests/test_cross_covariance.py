@@ -93,6 +93,21 @@ def test_singular_value_power_is_its_formula(alpha: float) -> None:
         tolerances.assert_same_float64(one, exact, "one start for all")
 
 
+@pytest.mark.parametrize("exponent", [-22, 22])
+def test_squares_beyond_the_range_of_float32(exponent: int) -> None:
+    """Neither a tiny nor a huge matrix or start vector, whose squares float32 does not hold, costs a digit."""
+    m, start = torch.randn(2, 5, 4), torch.randn(4)
+    for matrix, vector in ((m * 10.0**exponent, start), (m, start * 10.0**exponent)):
+        leaves = (matrix.requires_grad_(), vector.requires_grad_())
+        exact = tuple(leaf.detach().double().requires_grad_() for leaf in leaves)
+        values = [singular_value_power(*pair, 0.5) for pair in (leaves, exact)]
+        tolerances.assert_promise_kept(values[0].detach(), values[1].detach(), "high", "value")
+        weight = torch.randn(2, 5, 4)
+        found = torch.autograd.grad((values[0] * weight).sum(), leaves[0])
+        expected = torch.autograd.grad((values[1] * weight).sum(), exact[0])
+        tolerances.assert_promise_kept(found[0], expected[0], "high", "gradient")
+
+
 def test_length_of_the_start_vector_has_no_effect() -> None:
     m, start = double(2, 5, 4), double(4)
     for factor in (1e-3, 1e3):

@@ -277,5 +277,9 @@ def test_fusion_head_refuses_what_it_cannot_use():
         TokenFusionHead(10, nn.Identity(), 4)
     with pytest.raises(ValueError, match=r"fusion .*'sum', 'concat', got 'mean'"):
         TokenFusionHead(10, pool, 4, "mean")
+    with pytest.raises(ValueError, match="channel_dim=-1, got a GCP with channel_dim=1"):
+        TokenFusionHead(10, GCP(10, None), 4)
+    with pytest.raises(ValueError, match="output='triu', got output='full'"):
+        TokenFusionHead(10, GCP(10, None, channel_dim=-1, output="full"), 4)
     with pytest.raises(ValueError, match="num_prefix_tokens must be at least 1, got 0"):
         TokenFusionHead(10, pool, 4, num_prefix_tokens=0)

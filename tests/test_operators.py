@@ -134,8 +134,10 @@ def test_no_output_is_a_view_of_an_input(operator: str, device: str) -> None:
     for arguments in _arguments(operator, _features(torch.float32, device)):
         results = overload(*arguments)
         storages = {a.untyped_storage().data_ptr() for a in arguments if isinstance(a, Tensor) and a.numel()}
-        for result in results if isinstance(results, tuple) else (results,):
+        results = results if isinstance(results, tuple) else (results,)
+        for result in results:
             assert result.numel() == 0 or result.untyped_storage().data_ptr() not in storages
+        assert not results[0]._is_view(), "autograd lets no one change the view that an operator returns"
 
 
 @pytest.mark.parametrize("operator", COVERED)

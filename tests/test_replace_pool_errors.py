@@ -69,7 +69,7 @@ def test_what_is_no_module_is_a_type_error(model: object) -> None:
         ({"class_token": "concat"}, ValueError, "has no class token"),
         ({"output": "full"}, TypeError, "output follows from the model"),
         ({"channel_dim": -1}, TypeError, "channel_dim follows from the model"),
-        ({"iterations": 5}, TypeError, "iterations"),
+        ({"iterations": 5}, TypeError, "pool='gcp' has no option 'iterations'; it has n_iter, normalization,"),
         ({"n_iter": 0}, ValueError, "n_iter must be at least 1"),
     ],
 )

@@ -52,7 +52,8 @@ def replace_pool(
     Where a model pools inside its forward pass, or a method has to know of the new pool, its class becomes a subclass
     of what it was, ``CovarianceMobileNetV2`` for example. In timm models ``num_classes``, ``num_features`` (channels of
     ``forward_features``), ``head_hidden_size`` (length of the pooled vector), ``forward_head`` with ``pre_logits`` and
-    ``reset_classifier`` work; ``reset_classifier(n, "avg")`` goes back to a pool of timm's.
+    ``reset_classifier`` work; ``reset_classifier(n, "avg")`` goes back to a pool of timm's (``"token"`` where there is
+    a distillation token).
 
     In transformers the patch tokens behind the last normalisation are pooled; a normalisation that stood behind the
     pool (timm's ``fc_norm``) moves before it. The class token has its own classifier, and the outputs are summed

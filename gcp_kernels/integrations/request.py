@@ -1,5 +1,6 @@
 """What a user asks of a conversion, and the layers that follow from it."""
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -45,6 +46,12 @@ class PoolRequest:
         for name in _FROM_THE_MODEL:
             if name in self.options:
                 raise TypeError(f"{name} follows from the model and cannot be given, got {self.options[name]!r}")
+
+        known = inspect.signature(getattr(layers, POOLS[self.pool])).parameters
+        allowed = [name for name in known if name not in (*_FROM_THE_MODEL, "dim")]
+        for name in self.options:
+            if name not in allowed:
+                raise TypeError(f"pool={self.pool!r} has no option {name!r}; it has {', '.join(allowed)}")
 
     def build_pool(self, in_channels: int, like: Tensor, channel_dim: int = 1) -> Any:
         """The pooling layer, a module with ``out_features``, on the device and in the dtype of ``like``."""

@@ -41,8 +41,9 @@ class TokenFusionHead(nn.Module):
         classifier: the classifier of both, ``None`` with "sum".
 
     Raises:
-        TypeError, ValueError: at construction, for a count below 1, an unknown fusion, or a ``pool`` without
-            ``out_features``; at call, for an input that is no floating-point tensor (B, P + N, dim), N >= 1.
+        TypeError, ValueError: at construction, for a count below 1, an unknown fusion, a ``pool`` without
+            ``out_features``, or one of this package that pools no tokens or gives matrices; at call, for an input that
+            is no floating-point tensor (B, P + N, dim), N >= 1.
 
     Example:
         >>> import torch
@@ -68,6 +69,14 @@ class TokenFusionHead(nn.Module):
         check_at_least("dim", dim, 1)
         if not isinstance(pool, nn.Module) or not isinstance(getattr(pool, "out_features", None), int):
             raise TypeError(f"pool must be a module with an int out_features, got {type(pool).__name__}")
+        # What the layers here say of themselves: whether they pool tokens, and to a vector.
+        if getattr(pool, "channel_dim", -1) not in (-1, 2):
+            raise ValueError(
+                f"pool must take tokens (B, N, dim): give it channel_dim=-1, got a {type(pool).__name__} with "
+                f"channel_dim={pool.channel_dim}"
+            )
+        if getattr(pool, "output", "triu") != "triu":
+            raise ValueError(f"pool must give a vector: output='triu', got output={pool.output!r}")
         check_at_least("num_classes", num_classes, 1)
         check_choice("fusion", fusion, FUSIONS)
         check_at_least("num_prefix_tokens", num_prefix_tokens, 1)

@@ -52,7 +52,9 @@ def triu_vec(matrix: Tensor, fold: bool) -> Tensor:
 def triu_unvec(vector: Tensor, mirror: bool) -> Tensor:
     """Matrices (B, C, C) from upper triangles (B, C(C+1)/2): symmetric with ``mirror``, else zero below."""
     b, c = vector.shape[0], triangle_order(vector.shape[1])
-    matrix = vector.index_select(1, symmetric_map(c, vector.device)).view(b, c, c)
+    # Not a view, which autograd would not let a user change in place.
+    matrix = vector.new_empty(b, c, c)
+    torch.index_select(vector, 1, symmetric_map(c, vector.device), out=matrix.view(b, c * c))
     return matrix if mirror else matrix.triu_()
 
 
