@@ -17,13 +17,18 @@ constexpr int64_t kMostCtas = 2147483647;
 
 int device_attribute(cudaDeviceAttr attribute, int32_t device, const char* operation) {
   int value = 0;
-  check_launch(cudaDeviceGetAttribute(&value, attribute, device), operation);
+  const cudaError_t error = cudaDeviceGetAttribute(&value, attribute, device);
+  if (error != cudaSuccess) cudaGetLastError();  // else the next launch would be taken for the one that failed
+  check_launch(error, operation);
   return value;
 }
 
-void check_shape(const Tensor& tensor, const char* operation, const char* argument,
+// The tensor is of that shape, and where x is.
+void check_shape(const Tensor& tensor, const Tensor& x, const char* operation, const char* argument,
                  std::initializer_list<int64_t> shape) {
   check_cuda(tensor, operation, argument);
+  check(tensor.get_device_index() == x.get_device_index(), operation, argument,
+        " must be on the device of x, cuda:", x.get_device_index(), ", got cuda:", tensor.get_device_index());
   bool same = tensor.dim() == static_cast<int64_t>(shape.size());
   int64_t axis = 0;
   std::ostringstream wanted;
@@ -58,26 +63,25 @@ Features features_of(const Tensor& x, const char* operation) {
           static_cast<int32_t>(x.size(2))};
 }
 
-void check_pooled(const Tensor& pooled, const Features& x, int64_t batch, bool triu, const char* operation,
-                  const char* argument) {
-  const int64_t c = x.channels;
+void check_pooled(const Tensor& pooled, const Tensor& x, bool triu, const char* operation, const char* argument) {
+  const int64_t batch = x.size(0), c = x.size(1);
   if (triu) {
-    check_shape(pooled, operation, argument, {batch, c * (c + 1) / 2});
+    check_shape(pooled, x, operation, argument, {batch, c * (c + 1) / 2});
   } else {
-    check_shape(pooled, operation, argument, {batch, c, c});
+    check_shape(pooled, x, operation, argument, {batch, c, c});
   }
 }
 
 SymmetricOutput output_of(const Tensor& pooled, const Tensor& x, const Features& features, bool triu,
                           const char* operation) {
-  check_pooled(pooled, features, x.size(0), triu, operation, "pooled");
+  check_pooled(pooled, x, triu, operation, "pooled");
   check_contiguous(pooled, operation, "pooled", x.scalar_type());
   return {pooled.mutable_data_ptr(), features.element, features.channels, triu};
 }
 
 SymmetricGradient gradient_of(const Tensor& grad, const Tensor& x, const Features& features, bool triu,
                               const char* operation) {
-  check_pooled(grad, features, x.size(0), triu, operation, "grad");
+  check_pooled(grad, x, triu, operation, "grad");
   check(grad.scalar_type() == x.scalar_type(), operation, "grad must have the dtype of x, got ",
         torch::headeronly::toString(grad.scalar_type()));
   return {grad.const_data_ptr(),
@@ -90,7 +94,7 @@ SymmetricGradient gradient_of(const Tensor& grad, const Tensor& x, const Feature
 }
 
 FeatureGradient feature_gradient_of(const Tensor& grad_x, const Tensor& x, const char* operation) {
-  check_shape(grad_x, operation, "grad_x", {x.size(0), x.size(1), x.size(2)});
+  check_shape(grad_x, x, operation, "grad_x", {x.size(0), x.size(1), x.size(2)});
   check(grad_x.scalar_type() == x.scalar_type(), operation, "grad_x must have the dtype of x, got ",
         torch::headeronly::toString(grad_x.scalar_type()));
   return {grad_x.mutable_data_ptr(), grad_x.stride(0), grad_x.stride(1), grad_x.stride(2)};
@@ -98,14 +102,14 @@ FeatureGradient feature_gradient_of(const Tensor& grad_x, const Tensor& x, const
 
 ChannelScale scale_of(const std::optional<Tensor>& scale, const Tensor& x, const char* operation) {
   if (!scale) return {nullptr, 0, 0, Element::kFloat32};
-  check_shape(*scale, operation, "scale", {x.size(0), x.size(1)});
+  check_shape(*scale, x, operation, "scale", {x.size(0), x.size(1)});
   return {scale->const_data_ptr(), scale->stride(0), scale->stride(1), element_of(*scale, operation)};
 }
 
 // (B, C) or (B,) of float32.
-float* statistic_of(const Tensor& tensor, std::initializer_list<int64_t> shape, const char* operation,
+float* statistic_of(const Tensor& tensor, const Tensor& x, std::initializer_list<int64_t> shape, const char* operation,
                     const char* argument) {
-  check_shape(tensor, operation, argument, shape);
+  check_shape(tensor, x, operation, argument, shape);
   check_contiguous(tensor, operation, argument, ScalarType::Float);
   return static_cast<float*>(tensor.mutable_data_ptr());
 }
@@ -148,6 +152,8 @@ void launch(Arguments arguments, const Tensor& x, Launch pooling_launch, const c
   std::optional<Tensor> slabs;
   if (slab > 0) {
     ctas = std::min<int64_t>(ctas, device_attribute(cudaDevAttrMultiProcessorCount, x.get_device_index(), operation));
+    // Kernels count bytes of slabs in 32 bits: enough for 4000 multiprocessors.
+    check(ctas * slab < (int64_t{1} << 32), operation, "slabs of ", slab, " bytes for ", ctas, " blocks exceed 4 GiB");
     const std::array<int64_t, 1> elements{ctas * slab / static_cast<int64_t>(sizeof(float))};
     slabs = torch::stable::new_empty(x, {elements.data(), elements.size()}, ScalarType::Float);
     arguments.slabs = static_cast<char*>(slabs->mutable_data_ptr());
@@ -166,8 +172,8 @@ void isqrt_pool(const Tensor& x, int64_t n_iter, bool triu, int64_t planes, cons
   const Layout layout = layout_on(x, features, checked_planes(planes, kOperation), kForwardPass, kOperation);
   const ForwardArguments arguments{features,
                                    output_of(pooled, x, features, triu, kOperation),
-                                   statistic_of(offset, {batch, x.size(1)}, kOperation, "offset"),
-                                   statistic_of(trace, {batch}, kOperation, "trace"),
+                                   statistic_of(offset, x, {batch, x.size(1)}, kOperation, "offset"),
+                                   statistic_of(trace, x, {batch}, kOperation, "trace"),
                                    nullptr,
                                    batch,
                                    checked_iterations(n_iter, kOperation),
@@ -185,8 +191,8 @@ void isqrt_pool_backward(const Tensor& grad, const Tensor& x, const Tensor& offs
   const Layout layout = layout_on(x, features, checked, backward_pass(checked), kOperation);
   const BackwardArguments arguments{gradient_of(grad, x, features, triu, kOperation),
                                     features,
-                                    statistic_of(offset, {batch, x.size(1)}, kOperation, "offset"),
-                                    statistic_of(trace, {batch}, kOperation, "trace"),
+                                    statistic_of(offset, x, {batch, x.size(1)}, kOperation, "offset"),
+                                    statistic_of(trace, x, {batch}, kOperation, "trace"),
                                     feature_gradient_of(grad_x, x, kOperation),
                                     nullptr,
                                     batch,
@@ -205,7 +211,7 @@ void covariance_pool(const Tensor& x, std::optional<Tensor> scale, bool triu, in
   const CovarianceArguments arguments{features,
                                       scale_of(scale, x, kOperation),
                                       output_of(pooled, x, features, triu, kOperation),
-                                      statistic_of(offset, {batch, x.size(1)}, kOperation, "offset"),
+                                      statistic_of(offset, x, {batch, x.size(1)}, kOperation, "offset"),
                                       nullptr,
                                       batch,
                                       checked_planes(planes, kOperation),
@@ -220,7 +226,7 @@ void covariance_pool_backward(const Tensor& grad, const Tensor& x, std::optional
   const int64_t batch = x.size(0);
   check(scale.has_value() == grad_scale.has_value(), kOperation, "grad_scale must be given where scale is");
   if (grad_scale) {
-    check_shape(*grad_scale, kOperation, "grad_scale", {batch, x.size(1)});
+    check_shape(*grad_scale, x, kOperation, "grad_scale", {batch, x.size(1)});
     check_contiguous(*grad_scale, kOperation, "grad_scale", scale->scalar_type());
   }
   const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
@@ -228,7 +234,7 @@ void covariance_pool_backward(const Tensor& grad, const Tensor& x, std::optional
   const CovarianceBackwardArguments arguments{gradient_of(grad, x, features, triu, kOperation),
                                               features,
                                               scale_of(scale, x, kOperation),
-                                              statistic_of(offset, {batch, x.size(1)}, kOperation, "offset"),
+                                              statistic_of(offset, x, {batch, x.size(1)}, kOperation, "offset"),
                                               feature_gradient_of(grad_x, x, kOperation),
                                               grad_scale ? grad_scale->mutable_data_ptr() : nullptr,
                                               nullptr,

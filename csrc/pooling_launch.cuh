@@ -6,13 +6,26 @@
 
 namespace gcp_kernels {
 
+constexpr int kSharedWithoutAsking = 48 * 1024;
+
 template <typename Arguments>
 cudaError_t pooling_launch(void (*kernel)(Arguments), const Arguments& arguments, unsigned ctas, cudaStream_t stream) {
   const Layout& layout = arguments.layout;
-  // More than 48 KB must be asked for, of each device anew.
-  const cudaError_t error =
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, layout.shared_bytes());
-  if (error != cudaSuccess) return error;
+  if (layout.shared_bytes() > kSharedWithoutAsking) {
+    // Of each device anew, and always for all that there is: what one thread asks for holds for the launches of others.
+    int device = 0, limit = 0;
+    cudaError_t error = cudaGetDevice(&device);
+    if (error == cudaSuccess) {
+      error = cudaDeviceGetAttribute(&limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+    }
+    if (error == cudaSuccess) {
+      error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, limit);
+    }
+    if (error != cudaSuccess) {
+      cudaGetLastError();  // else the next launch would be taken for the one that failed
+      return error;
+    }
+  }
   kernel<<<ctas, warp_tiles(layout.blocks) * kWarpSize, layout.shared_bytes(), stream>>>(arguments);
   return cudaGetLastError();
 }

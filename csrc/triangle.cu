@@ -63,8 +63,9 @@ cudaError_t triu_unvec_launch(Element element, const void* vector, std::int64_t 
 
 cudaError_t triangle_probe() {
   cudaFuncAttributes attributes;
-  cudaFuncGetAttributes(&attributes, triu_vec_kernel<float>);
-  return cudaGetLastError();
+  const cudaError_t error = cudaFuncGetAttributes(&attributes, triu_vec_kernel<float>);
+  cudaGetLastError();  // a later launch is not to be taken for a failure that is reported here
+  return error;
 }
 
 }  // namespace gcp_kernels

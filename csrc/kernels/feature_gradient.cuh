@@ -65,6 +65,8 @@ __device__ inline void multiply_derivative(const Workspace& workspace, const Sam
         const int plane = derivative + (pair == 0 ? 1 : 0);
         const SharedAddress z = workspace.start() + (pair == 1 ? low_offset : 0);
         const Stream<kStreamed> stream(workspace, plane, plane);
+        // Without a stream there is no barrier that a warp without a tile would have to reach.
+        if (stream.count() == 0 && round * warps + warp_of_thread() >= tiles) continue;
         stream.start();
         for (int k = 0; k < blocks; ++k) {
           stream.advance(k);

@@ -119,13 +119,18 @@ __device__ inline void finish(const Workspace& workspace, bool only, bool tangen
   }
 }
 
+// How many products N iterations take; worked out anew wherever it is asked for.
+__device__ inline int last_product(int n_iter) {
+  const int n = recomputed(n_iter);
+  return n == 1 ? 1 : 3 * n - 3;
+}
+
 // Runs the iteration on W = A, and on dW where there are tangents. Leaves Y_N, lifted, in float32, in the plane
 // `root` and the next, and its tangent L split into two planes: the first of dW and the next.
 template <bool kStreamed, int kPlanes, bool kTangents>
 __device__ inline void iterate(const Workspace& workspace, int n_iter, int root, TileSums& sums) {
-  const int last = n_iter == 1 ? 1 : 3 * n_iter - 3;
 #pragma unroll 1
-  for (int number = 1; number <= last; ++number) {
+  for (int number = 1; number <= last_product(n_iter); ++number) {
     const Factors factors = factors_of<kTangents>(static_cast<Product>(number % 3));
     block_barrier();  // the matrices are written
 #pragma unroll 1
@@ -135,7 +140,7 @@ __device__ inline void iterate(const Workspace& workspace, int n_iter, int root,
       for_each_block(workspace, sums, [&](const BlockSum& sum, int i, int j) {
         const int block = packed_index(i, j);
         // Worked out for each block anew: beside the sums of a tile every register counts.
-        const int again = recomputed(number);
+        const int again = recomputed(number), last = last_product(n_iter);
         if (again < last) {
           update<kStreamed, kPlanes, kTangents>(workspace, again, recomputed(tangent), sum, block);
         } else {

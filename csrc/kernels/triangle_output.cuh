@@ -41,21 +41,33 @@ __device__ inline void store_result(const SymmetricOutput& output, std::int64_t 
 
 // A block of G + G^T, where the gradient of a triangle is that of a matrix with zeros below the diagonal.
 __device__ inline BlockSum load_twice_symmetric(const SymmetricGradient& gradient, std::int64_t sample, int i, int j) {
-  BlockSum twice{};
+  BlockSum twice;
+  const int last = gradient.channels - 1;
   with_element_pointer(gradient.element, gradient.data, [&](const auto* data) {
     const auto* matrix = data + sample * gradient.batch_stride;
+    float one[8], other[8];
+    // All loads before the first use, and none of them behind a branch of its own: a load takes hundreds of cycles.
+    if (gradient.triangle) {
+#pragma unroll
+      for (int e = 0; e < 8; ++e) {
+        const int row = min(element_row(i, e), last), column = min(element_column(j, e), last);
+        other[e] = 0.0f;
+        one[e] = to_float(
+            matrix[triangle_position(min(row, column), max(row, column), gradient.channels) * gradient.row_stride]);
+      }
+    } else {
+#pragma unroll
+      for (int e = 0; e < 8; ++e) {
+        const int row = min(element_row(i, e), last), column = min(element_column(j, e), last);
+        one[e] = to_float(matrix[row * gradient.row_stride + column * gradient.column_stride]);
+        other[e] = to_float(matrix[column * gradient.row_stride + row * gradient.column_stride]);
+      }
+    }
 #pragma unroll
     for (int e = 0; e < 8; ++e) {
       const int row = element_row(i, e), column = element_column(j, e);
-      if (row >= gradient.channels || column >= gradient.channels) continue;
-      if (gradient.triangle) {
-        const int position = triangle_position(min(row, column), max(row, column), gradient.channels);
-        const float value = to_float(matrix[position * gradient.row_stride]);
-        twice.value[e] = row == column ? 2.0f * value : value;
-      } else {
-        twice.value[e] = to_float(matrix[row * gradient.row_stride + column * gradient.column_stride]) +
-                         to_float(matrix[column * gradient.row_stride + row * gradient.column_stride]);
-      }
+      const float value = gradient.triangle && row == column ? 2.0f * one[e] : one[e] + other[e];
+      twice.value[e] = row > last || column > last ? 0.0f : value;
     }
   });
   return twice;

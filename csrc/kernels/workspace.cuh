@@ -41,42 +41,42 @@ struct Workspace {
   }
   __device__ SharedAddress in_shared(int plane) const { return start() + plane * layout.plane_bytes(); }
   __device__ char* in_slab(int plane) const {
-    const std::int64_t cta = recomputed(static_cast<int>(blockIdx.x));
-    return slabs + cta * layout.slab_bytes() +
-           static_cast<std::int64_t>(plane - layout.resident * layout.planes) * layout.plane_bytes();
+    const std::uint32_t cta = recomputed(static_cast<int>(blockIdx.x));
+    const std::uint32_t streamed = (layout.matrices - layout.resident) * layout.planes;
+    // 32 bits are enough: the host entry has checked that.
+    return slabs + (cta * streamed + static_cast<std::uint32_t>(plane - layout.resident * layout.planes)) *
+                       static_cast<std::uint32_t>(layout.plane_bytes());
   }
   // The blocks of the result that this warp owns.
   __device__ WarpTile tile() const { return WarpTile::of_warp(tiles(), layout.blocks); }
 };
 
 // The two operands of a product, each a plane, and the block columns of those that are streamed, a few ahead of their
-// use; every thread of the block takes part. One register, from which the rest is computed when it is needed.
+// use; every thread of the block takes part. What is asked of it in each step is found once, and kept in one register.
 template <bool kStreamed>
 struct Stream {
   const Workspace& workspace;
-  int operands;  // left and right plane
+  // By bits, from 0: left plane; 8: right plane; 16, 17: whether each is streamed; 18: how many planes are, the same
+  // one twice being one; 20: columns of each that the ring holds, 1, 2 or 4, less one.
+  int packed;
 
-  __device__ Stream(const Workspace& workspace_, int left, int right)
-      : workspace(workspace_), operands(left | right << 8) {}
-
-  __device__ int left() const { return recomputed(operands) & 0xff; }
-  __device__ int right() const { return recomputed(operands) >> 8; }
-
-  // How many planes are streamed: the same one twice is one.
-  __device__ int count() const {
-    if (!kStreamed) return 0;
-    const int l = left(), r = right();
-    return (workspace.is_streamed<kStreamed>(l) ? 1 : 0) + (workspace.is_streamed<kStreamed>(r) && l != r ? 1 : 0);
+  __device__ Stream(const Workspace& workspace_, int left, int right) : workspace(workspace_) {
+    const int l = workspace.is_streamed<kStreamed>(left), r = workspace.is_streamed<kStreamed>(right);
+    const int number = l + (left != right ? r : 0);
+    const int most = number == 2 ? workspace.layout.ring_columns / 2 : workspace.layout.ring_columns;
+    packed = left | right << 8 | l << 16 | r << 17 | number << 18 | ((most >= 4 ? 4 : most >= 2 ? 2 : 1) - 1) << 20;
   }
 
-  // Columns of each plane that the ring holds: 1, 2 or 4.
-  __device__ int stages() const {
-    const int most = count() == 2 ? workspace.layout.ring_columns / 2 : workspace.layout.ring_columns;
-    return most >= 4 ? 4 : most >= 2 ? 2 : 1;
-  }
+  __device__ int left() const { return recomputed(packed) & 0xff; }
+  __device__ int right() const { return recomputed(packed) >> 8 & 0xff; }
+  __device__ bool left_streamed() const { return kStreamed && (recomputed(packed) & 1 << 16); }
+  __device__ bool right_streamed() const { return kStreamed && (recomputed(packed) & 1 << 17); }
+  __device__ int count() const { return kStreamed ? recomputed(packed) >> 18 & 3 : 0; }
+  __device__ int stages() const { return (recomputed(packed) >> 20) + 1; }
 
   __device__ SharedAddress slot(int k, int number) const {
-    return workspace.ring() + ((k & (stages() - 1)) * count() + number) * workspace.layout.blocks * kBlockBytes;
+    return workspace.ring() +
+           ((k & recomputed(packed) >> 20) * count() + number) * workspace.layout.blocks * kBlockBytes;
   }
 
   // Begins to copy block column k: a warp for each block, 16 bytes a lane.
@@ -85,13 +85,14 @@ struct Stream {
     if (k < blocks) {
 #pragma unroll 1
       for (int number = 0; number < count(); ++number) {
-        const bool is_left = number == 0 && workspace.is_streamed<kStreamed>(left());
+        const bool is_left = number == 0 && left_streamed();
         const char* plane = workspace.in_slab(is_left ? left() : right());
         const int offset = lane_of_thread() * static_cast<int>(sizeof(TileRow));
+        const SharedAddress to = slot(k, number) + offset;
 #pragma unroll 1
         for (int i = warp_of_thread(); i < blocks; i += blockDim.x / kWarpSize) {
           const int block = i < k ? packed_index(i, k) : packed_index(k, i);
-          copy_async(slot(k, number) + i * kBlockBytes + offset, plane + block * kBlockBytes + offset);
+          copy_async(to + i * kBlockBytes, plane + static_cast<std::uint32_t>(block * kBlockBytes + offset));
         }
       }
     }
@@ -124,13 +125,13 @@ struct Stream {
   }
 
   // Where column k of a plane is, the one number `number` of those streamed.
-  __device__ Operand operand(int plane, int number, int k) const {
-    if (workspace.is_streamed<kStreamed>(plane)) return {slot(k, number), 0, true};
+  __device__ Operand operand(bool streamed, int plane, int number, int k) const {
+    if (streamed) return {slot(k, number), 0, true};
     const SharedAddress start = workspace.in_shared(plane);
     return {start + triangle_number(k) * kBlockBytes, start, false};
   }
-  __device__ Operand left_operand(int k) const { return operand(left(), 0, k); }
-  __device__ Operand right_operand(int k) const { return operand(right(), count() - 1, k); }
+  __device__ Operand left_operand(int k) const { return operand(left_streamed(), left(), 0, k); }
+  __device__ Operand right_operand(int k) const { return operand(right_streamed(), right(), count() - 1, k); }
 };
 
 // sums += left right, lifted twice, for symmetric matrices given by one plane each.
