@@ -1,5 +1,38 @@
+"""``python -m benchmarks``: one command for each thing that the suite does; without one, ``run``."""
+
+from __future__ import annotations
+
+import importlib
 import sys
+from collections.abc import Sequence
 
-from .run import main
+COMMANDS = {
+    "run": "verify, time and weigh every provider (the default)",
+    "compare": "two runs: what became slower, larger or wrong",
+    "plot": "draw the results of a run",
+    "static": "what the assembler made of every Triton kernel, without a GPU",
+    "overhead": "time from a Python call to its launch, without a GPU",
+    "end-to-end": "a training step of a ResNet-18 with each pooling",
+}
 
-sys.exit(main())
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; each explains its options with ``--help``."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments[:1] in (["-h"], ["--help"]):
+        print("usage: python -m benchmarks [command] [options]\n")
+        print("\n".join(f"  {name:11} {summary}" for name, summary in COMMANDS.items()))
+        print("\npython -m benchmarks COMMAND --help lists the options of a command")
+        return 0
+    if not arguments or arguments[0].startswith("-"):
+        arguments.insert(0, "run")
+    command, *rest = arguments
+    if command not in COMMANDS:
+        print(f"python -m benchmarks: no command {command!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    module = importlib.import_module(f"benchmarks.{command.replace('-', '_')}")
+    return int(module.main(rest))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

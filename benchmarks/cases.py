@@ -1,101 +1,98 @@
-"""What is measured: shapes, their inputs, and the float64 truth that every provider must reproduce first."""
+"""What is measured: a shape, its arithmetic and a direction, and the inputs that go with it."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
-from gcp_kernels import reference
-from gcp_kernels.commands.demo_timing import ERROR_LIMIT, relative_error
+from gcp_kernels.precision import PRECISIONS
+from gcp_kernels.shapes import triangle_size
 
 Pool = Callable[[torch.Tensor], torch.Tensor]
-Results = tuple[torch.Tensor, torch.Tensor]
+
+# "inference" records no graph; "forward" records one; "backward" runs one again and again; "both" is a training step.
+DIRECTIONS = ("inference", "forward", "backward", "both")
+DTYPES = {
+    name: getattr(torch, name) for name in ("float16", "bfloat16", "float32", "float64")
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Case:
-    """Features (batch, channels, height, width), float32, and the number of Newton-Schulz iterations."""
+    """Features (batch, channels, height, width) of a dtype, N Newton-Schulz iterations, and what is done with them.
+
+    ``precision`` is that of :func:`gcp_kernels.fused_gcp`. Implementations without such an option run with torch's
+    TF32 products allowed for "fast" and forbidden for "high".
+
+    Raises:
+        ValueError: a count below 1, or a dtype, precision or direction that there is not.
+    """
 
     batch: int
     channels: int
     height: int
     width: int
     n_iter: int = 5
+    dtype: str = "float32"
+    precision: str = "high"
+    direction: str = "both"
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "channels", "height", "width", "n_iter"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name, choices in (("dtype", DTYPES), ("precision", PRECISIONS), ("direction", DIRECTIONS)):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
 
     def __str__(self) -> str:
         return f"{self.batch}x{self.channels}x{self.height}x{self.width}"
 
+    @property
+    def positions(self) -> int:
+        """M."""
+        return self.height * self.width
+
+    @property
+    def label(self) -> str:
+        """All of the case in a line, such as "8x256x14x14 N=5 float32 high both"."""
+        return f"{self} N={self.n_iter} {self.dtype} {self.precision} {self.direction}"
+
     @classmethod
     def parse(cls, text: str) -> Case:
-        """The inverse of ``str``, at the default number of iterations."""
-        match = re.fullmatch(r"(\d+)x(\d+)x(\d+)x(\d+)", text)
+        """The inverse of ``str`` and of ``label``; what the text leaves out is the default."""
+        match = re.fullmatch(r"(\d+)x(\d+)x(\d+)x(\d+)(?: N=(\d+) (\w+) (\w+) (\w+))?", text)
         if match is None:
             raise ValueError(f"a case is written BxCxHxW, for instance 8x256x14x14; got {text!r}")
-        batch, channels, height, width = map(int, match.groups())
-        return cls(batch, channels, height, width)
-
-
-SPEED = (Case(8, 256, 14, 14), Case(16, 128, 14, 14), Case(32, 64, 7, 7))
-MEMORY = Case(64, 256, 14, 14)
-# Small enough for a test; its figures say nothing about speed or memory.
-QUICK = Case(2, 16, 5, 5)
+        case = cls(*map(int, match.groups()[:4]))
+        if match[5] is None:
+            return case
+        return replace(case, n_iter=int(match[5]), dtype=match[6], precision=match[7], direction=match[8])
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Rectified normal features, a leaf that requires a gradient, and the upstream gradient (B, C(C+1)/2)."""
+    """Rectified normal features, a leaf that requires a gradient, and an upstream gradient (B, C(C+1)/2)."""
 
     features: torch.Tensor
     upstream: torch.Tensor
 
-
-@dataclass(frozen=True)
-class Errors:
-    """Relative Frobenius errors against float64; NaN where a result holds one."""
-
-    output: float
-    gradient: float
-
     @property
-    def acceptable(self) -> bool:
-        return self.output <= ERROR_LIMIT and self.gradient <= ERROR_LIMIT
+    def nbytes(self) -> int:
+        return self.features.nbytes + self.upstream.nbytes
+
+    def copy(self) -> Inputs:
+        """The same numbers in other memory."""
+        return Inputs(self.features.detach().clone().requires_grad_(), self.upstream.clone())
 
 
 def make_inputs(case: Case, device: torch.device) -> Inputs:
-    """The same numbers on every machine and device: drawn on the CPU from a fixed seed."""
+    """The same numbers on every machine and device: drawn on the CPU from a fixed seed, then rounded to the dtype."""
     generator = torch.Generator().manual_seed(case.channels)
     features = torch.randn(case.batch, case.channels, case.height, case.width, generator=generator).relu_()
-    upstream = torch.randn(case.batch, case.channels * (case.channels + 1) // 2, generator=generator)
-    return Inputs(features.to(device).requires_grad_(), upstream.to(device))
-
-
-def step(pool: Pool, inputs: Inputs) -> Results:
-    """One forward and backward pass: pooled vectors (B, C(C+1)/2) and the gradient of the features."""
-    pooled = pool(inputs.features)
-    (gradient,) = torch.autograd.grad(pooled, inputs.features, inputs.upstream)
-    return pooled.detach(), gradient
-
-
-def errors(found: Results, inputs: Inputs, n_iter: int, samples: int | None = None) -> Errors:
-    """Compare a ``step``'s results with the reference in float64 on the same inputs.
-
-    ``samples`` limits the comparison to the first so many, which is exact because samples do not mix. Raises
-    ValueError when a result has not the shape or dtype that it must have.
-    """
-    expected = (inputs.upstream, inputs.features)
-    for name, result, like in zip(("output", "gradient"), found, expected, strict=True):
-        if result.shape != like.shape or result.dtype != like.dtype:
-            shapes = f"{tuple(result.shape)}, not {tuple(like.shape)}"
-            raise ValueError(f"{name} is {result.dtype} {shapes} {like.dtype}")
-    features = inputs.features.detach()[:samples].double().requires_grad_()
-    truth = step(reference_pool(n_iter), Inputs(features, inputs.upstream[:samples].double()))
-    output, gradient = (relative_error(result[:samples], true) for result, true in zip(found, truth, strict=True))
-    return Errors(output, gradient)
-
-
-def reference_pool(n_iter: int) -> Pool:
-    """The package's readable truth as a pool (B, C, H, W) -> (B, C(C+1)/2), in the dtype of its input."""
-    return lambda features: reference.triu_vec(reference.isqrt_pool(features.flatten(2), n_iter))
+    upstream = torch.randn(case.batch, triangle_size(case.channels), generator=generator)
+    dtype = DTYPES[case.dtype]
+    return Inputs(features.to(device, dtype).requires_grad_(), upstream.to(device, dtype))

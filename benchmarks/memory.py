@@ -1,9 +1,9 @@
-"""Peak memory of one forward and backward pass, each provider in a process of its own.
+"""Memory of a training step: its peak, and what autograd keeps between forward and backward.
 
-On a GPU it is what torch's allocator counts. On a CPU it is the resident set: the high-water mark of this
-process (VmHWM) after the pass, less the resident set just before it, when imports, inputs, thread pools and
-compiled code are already there. ``ru_maxrss`` would not do: on Linux a process inherits it from the one that
-started it.
+On a GPU both are what torch's allocator counts, in this process. On a CPU the peak is the resident set of a fresh
+process: its high-water mark (VmHWM) after the pass, less the resident set just before it, when imports, inputs, thread
+pools and compiled code are already there. ``ru_maxrss`` would not do: on Linux a process inherits it from the one that
+started it. What is kept is on a CPU the sum of what autograd's hooks see.
 """
 
 from __future__ import annotations
@@ -12,74 +12,137 @@ import argparse
 import ctypes
 import gc
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from . import cases, peers
+from .cases import Case, Inputs, Pool, make_inputs
+from .environment import CHECKOUT
+from .providers import Provider, by_name, settings
+from .rows import Row
+from .truth import Judge, step, upstream_of
 
-CHECKOUT = Path(__file__).resolve().parent.parent
 STATUS = Path("/proc/self/status")
 # Samples of the big case that are compared with float64 after the measurement.
 CHECKED = 2
 TIMEOUT_SECONDS = 900
 
 
+def with_bytes(row: Row, pool: Pool, inputs: Inputs, upstream: torch.Tensor) -> Row:
+    """The row with the bytes that are kept for backward and, on a GPU, the peak of a step."""
+    features = inputs.features
+    if not features.is_cuda:
+        return replace(row, saved_bytes=kept_by_hooks(pool, features), saved_method="hooks of autograd")
+    device = features.device
+    baseline = settle(device)
+    pooled = pool(features)
+    torch.cuda.synchronize(device)
+    kept = torch.cuda.memory_allocated(device) - baseline - pooled.untyped_storage().nbytes()
+    del pooled
+    baseline = settle(device)
+    step(pool, features, upstream)
+    peak = high_water(device) - baseline
+    return replace(row, saved_bytes=kept, saved_method="allocator", peak_bytes=peak)
+
+
+def kept_by_hooks(pool: Pool, features: torch.Tensor) -> int:
+    """Bytes of all storages that autograd saves in a forward pass, but for the features and the result themselves."""
+    storages: dict[int, int] = {}
+
+    def pack(saved: torch.Tensor) -> torch.Tensor:
+        storages[saved.untyped_storage().data_ptr()] = saved.untyped_storage().nbytes()
+        return saved
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved):
+        pooled = pool(features)
+    for own in (features, pooled):
+        storages.pop(own.untyped_storage().data_ptr(), None)
+    return sum(storages.values())
+
+
 @dataclass(frozen=True)
 class Peak:
     """Bytes above the baseline and the errors of the very pass that was measured; or why there are none."""
 
-    bytes: int | None
-    errors: cases.Errors | None
-    problem: str | None
+    bytes: int | None = None
+    output_error: float | None = None
+    gradient_error: float | None = None
+    problem: str | None = None
 
 
-def measure(provider: peers.Provider, case: cases.Case, device: torch.device, processes: int) -> Peak:
-    """The smallest peak of several processes that make one pass each; the first problem if one has any.
+def peak_rows(case: Case, providers: Sequence[Provider], device: torch.device, processes: int) -> list[Row]:
+    """A row of kind "memory" for each provider: the smallest peak of several processes.
 
     How much freed memory malloc hands out again varies between processes; the smallest peak is what a pass needs.
     """
-    peaks = []
-    for _ in range(processes):
-        peaks.append(measure_once(provider, case, device))
-        if peaks[-1].bytes is None:
-            return peaks[-1]
-    return min(peaks, key=lambda peak: peak.bytes or 0)
+    here = [provider for provider in providers if provider.why_not(case, device) is None]
+    found: dict[str, list[Peak]] = {provider.name: [] for provider in here}
+    for turn in range(processes):
+        first = turn % max(len(here), 1)
+        for name, peak in peaks_of_a_process(here[first:] + here[:first], case, device).items():
+            found[name].append(peak)
+    rows = []
+    for provider in providers:
+        row = Row.of("memory", "memory", case, provider.name, provider.truth, error_limit=provider.limit(case))
+        reason = provider.why_not(case, device)
+        rows.append(replace(row, problem=reason) if reason else with_peak(row, found[provider.name]))
+    return rows
 
 
-def measure_once(provider: peers.Provider, case: cases.Case, device: torch.device) -> Peak:
-    """Start a process that makes one pass of ``case`` and read what it reports."""
+def with_peak(row: Row, peaks: Sequence[Peak]) -> Row:
+    """The row with the least of the peaks, or with the first problem if one of the processes has any."""
+    problem = next((peak for peak in peaks if peak.problem), None)
+    best = problem or min(peaks, key=lambda peak: peak.bytes or 0)
+    return replace(
+        row,
+        problem=best.problem and f"failing: {best.problem}",
+        output_error=best.output_error,
+        gradient_error=best.gradient_error,
+        peak_bytes=best.bytes,
+        method="high-water mark of the resident set",
+    )
+
+
+def peaks_of_a_process(providers: Sequence[Provider], case: Case, device: torch.device) -> dict[str, Peak]:
+    """Start a process in which each provider makes one pass of ``case``, and read what it reports."""
     if device.type == "cpu" and not STATUS.exists():
-        return Peak(None, None, f"needs {STATUS}, which this system does not have")
-    command = [sys.executable, "-m", "benchmarks.memory", provider.name, str(case), str(device)]
+        return {one.name: Peak(problem=f"needs {STATUS}, which this system does not have") for one in providers}
+    command = [sys.executable, "-m", "benchmarks.memory", case.label, str(device), *(one.name for one in providers)]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     try:
-        done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=TIMEOUT_SECONDS)
+        done = subprocess.run(
+            command, cwd=CHECKOUT, env=environment, capture_output=True, text=True, timeout=TIMEOUT_SECONDS
+        )
     except subprocess.TimeoutExpired:
-        return Peak(None, None, f"no answer in {TIMEOUT_SECONDS} s")
-    lines = {"stdout": done.stdout.strip().splitlines(), "stderr": done.stderr.strip().splitlines()}
-    if done.returncode != 0 or not lines["stdout"]:
-        return Peak(None, None, f"exit code {done.returncode}: {(lines['stderr'] or ['no message'])[-1]}")
-    report = json.loads(lines["stdout"][-1])
-    found = cases.Errors(report["output"], report["gradient"])
-    if not found.acceptable:
-        return Peak(None, found, f"wrong by {max(found.output, found.gradient):.1e} against float64")
-    return Peak(report["bytes"], found, None)
+        return {one.name: Peak(problem=f"no answer in {TIMEOUT_SECONDS} s") for one in providers}
+    reports = {report.pop("provider"): Peak(**report) for report in map(json.loads, done.stdout.splitlines())}
+    last_words = (done.stderr.strip().splitlines() or ["no message"])[-1]
+    silent = Peak(problem=f"exit code {done.returncode}: {last_words}")
+    return {one.name: reports.get(one.name, silent) for one in providers}
 
 
-def one_pass(provider: peers.Provider, case: cases.Case, device: torch.device) -> tuple[int, cases.Errors]:
+def one_pass(provider: Provider, case: Case, device: torch.device) -> Peak:
     """Peak bytes of one pass above what was there before it, and its errors on the first samples."""
-    pool = provider.build(case.n_iter)
-    # Two samples are enough to load libraries, start threads and fill tables; code is compiled for a batch
-    # size.
-    warm = case if provider.compiles else replace(case, batch=min(2, case.batch))
-    cases.step(pool, cases.make_inputs(warm, device))
-    inputs = cases.make_inputs(case, device)
-    baseline = settle(device)
-    found = cases.step(pool, inputs)
-    return high_water(device) - baseline, cases.errors(found, inputs, case.n_iter, CHECKED)
+    with settings(provider, case):
+        pool = provider.build(case)
+        # Two samples are enough to load libraries, start threads and fill tables; code is compiled for a batch size.
+        warm = make_inputs(case if provider.compiles else replace(case, batch=min(2, case.batch)), device)
+        step(pool, warm.features, upstream_of(provider.truth, warm))
+        del warm
+        inputs = make_inputs(case, device)
+        upstream = upstream_of(provider.truth, inputs)
+        baseline = settle(device)
+        found = step(pool, inputs.features, upstream)
+        peak = high_water(device) - baseline
+    errors = Judge(case, inputs, min(CHECKED, case.batch)).compare(found, provider.truth)
+    if not errors.within(provider.limit(case)):
+        return Peak(None, None, None, f"error {errors} against float64, limit {provider.limit(case):.1e}")
+    return Peak(peak, errors.output, errors.gradient)
 
 
 def settle(device: torch.device) -> int:
@@ -112,15 +175,18 @@ def status_bytes(field: str) -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="One pass of one provider; prints a line of JSON.")
-    parser.add_argument("provider", type=peers.by_name)
-    parser.add_argument("case", type=cases.Case.parse)
+    parser = argparse.ArgumentParser(description="One pass of each provider; prints a line of JSON for each.")
+    parser.add_argument("case", type=Case.parse)
     parser.add_argument("device", type=torch.device)
+    parser.add_argument("providers", type=by_name, nargs="+")
     args = parser.parse_args()
-    if args.device.type == "cuda":
-        torch.cuda.set_device(args.device)
-    peak, found = one_pass(args.provider, args.case, args.device)
-    print(json.dumps({"bytes": peak, "output": found.output, "gradient": found.gradient}))
+    for provider in args.providers:
+        try:
+            peak = one_pass(provider, args.case, args.device)
+        except Exception as error:  # a provider that fails leaves the others their figures
+            first_line = (str(error).strip().splitlines() or ["no message"])[0]
+            peak = Peak(problem=f"{type(error).__name__}: {first_line}")
+        print(json.dumps({"provider": provider.name, **vars(peak)}), flush=True)
     return 0
 
 

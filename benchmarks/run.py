@@ -1,235 +1,142 @@
-"""``python -m benchmarks``: verify every provider, time those that are right, weigh their memory."""
+"""``python -m benchmarks run``: verify every provider, time those that are right, weigh their memory."""
 
 from __future__ import annotations
 
 import argparse
-import json
-import math
-import os
-import platform
-import subprocess
-import warnings
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-import gcp_kernels
-from gcp_kernels.commands.demo import device_argument
+from gcp_kernels.commands.demo import device_argument, integer_from
 
-from . import cases, memory, peers, timing
+from . import memory, table
+from .environment import commit, environment
+from .measure import failed, is_ours, time_case
+from .providers import by_name
+from .roofline import Ceilings, measure_ceilings
+from .rows import CSV_NAME, JSON_NAME, Row, Writer
+from .sets import SETS, Plan, named_set, selected
+from .timing import Budget
 
-CHECKOUT = memory.CHECKOUT
-ROUNDS = 15
-QUICK_ROUNDS = 3
-PROCESSES = 3
+__all__ = ["commit", "main"]
 
-
-@dataclass(frozen=True)
-class Row:
-    """One measurement. ``problem`` says why there is no figure; a ratio is the provider's time over ours."""
-
-    kind: str
-    case: str
-    n_iter: int
-    provider: str
-    problem: str | None = None
-    output_error: float | None = None
-    gradient_error: float | None = None
-    milliseconds: float | None = None
-    ratio: float | None = None
-    ratio_low: float | None = None
-    ratio_high: float | None = None
-    peak_bytes: int | None = None
+TABLE_NAME = "table.txt"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the benchmark; 0 when every provider that is installed gave right results, 1 otherwise."""
+    """Run the benchmark; 0 when our backends gave right results wherever they could run, 1 otherwise, 2 for nothing."""
     args = parse(arguments)
     device = args.device
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    setting = environment(device)
-    print("\n".join(f"{name:12} {value}" for name, value in setting.items()))
-    if args.quick:
-        print("\n--quick: tiny shapes and no torch.compile; these figures say nothing about speed or memory")
-    providers = [provider for provider in peers.PROVIDERS if not (args.quick and provider.compiles)]
-    shapes = (cases.QUICK,) if args.quick else cases.SPEED
-    rounds = args.rounds or (QUICK_ROUNDS if args.quick else ROUNDS)
-
-    print(f"\nforward + backward, float32, {rounds} interleaved rounds; ratio: time / ours, median (quartiles)")
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    plan = planned(args)
+    if not plan.items and not plan.peaks:
+        print("nothing to measure: the set has no case that --case, --group and --provider ask for")
+        return 2
+    started = time.perf_counter()
+    ceilings = measure_ceilings(device)
+    setting = {**environment(device), **ceilings.as_dict()}
+    report = Report(args.output)
+    report(table.head({**setting, "set": args.set}))
+    if args.set == "small":
+        report("\nthe small set shows whether everything works; its figures say nothing about speed or memory")
+    report(
+        "\n" + table.legend([name for name in table.SUMMARIES if any(name in item.providers for item in plan.items)])
+    )
+    writer = Writer(args.output, setting) if args.output else None
     rows: list[Row] = []
-    for case in shapes:
-        found = speed_rows(case, providers, device, rounds)
-        print_speed(case, found)
+    for found in measured(plan, device, ceilings, args.budget):
+        report(table.case_lines(found))
         rows += found
-    heavy = cases.QUICK if args.quick else cases.MEMORY
-    processes = 1 if args.quick else PROCESSES
-    print(f"\npeak memory of one forward + backward pass above its inputs, least of {processes} fresh processes")
-    found = memory_rows(heavy, providers, device, processes)
-    print_memory(heavy, found)
-    rows += found
-    if args.json is not None:
-        write_json(args.json, rows, setting)
-        print(f"\n{len(rows)} rows written to {args.json}")
-    absent = {provider.name for provider in providers if provider.available() is not None}
-    return 1 if any(row.problem and row.provider not in absent for row in rows) else 0
+        if writer is not None:
+            writer.write(found)
+    report(f"\n{len(rows)} rows in {time.perf_counter() - started:.0f} s")
+    if writer is not None:
+        writer.finish()
+        report(f"written to {args.output}: {JSON_NAME}, {CSV_NAME}, {TABLE_NAME}")
+    wrong = [row for row in rows if failed(row) and is_ours(row.provider)]
+    for row in wrong:
+        report(f"OURS IS WRONG: {row.provider} on {row.label}: {row.problem}")
+    return 1 if wrong else 0
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks", description="Speed and memory of the pooling on this machine."
+        prog="python -m benchmarks run", description="Speed and memory of the pooling on this machine."
     )
-    parser.add_argument("--device", type=device_argument, default="cpu", help="cpu (default), cuda or cuda:N")
-    parser.add_argument("--rounds", type=int, help=f"interleaved rounds of timing ({ROUNDS})")
-    parser.add_argument("--quick", action="store_true", help="tiny shapes, seconds: does it work at all?")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows as JSON lines too")
+    default = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--set", choices=SETS, default="standard", help="how much is measured (standard)")
+    parser.add_argument("--device", type=device_argument, default=default, help="cpu, cuda or cuda:N (cuda if any)")
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", help="folder for rows as JSON lines and CSV, and the table"
+    )
+    parser.add_argument("--threads", type=integer_from(1), help="threads of a CPU (as many as torch takes)")
+    parser.add_argument("--rounds", type=integer_from(1), help="interleaved rounds of timing")
+    parser.add_argument("--budget", type=integer_from(1), metavar="SECONDS", help="leave out what is not begun by then")
+    parser.add_argument("--case", metavar="TEXT", help='cases whose label has this text, such as "256x14x14" or "both"')
+    parser.add_argument("--group", action="append", metavar="NAME", help="only cases of this group; may be repeated")
+    parser.add_argument("--provider", action="append", metavar="TEXT", help="only providers with this in their name")
+    parser.add_argument("--list", action="store_true", help="print what would be measured, and end")
     args = parser.parse_args(arguments)
-    if args.rounds is not None and args.rounds < 1:
-        parser.error(f"--rounds must be at least 1, got {args.rounds}")
-    if args.json is not None:
-        if args.json.is_dir():
-            parser.error(f"--json {args.json}: it is a directory")
-        if not args.json.absolute().parent.is_dir():
-            parser.error(f"--json {args.json}: {args.json.absolute().parent} is not an existing directory")
+    if args.output is not None and args.output.exists() and not args.output.is_dir():
+        parser.error(f"--output {args.output}: it is a file, not a folder")
+    if args.list:
+        plan = planned(args)
+        for item in plan.items:
+            print(f"{item.group:11} {item.case.label:46} {', '.join(item.providers)}")
+        for case in plan.peaks:
+            print(f"{'peak memory':11} {case.label}")
+        parser.exit()
     return args
 
 
-def speed_rows(case: cases.Case, providers: Iterable[peers.Provider], device: torch.device, rounds: int) -> list[Row]:
-    """Verify each provider on the case's inputs, then time those that passed, in turn."""
-    inputs = cases.make_inputs(case, device)
-    checked: dict[str, Row] = {}
-    steps: dict[str, timing.Step] = {}
-    for provider in providers:
-        row, pool = verified(provider, case, inputs)
-        checked[provider.name] = row
-        if pool is not None:
-            steps[provider.name] = partial(cases.step, pool, inputs)
-    times = timing.interleaved(steps, device, rounds)
-    ours = times.get(peers.OURS.name)
-    rows = []
-    for name, row in checked.items():
-        if name in times:
-            ratio = timing.ratios(times[name], ours) if ours else None
-            row = replace(row, milliseconds=1e3 * timing.Spread.of(times[name]).median)
-            if ratio is not None:
-                row = replace(row, ratio=ratio.median, ratio_low=ratio.low, ratio_high=ratio.high)
-        rows.append(row)
-    return rows
+def planned(args: argparse.Namespace) -> Plan:
+    """The set with what the options leave of it. Peaks are the group "memory"."""
+    plan = named_set(args.set, args.device.type)
+    names = tuple(
+        name for name in plan.peak_providers if not args.provider or any(one in name for one in args.provider)
+    )
+    wanted = names and (not args.group or "memory" in args.group)
+    return replace(
+        plan,
+        items=selected(plan.items, args.case, args.group, args.provider),
+        peaks=tuple(case for case in plan.peaks if wanted and (args.case or "") in f"memory {case.label}"),
+        rounds=args.rounds or plan.rounds,
+        peak_providers=names,
+    )
 
 
-def verified(provider: peers.Provider, case: cases.Case, inputs: cases.Inputs) -> tuple[Row, cases.Pool | None]:
-    """The provider's row without times, and its pool if it is here and right."""
-    row = Row("speed", str(case), case.n_iter, provider.name, provider.available())
-    if row.problem is not None:
-        return row, None
-    try:
-        pool = provider.build(case.n_iter)
-        with warnings.catch_warnings():
-            # torch.compile warns of deprecations inside torch itself.
-            warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\._inductor")
-            results = cases.step(pool, inputs)
-        found = cases.errors(results, inputs, case.n_iter)
-    except Exception as error:  # whatever a peer raises is its result here, and must not stop the others
-        first_line = (str(error).strip().splitlines() or ["no message"])[0]
-        return replace(row, problem=f"failing: {type(error).__name__}: {first_line}"), None
-    row = replace(row, output_error=found.output, gradient_error=found.gradient)
-    if not found.acceptable:
-        wrong = f"error {found.output:.1e} / {found.gradient:.1e}, limit {cases.ERROR_LIMIT:.0e}"
-        return replace(row, problem=f"failing: {wrong}"), None
-    return row, pool
-
-
-def memory_rows(
-    case: cases.Case, providers: Iterable[peers.Provider], device: torch.device, processes: int
-) -> list[Row]:
-    rows = []
-    for provider in providers:
-        row = Row("memory", str(case), case.n_iter, provider.name, provider.available())
-        if row.problem is None:
-            peak = memory.measure(provider, case, device, processes)
-            row = replace(row, problem=peak.problem and f"failing: {peak.problem}", peak_bytes=peak.bytes)
-            if peak.errors is not None:
-                row = replace(row, output_error=peak.errors.output, gradient_error=peak.errors.gradient)
-        rows.append(row)
-    return rows
-
-
-def print_speed(case: cases.Case, rows: Iterable[Row]) -> None:
-    print(f"\n  {case}, n_iter = {case.n_iter}")
-    print(f"    {'provider':16} {'ms':>9}   {'ratio':22} {'error out / grad':19} what it is")
-    for row in rows:
-        if row.problem is not None:
-            print(f"    {row.provider:16} {'not timed':>9}   {row.problem}")
+def measured(plan: Plan, device: torch.device, ceilings: Ceilings, limit: int | None) -> Iterator[list[Row]]:
+    """Rows, case by case; after ``limit`` seconds of those that are left only that they were left."""
+    ends = time.perf_counter() + (limit or float("inf"))
+    budget = Budget.on(device, plan.rounds, plan.turn_seconds, plan.provider_seconds)
+    for item in plan.items:
+        providers = [by_name(name) for name in item.providers]
+        if time.perf_counter() > ends:
+            problem = f"not begun within the {limit} s of --budget"
+            yield [Row.of("time", item.group, item.case, one.name, one.truth, problem=problem) for one in providers]
             continue
-        ratio = "ours is not timed"
-        if row.ratio is not None:
-            ratio = f"x{row.ratio:.2f} ({row.ratio_low:.2f}..{row.ratio_high:.2f})"
-        print(
-            f"    {row.provider:16} {row.milliseconds:9.2f}   {ratio:22} "
-            f"{row.output_error:.1e} / {row.gradient_error:.1e}   {peers.by_name(row.provider).summary}"
-        )
+        yield time_case(item.group, item.case, providers, device, budget, ceilings)
+    for case in plan.peaks:
+        yield memory.peak_rows(case, [by_name(name) for name in plan.peak_providers], device, plan.processes)
 
 
-def print_memory(case: cases.Case, rows: Sequence[Row]) -> None:
-    print(f"\n  {case}, n_iter = {case.n_iter}")
-    ours = next((row.peak_bytes for row in rows if row.provider == peers.OURS.name), None)
-    for row in rows:
-        if row.peak_bytes is None:
-            print(f"    {row.provider:16} not measured: {row.problem}")
-            continue
-        ratio = f"x{row.peak_bytes / ours:.2f}" if ours else ""
-        print(f"    {row.provider:16} {row.peak_bytes / 2**20:9.1f} MiB   {ratio}")
+class Report:
+    """Prints, and writes the same to the table of the output folder."""
 
+    def __init__(self, folder: Path | None) -> None:
+        self._file = None if folder is None else folder / TABLE_NAME
+        if folder is not None and self._file is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file.write_text("", encoding="utf-8")
 
-def write_json(path: Path, rows: Iterable[Row], setting: dict[str, str | int]) -> None:
-    """One JSON object per row, each with the setting it was measured in."""
-    with path.open("w", encoding="utf-8") as stream:
-        for row in rows:
-            # JSON knows no NaN: an error that is not a number is null, and `problem` tells of it.
-            fields = {
-                name: None if isinstance(value, float) and not math.isfinite(value) else value
-                for name, value in asdict(row).items()
-            }
-            stream.write(json.dumps({**fields, "environment": setting}, allow_nan=False) + "\n")
-
-
-def environment(device: torch.device) -> dict[str, str | int]:
-    """What a figure must be read with."""
-    setting: dict[str, str | int] = {
-        "gcp_kernels": gcp_kernels.__version__,
-        "commit": commit(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "matmul": torch.get_float32_matmul_precision(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name(),
-        "threads": torch.get_num_threads(),
-    }
-    if hasattr(os, "getloadavg"):
-        setting["load"] = f"{os.getloadavg()[0]:.1f} (last minute, {os.cpu_count()} CPUs)"
-    return setting
-
-
-def cpu_name() -> str:
-    listing = Path("/proc/cpuinfo")
-    if listing.exists():
-        for line in listing.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def commit() -> str:
-    """The checkout's commit, marked when files differ from it; "unknown" outside a git checkout."""
-    try:
-        head = git("rev-parse", "--short=12", "HEAD")
-        return head + ("+changes" if git("status", "--porcelain") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
-def git(*arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], cwd=CHECKOUT, capture_output=True, text=True, check=True)
-    return done.stdout.strip()
+    def __call__(self, text: str) -> None:
+        print(text, flush=True)
+        if self._file is not None:
+            with self._file.open("a", encoding="utf-8") as stream:
+                stream.write(text + "\n")

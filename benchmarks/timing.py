@@ -9,10 +9,14 @@ from dataclasses import dataclass
 
 import torch
 
-Step = Callable[[], object]
+Clock = Callable[[], float]
 
-# Long enough for several calls of the largest case, so that one disturbed call does not decide a turn.
-TURN_SECONDS = 0.25
+# A turn holds several calls of a small case, so that one disturbed call does not decide it.
+TURN_SECONDS = {"cpu": 0.1, "cuda": 0.01}
+MOST_CALLS = 100
+# Who is so slow that its rounds would take longer than this has fewer of them, but as many as quartiles need.
+PROVIDER_SECONDS = {"cpu": 3.0, "cuda": 0.5}
+LEAST_ROUNDS = 3
 
 
 @dataclass(frozen=True)
@@ -31,48 +35,74 @@ class Spread:
         return cls(median, low, high)
 
 
-def seconds(step: Step, device: torch.device) -> float:
+@dataclass(frozen=True)
+class Budget:
+    """How long a turn should take, how long all turns of one provider may, and how many rounds there are at most."""
+
+    rounds: int
+    turn_seconds: float
+    provider_seconds: float
+
+    @classmethod
+    def on(cls, device: torch.device, rounds: int, turn: float | None = None, provider: float | None = None) -> Budget:
+        """The budget of a kind of device, but for what is given."""
+        return cls(rounds, turn or TURN_SECONDS[device.type], provider or PROVIDER_SECONDS[device.type])
+
+    def calls(self, seconds: float) -> int:
+        """Calls that fill a turn, at most :data:`MOST_CALLS`."""
+        return max(1, min(MOST_CALLS, round(self.turn_seconds / max(seconds, 1e-7))))
+
+    def rounds_of(self, seconds: float) -> int:
+        """Rounds for a provider whose call takes so long."""
+        affordable = int(self.provider_seconds / max(seconds * self.calls(seconds), 1e-7))
+        return min(self.rounds, max(LEAST_ROUNDS, affordable))
+
+
+def seconds(call: Callable[[], object], device: torch.device) -> float:
     """Seconds that one call takes: wall clock on a CPU, between two events of the stream on a GPU."""
     if device.type == "cuda":
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         begin.record()
-        step()
+        call()
         end.record()
         end.synchronize()
         return begin.elapsed_time(end) / 1e3
     started = time.perf_counter()
-    step()
+    call()
     return time.perf_counter() - started
 
 
-def interleaved(
-    steps: Mapping[str, Step],
-    device: torch.device,
-    rounds: int,
-    clock: Callable[[Step, torch.device], float] = seconds,
-) -> dict[str, list[float]]:
-    """Seconds per call, one entry per round, for each of ``steps``.
+def interleaved(clocks: Mapping[str, Clock], budget: Budget) -> dict[str, list[float]]:
+    """Seconds per call, one entry per round, for each of ``clocks``, which make one call and say what it took.
 
-    In a round everyone has one turn of several calls and keeps the median of them. The first to go changes
-    from round to round, so that nobody always runs on the caches of the same neighbour.
+    In a round everyone has one turn of several calls and keeps the median of them. The first to go changes from round
+    to round, so that nobody always runs on the caches of the same neighbour.
     """
-    calls = {name: calls_per_turn(step, device, clock) for name, step in steps.items()}
-    names = list(steps)
+    names = list(clocks)
+    trials = {name: trial(clocks[name]) for name in names}
     measured: dict[str, list[float]] = {name: [] for name in names}
-    for turn in range(rounds):
+    for turn in range(budget.rounds):
         first = turn % max(len(names), 1)
         for name in names[first:] + names[:first]:
-            measured[name].append(statistics.median(clock(steps[name], device) for _ in range(calls[name])))
+            if turn < budget.rounds_of(trials[name]):
+                measured[name].append(statistics.median(clocks[name]() for _ in range(budget.calls(trials[name]))))
     return measured
 
 
-def calls_per_turn(step: Step, device: torch.device, clock: Callable[[Step, torch.device], float]) -> int:
-    """Calls that fill a turn, from the faster of two trial calls after a warm-up; at most 100."""
-    step()
-    fastest = min(clock(step, device) for _ in range(2))
-    return max(1, min(100, round(TURN_SECONDS / max(fastest, 1e-6))))
+def trial(clock: Clock) -> float:
+    """Seconds that a call of the clock takes, all that it does apart from what it times included.
+
+    The faster of two, after a warm-up.
+    """
+
+    def duration() -> float:
+        started = time.perf_counter()
+        return max(clock(), time.perf_counter() - started)
+
+    clock()
+    return min(duration(), duration())
 
 
 def ratios(times: Sequence[float], ours: Sequence[float]) -> Spread:
-    """How many times longer than ours, round by round: above 1 means that ours is faster."""
-    return Spread.of([other / own for other, own in zip(times, ours, strict=True)])
+    """How many times longer than ours, round by round as far as both have rounds: above 1 means that ours is faster."""
+    return Spread.of([other / own for other, own in zip(times, ours, strict=False)])

@@ -1,15 +1,16 @@
-"""``python -m gcp_kernels``: what runs here (info), whether it is right (selftest), and what it is for (demo)."""
+"""``python -m gcp_kernels``: what runs here (info), is it right (selftest), how fast (bench), what is it for (demo)."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 
 from . import __version__
-from .commands import demo, info, selftest
+from .commands import bench, demo, info, selftest
 
 COMMANDS = {
     "info": (info, "versions, devices, and which backend serves what, and why not"),
     "selftest": (selftest, "check every available backend against the float64 reference"),
+    "bench": (bench, "speed and memory beside other implementations; from a checkout"),
     "demo": (demo, "train a small network on real digits, with average and with covariance pooling"),
 }
 
@@ -20,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="gcp_kernels", description="Global covariance pooling for PyTorch, fused and batched."
     )
     parser.add_argument("--version", action="version", version=f"gcp_kernels {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{info,selftest,demo}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar=f"{{{','.join(COMMANDS)}}}")
     for name, (module, summary) in COMMANDS.items():
         module.add_arguments(commands.add_parser(name, help=summary, description=summary))
     args = parser.parse_args(argv)

@@ -1,0 +1,33 @@
+"""The benchmark suite, from a checkout: it is no part of an installed package."""
+
+import argparse
+import importlib
+import sys
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Everything is passed on."""
+    parser.add_argument(
+        "arguments",
+        nargs=argparse.REMAINDER,
+        metavar="...",
+        help="a command of python -m benchmarks and its options; run --help lists those of run",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the suite and return its exit code; 2 where there is none."""
+    if not (CHECKOUT / "benchmarks" / "__main__.py").is_file():
+        print(
+            f"python -m gcp_kernels bench needs a checkout of the repository, and {CHECKOUT} has no benchmarks folder; "
+            "clone it and run python -m benchmarks there",
+            file=sys.stderr,
+        )
+        return 2
+    # An editable install has the checkout's package without the folder above it on the path.
+    if str(CHECKOUT) not in sys.path:
+        sys.path.insert(0, str(CHECKOUT))
+    return int(importlib.import_module("benchmarks.__main__").main(args.arguments))
