@@ -12,6 +12,8 @@ COMMANDS = {
     "plot": "draw the results of a run",
     "static": "what the assembler made of every Triton kernel, without a GPU",
     "overhead": "time from a Python call to its launch, without a GPU",
+    "sanitize": "every kernel on few samples, under compute-sanitizer if asked",
+    "tune": "search for launch configurations on this GPU",
     "end-to-end": "a training step of a ResNet-18 with each pooling",
 }
 
