@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -147,17 +148,24 @@ def in_processes(args: argparse.Namespace) -> int:
         subprocess.Popen(command, cwd=CHECKOUT, env=environment, stdout=output, stderr=subprocess.STDOUT)
         for command, output in zip(shares, outputs, strict=True)
     ]
+    # Who ends this for taking too long still reads what was found so far.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     worst = 0
-    for command, process, output in zip(shares, running, outputs, strict=True):
-        process.wait()
-        output.seek(0)
-        printed = output.read()
-        output.close()
-        print(printed, end="", flush=True)
-        problem = verdict(args.tool, process.returncode, printed)
-        if problem is not None:
-            print(f"FAILED  {' '.join(command[len(prefix) :])}: {problem}", flush=True)
-            worst = 1
+    try:
+        for process in running:
+            process.wait()
+    finally:
+        for command, process, output in zip(shares, running, outputs, strict=True):
+            process.kill()
+            code = process.wait()
+            output.seek(0)
+            printed = output.read()
+            output.close()
+            print(printed, end="", flush=True)
+            problem = verdict(args.tool, code, printed)
+            if problem is not None:
+                print(f"FAILED  {' '.join(command[len(prefix) :])}: {problem}", flush=True)
+                worst = 1
     return worst
 
 
