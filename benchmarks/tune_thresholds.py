@@ -30,6 +30,8 @@ RULE_SAMPLES = (0.0, 1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1.0, 1.5
 RULE_BLOCKS = (0, 1, 2, 3, 4, 6, 8, 12, 16)
 RULE_POSITIONS = (0, 256, 512, 1024, 2048, 4096, 8192, 16384, 2**31)
 ROUNDS = 5
+# Larger features would need too much memory in float64, and fill any GPU as they are.
+MOST_ELEMENTS = 2**27
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,8 @@ def forms(case: Case, table: Choices, arch: Architecture) -> tuple[Config, Confi
 def cases(arch: Architecture, precisions: Sequence[str]) -> Iterator[Case]:
     batches = sorted({1, *(max(1, round(share * arch.multiprocessors)) for share in SHARES)})
     for precision, backward, c, m, b in product(precisions, (False, True), CHANNELS, POSITIONS, batches):
-        yield Case(OnChip(16, 16, 1), backward, precision, DTYPES[precision], c, b=b, m=m)
+        if b * c * m <= MOST_ELEMENTS:
+            yield Case(OnChip(16, 16, 1), backward, precision, DTYPES[precision], c, b=b, m=m)
 
 
 def measured(

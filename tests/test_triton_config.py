@@ -171,9 +171,7 @@ def test_phases_are_launched_where_few_samples_are_worth_their_launches():
     assert not config.Thresholds(samples=0.0).wants_phases(1, 10**6, 99, 132)
 
 
-@pytest.mark.parametrize(
-    "kind", [Architecture, OnChip, Tiling, Persistent, Phases, config.Thresholds, config.Choices]
-)
+@pytest.mark.parametrize("kind", [Architecture, OnChip, Tiling, Persistent, Phases, config.Thresholds, config.Choices])
 def test_configurations_are_frozen(kind):
     assert is_dataclass(kind)
     instance = kind(*range(1, len(fields(kind)) + 1))

@@ -263,6 +263,39 @@ def test_what_is_not_written_is_wrong(monkeypatch):
     assert Pass(case, torch.device("cpu")).error(case) == float("inf")
 
 
+def test_the_gpu_times_passes_side_by_side_on_cold_copies(monkeypatch):
+    """The clock apart: which launches it is given, and that one shape is made once for all that is verified on it."""
+    if torch.cuda.is_available():
+        pytest.skip("what runs here is shown by the search itself")
+    from benchmarks import tune_gpu
+
+    copies, made = [], []
+
+    def graph_clock(calls, cold, device):
+        for call in calls:
+            call()
+        copies.append((len(calls), cold.copies))
+        return lambda: 1e-3 * len(copies)
+
+    monkeypatch.setattr(tune_gpu.gpu_timing, "cache_bytes", lambda device: 4000)
+    monkeypatch.setattr(tune_gpu.gpu_timing, "graph_clock", graph_clock)
+    monkeypatch.setattr(tune_gpu, "Pass", lambda *arguments: made.append(arguments) or Pass(*arguments))
+    gpu = tune_gpu.Gpu(torch.device("cpu"))
+    tiling = Tiling(16, 16, 16, 1)
+    case = Case(OnChip(16, 16, 1), False, "high", torch.float32, 12, b=3, m=20)
+    cases = [case, replace(case, choice=Persistent(tiling, 2))]
+    assert [len(times) for times in gpu.seconds(cases, 4)] == [4, 4]
+    assert copies == [(4, 4), (4, 4)]
+    made.clear()
+    for one in cases:
+        error, limit = gpu.error(one)
+        assert error <= limit
+    assert len(made) == 1
+    gpu.error(replace(case, choice=tiling))
+    gpu.error(replace(case, b=2))
+    assert len(made) == 3, "a plain covariance is another pass, and so is another shape"
+
+
 # --- the command ---
 
 
