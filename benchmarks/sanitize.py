@@ -49,7 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if args.tool is not None or args.jobs > 1:
         return in_processes(args)
-    return run(args)
+    device = torch.device("cuda", torch.cuda.current_device())
+    major, minor = torch.cuda.get_device_capability(device)
+    return run(args, device, 10 * major + minor)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -78,16 +80,14 @@ def selected(args: argparse.Namespace, capability: int) -> list[Check]:
     return found[first::step]
 
 
-def run(args: argparse.Namespace) -> int:
-    """The checks, in this process, a line for each."""
-    device = torch.device("cuda", torch.cuda.current_device())
-    major, minor = torch.cuda.get_device_capability(device)
+def run(args: argparse.Namespace, device: torch.device, capability: int) -> int:
+    """The checks, in this process, a line for each; a backend of which nothing can run is a failure."""
     for name in args.backend:
         tiny = torch.zeros((), dtype=torch.float32, device=device).expand(1, 2, 2)
         if (reason := backends.BACKENDS[name].why_not("isqrt_pool", tiny)) is not None:
             print(f"FAILED  no kernel of {name} can run: {reason}")
             return 1
-    found = selected(args, 10 * major + minor)
+    found = selected(args, capability)
     failures = sum(not passes(check, device) for check in found)
     print(f"{len(found)} checks, {failures} failed", flush=True)
     return 1 if failures else 0

@@ -136,6 +136,20 @@ def test_what_is_wrong_or_raises_is_a_failure(capsys, monkeypatch):
     assert not_run == "not run torch isqrt_pool C=20 float32 high triu: it does not fit"
 
 
+@without_a_gpu
+def test_the_exit_status_is_that_of_the_checks(capsys, monkeypatch):
+    monkeypatch.setattr(sanitize.torch.cuda, "synchronize", lambda device: None)
+    right = FunctionCheck("torch", "isqrt_pool", 20, "high", "float32")
+    wrong = Wrong("torch", "isqrt_pool", 20, "high", "float32")
+    args = sanitize.parse(["--backend", "triton"])
+    for found, code in (([right], 0), ([right, wrong, right], 1)):
+        monkeypatch.setattr(sanitize, "selected", lambda *_, found=found: found)
+        assert sanitize.run(args, CPU, 90) == code
+        assert capsys.readouterr().out.endswith(f"{len(found)} checks, {code} failed\n")
+    assert sanitize.run(sanitize.parse(["--backend", "cuda"]), CPU, 90) == 1
+    assert capsys.readouterr().out.startswith("FAILED  no kernel of cuda can run: ")
+
+
 def test_the_limit_of_a_launch_is_the_promise_of_its_precision():
     launches = [one for one in sanitize_cases.checks(("triton",), 90) if isinstance(one, LaunchCheck)]
     assert {one.limit for one in launches} == {2 * 5e-6, 2 * 2.5e-3 + 2**-7}
