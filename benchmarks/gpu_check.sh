@@ -52,7 +52,7 @@ GPU_FIELDS+=,mig.mode.current,persistence_mode
 # architecture, wheels built, kernels emulated on the CPU, and the scripts, linters and peers of the suite itself.
 WITHOUT_A_GAIN=(test_static.py test_static_extension.py test_build.py test_pooling_emulated.py test_triangle_emulated.py
   test_cuda_backend.py test_benchmark_commands.py test_benchmark_peers.py test_launch_overhead.py test_layering.py
-  test_demo.py test_gpu_check.py test_tune.py test_sanitize.py)
+  test_demo.py test_gpu_check.py test_sanitize.py)
 
 fail_early() {
   printf 'gpu_check: %s\n' "$1" >&2

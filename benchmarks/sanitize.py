@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -182,10 +183,13 @@ def verdict(tool: str | None, code: int, printed: str) -> str | None:
         return f"{tool} found errors"
     if code:
         return f"ended with {code}"
-    # Without it the tool saw nothing, for instance because it could not attach to the driver.
-    if tool is not None and " SUMMARY:" not in printed:
+    if tool is None:
+        return None
+    # Hazards that racecheck calls warnings may not change its exit status.
+    counts = re.findall(r" SUMMARY: (\d+)", printed)
+    if not counts:  # for instance because the tool could not attach to the driver
         return f"{tool} printed no summary: it saw no kernel"
-    return None
+    return f"{tool} found {', '.join(counts)}" if any(map(int, counts)) else None
 
 
 def tool_path() -> str | None:

@@ -165,7 +165,7 @@ def tool(tmp_path, monkeypatch):
     program.parent.mkdir()
     program.write_text(
         '#!/bin/sh\necho "$PYTORCH_NO_CUDA_MEMORY_CACHING $*" >> "$ARGUMENTS"\n'
-        '[ -n "$SILENT" ] || echo "========= ERROR SUMMARY: 0 errors"\n'
+        '[ -n "$SILENT" ] || echo "========= RACECHECK SUMMARY: ${HAZARDS:-0} hazards displayed (0 errors)"\n'
         '[ -z "$ENDS_WITH" ] || exit "$ENDS_WITH"\n'
     )
     program.chmod(0o755)
@@ -184,7 +184,7 @@ def test_the_tool_gets_every_share_of_the_checks(tool, capsys):
         assert call.startswith("1 --tool racecheck ")
         assert "--error-exitcode 86" in call
         assert call.endswith(f"-m benchmarks.sanitize --backend cuda --only C=100 --share {index} 2")
-    assert capsys.readouterr().out.count("ERROR SUMMARY") == 2
+    assert capsys.readouterr().out.count("RACECHECK SUMMARY") == 2
 
 
 @pytest.mark.parametrize(
@@ -192,6 +192,7 @@ def test_the_tool_gets_every_share_of_the_checks(tool, capsys):
     [
         ({"ENDS_WITH": "86"}, "memcheck found errors"),
         ({"ENDS_WITH": "1"}, "ended with 1"),
+        ({"HAZARDS": "3"}, "memcheck found 3"),
         ({"SILENT": "1"}, "memcheck printed no summary: it saw no kernel"),
     ],
 )
