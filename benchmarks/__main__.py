@@ -14,6 +14,8 @@ COMMANDS = {
     "static-extension": "what it made of every CUDA kernel of the built extension, without a GPU",
     "overhead": "time from a Python call to its launch, without a GPU",
     "dropcov": "DropCov against its definition written out",
+    "sanitize": "every kernel on few samples, under compute-sanitizer if asked",
+    "tune": "search for launch configurations on this GPU",
     "end-to-end": "a training step of a ResNet-18 with each pooling",
 }
 

@@ -195,28 +195,61 @@ def configuration(function: Any, compilation: dict[str, Any]) -> str:
     return " ".join((*parts, f"warps={compilation['num_warps']}", f"stages={compilation['num_stages']}"))
 
 
+@dataclass(frozen=True)
+class Tensors:
+    """What a pass reads and fills; ``pooled`` is the upstream gradient of a backward pass.
+
+    ``source`` is (B, C, M) features or (B, C, C) matrices; ``scale`` and ``grad_scale`` are (B, C), or not there.
+    """
+
+    source: Tensor
+    scale: Tensor | None
+    offset: Tensor
+    trace: Tensor
+    pooled: Tensor
+    grad_source: Tensor
+    grad_scale: Tensor | None
+
+    @classmethod
+    def of(cls, case: Case, device: torch.device | str) -> Tensors:
+        """Uninitialised ones."""
+        source = features(case, device)
+        b, c = source.shape[:2]
+        scale = source.new_empty(b, c) if case.source == "scaled features" else None
+        pooled = source.new_empty(pooled_shape(b, c, case.triu))
+        return cls(
+            source=source,
+            scale=scale,
+            offset=source.new_empty(b, c, dtype=torch.float32),
+            trace=source.new_empty(b, dtype=torch.float32),
+            pooled=pooled,
+            grad_source=torch.empty_like(pooled) if case.source == "matrix" else empty_gradient(source),
+            grad_scale=None if scale is None else torch.empty_like(scale),
+        )
+
+
 def launch(case: Case) -> None:
     """The launches of a pass on tensors without memory."""
-    source = features(case)
-    b, c = source.shape[:2]
-    offset = source.new_empty(b, c, dtype=torch.float32)
-    trace = source.new_empty(b, dtype=torch.float32)
-    pooled = source.new_empty(pooled_shape(b, c, case.triu))
-    grad_source = torch.empty_like(pooled) if case.source == "matrix" else empty_gradient(source)
+    launch_on(case, Tensors.of(case, "meta"))
+
+
+def launch_on(case: Case, tensors: Tensors) -> None:
+    """The launches of a pass."""
+    source, pooled, offset, trace = tensors.source, tensors.pooled, tensors.offset, tensors.trace
     of_features = case.source != "matrix"
     if isinstance(case.choice, Tiling):
-        scale = source.new_empty(b, c) if case.source == "scaled features" else None
         if case.backward:
-            grad_scale = source.new_empty(b, 0) if scale is None else torch.empty_like(scale)
+            grad_scale = source.new_empty(case.b, 0) if tensors.grad_scale is None else tensors.grad_scale
             covariance.launch_backward(
-                pooled, source, scale, offset, grad_source, grad_scale, case.triu, case.precision, case.choice
-            )
+                pooled, source, tensors.scale, offset, tensors.grad_source, grad_scale, case.triu, case.precision,
+                case.choice,
+            )  # fmt: skip
         else:
-            covariance.launch_forward(source, scale, pooled, offset, case.triu, case.precision, case.choice)
+            covariance.launch_forward(source, tensors.scale, pooled, offset, case.triu, case.precision, case.choice)
     elif case.backward:
         isqrt.launch_backward(
-            pooled, source, offset, trace, grad_source, case.m, case.n_iter, of_features, case.triu, case.precision,
-            case.choice,
+            pooled, source, offset, trace, tensors.grad_source, case.m, case.n_iter, of_features, case.triu,
+            case.precision, case.choice,
         )  # fmt: skip
     else:
         isqrt.launch_forward(
@@ -224,12 +257,12 @@ def launch(case: Case) -> None:
         )
 
 
-def features(case: Case) -> Tensor:
+def features(case: Case, device: torch.device | str) -> Tensor:
     """Features (B, C, M), or matrices (B, C, C), laid out as the case wants them."""
     b, c, m = case.b, case.c, case.c if case.source == "matrix" else case.m
     if case.wide:
         stride = 2**31 // (c - 1) + 1
-        return torch.empty_strided((b, c, m), (c * stride, stride, 1), dtype=case.dtype, device="meta")
+        return torch.empty_strided((b, c, m), (c * stride, stride, 1), dtype=case.dtype, device=device)
     if case.channels_last:
-        return torch.empty(b, m, c, dtype=case.dtype, device="meta").transpose(1, 2)
-    return torch.empty(b, c, m, dtype=case.dtype, device="meta")
+        return torch.empty(b, m, c, dtype=case.dtype, device=device).transpose(1, 2)
+    return torch.empty(b, c, m, dtype=case.dtype, device=device)

@@ -20,6 +20,13 @@ def needs_training_packages():
     pytest.importorskip("tqdm", reason="tqdm is not installed (extra: demo)")
 
 
+def test_a_device_has_an_index(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert parse("--device", "cuda").device == torch.device("cuda", 0)
+    assert parse("--device", "cuda:1").device == torch.device("cuda", 1)
+    assert parse("--device", "cpu").device == torch.device("cpu")
+
+
 @pytest.fixture
 def no_timing(monkeypatch):
     monkeypatch.setitem(demo.TIMING_ROUNDS, "cpu", 1)

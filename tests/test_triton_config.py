@@ -158,10 +158,20 @@ def test_tables_cover_both_precisions():
     for capability in CAPABILITIES:
         table = config.choices(Architecture(capability, 108))
         for field in fields(table):
-            assert set(getattr(table, field.name)) == set(config.PLANES.values()), field.name
+            if field.name != "thresholds":
+                assert set(getattr(table, field.name)) == set(config.PLANES.values()), field.name
 
 
-@pytest.mark.parametrize("kind", [Architecture, OnChip, Tiling, Persistent, Phases, config.Choices])
+def test_phases_are_launched_where_few_samples_are_worth_their_launches():
+    rule = config.Thresholds(samples=0.5, blocks=2, positions=4096)
+    assert rule.wants_phases(65, 49, 3, 132)
+    assert not rule.wants_phases(66, 49, 3, 132)
+    assert not rule.wants_phases(1, 4096, 2, 132)
+    assert rule.wants_phases(1, 4097, 1, 132)
+    assert not config.Thresholds(samples=0.0).wants_phases(1, 10**6, 99, 132)
+
+
+@pytest.mark.parametrize("kind", [Architecture, OnChip, Tiling, Persistent, Phases, config.Thresholds, config.Choices])
 def test_configurations_are_frozen(kind):
     assert is_dataclass(kind)
     instance = kind(*range(1, len(fields(kind)) + 1))

@@ -53,7 +53,7 @@ def integer_from(lowest: int) -> Callable[[str], int]:
 
 
 def device_argument(text: str) -> torch.device:
-    """An argparse type: a CPU, or a CUDA device that this machine has."""
+    """An argparse type: a CPU, or a CUDA device that this machine has, by its index."""
     try:
         device = torch.device(text)
     except RuntimeError:
@@ -63,7 +63,8 @@ def device_argument(text: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
         raise argparse.ArgumentTypeError(f"{text!r} is not here: torch sees {count} CUDA devices")
-    return device
+    # torch.cuda.set_device, for one, takes no device without an index.
+    return torch.device("cuda", 0) if device == torch.device("cuda") else device
 
 
 def run(args: argparse.Namespace) -> int:

@@ -70,6 +70,24 @@ Config = OnChip | Persistent | Phases
 
 
 @dataclass(frozen=True)
+class Thresholds:
+    """When a launch for each phase is faster than a program for each sample.
+
+    It is where there are fewer samples than ``samples`` for each multiprocessor, so that a program for each leaves
+    multiprocessors idle, and where a sample is worth about fifteen launches: its matrices have more than ``blocks``
+    blocks a side in the tiling of the phases, or more than ``positions`` positions are summed.
+    """
+
+    samples: float = 0.5
+    blocks: int = 2
+    positions: int = 4096
+
+    def wants_phases(self, b: int, m: int, blocks: int, multiprocessors: int) -> bool:
+        """Whether B samples of M positions, whose matrices have ``blocks`` blocks a side, are launched by phase."""
+        return b < self.samples * multiprocessors and (blocks > self.blocks or m > self.positions)
+
+
+@dataclass(frozen=True)
 class Choices:
     """The shipped configurations of an architecture, by planes of an operand (1 "fast", 2 "high")."""
 
@@ -78,6 +96,7 @@ class Choices:
     forward: dict[int, Tiling]
     backward: dict[int, Tiling]
     phases: dict[int, Tiling]
+    thresholds: Thresholds = Thresholds()
 
 
 _SMALL_FORWARD = (OnChip(16, 32, warps=1), OnChip(32, 32, warps=4))
@@ -137,30 +156,30 @@ def choices(arch: Architecture) -> Choices:
 def isqrt_forward(b: int, c: int, m: int, precision: str, arch: Architecture) -> Config:
     """How ``isqrt_pool`` and ``newton_schulz_sqrt`` run (the latter with M = 1); for ``precision`` see PLANES."""
     table, planes = choices(arch), PLANES[precision]
-    return _choose(b, c, m, table.on_chip_forward[planes], table.forward[planes], table.phases[planes], arch)
+    return _choose(b, c, m, table, planes, table.on_chip_forward[planes], table.forward[planes], arch)
 
 
 def isqrt_backward(b: int, c: int, m: int, precision: str, arch: Architecture) -> Config:
     """How their backward passes run."""
     table, planes = choices(arch), PLANES[precision]
-    return _choose(b, c, m, table.on_chip_backward[planes], table.backward[planes], table.phases[planes], arch)
+    return _choose(b, c, m, table, planes, table.on_chip_backward[planes], table.backward[planes], arch)
 
 
 def _choose(
-    b: int, c: int, m: int, on_chip: tuple[OnChip, ...], persistent: Tiling, phases: Tiling, arch: Architecture
+    b: int, c: int, m: int, table: Choices, planes: int, on_chip: tuple[OnChip, ...], tiling: Tiling, arch: Architecture
 ) -> Config:
-    # A sample per program leaves multiprocessors idle where samples are few. Launches by phase use them all, and cost
-    # about fifteen launches: worth it once a sample takes that long, because it has several tiles or many positions.
-    few_samples = 2 * b < arch.multiprocessors
-    if few_samples and (phases.blocks(c) > 2 or m > 4096):
-        return _by_phase(b, c, m, phases, arch)
-    for config in on_chip:
-        if c <= config.block_c:
-            return config
+    phases = table.phases[planes]
+    if table.thresholds.wants_phases(b, m, phases.blocks(c), arch.multiprocessors):
+        return by_phase(b, c, m, phases, arch)
+    return next((config for config in on_chip if c <= config.block_c), None) or persistent(b, c, tiling, arch)
+
+
+def persistent(b: int, c: int, tiling: Tiling, arch: Architecture) -> Persistent:
+    """As many programs as are resident at a time, and as there is memory for."""
     # Four warps of at most 255 registers leave room for a second program.
-    per_multiprocessor = 2 if persistent.warps == 4 else 1
-    affordable = max(1, SLAB_BYTES // _most_slab_bytes(persistent.blocks(c) * persistent.block))
-    return Persistent(persistent, programs=min(b, per_multiprocessor * arch.multiprocessors, affordable))
+    per_multiprocessor = 2 if tiling.warps == 4 else 1
+    affordable = max(1, SLAB_BYTES // _most_slab_bytes(tiling.blocks(c) * tiling.block))
+    return Persistent(tiling, programs=min(b, per_multiprocessor * arch.multiprocessors, affordable))
 
 
 def _most_slab_bytes(side: int) -> int:
@@ -168,7 +187,7 @@ def _most_slab_bytes(side: int) -> int:
     return 40 * side * side
 
 
-def _by_phase(b: int, c: int, m: int, tiling: Tiling, arch: Architecture) -> Phases:
+def by_phase(b: int, c: int, m: int, tiling: Tiling, arch: Architecture) -> Phases:
     """As many parts of a covariance as occupy the multiprocessors, none shorter than 256 positions."""
     wanted = -(-arch.multiprocessors // (b * tiling.tiles(c)))
     splits = max(1, min(wanted, m // 256))

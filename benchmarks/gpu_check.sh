@@ -1,0 +1,374 @@
+#!/usr/bin/env bash
+# Everything that only a GPU can show, in one run of about eight minutes, into one folder: see docs/gpu.md.
+# Clocks, power limits and MIG are read and never set; nothing is downloaded.
+set -u
+
+usage() {
+  cat << 'TEXT'
+usage: benchmarks/gpu_check.sh [options] [FOLDER]
+
+Checks and measures gcp_kernels on the GPU of this machine. FOLDER is made for the logs, tables and plots; by default
+gpu_check_<GPU>_<date>. Its summary.txt has a line for each part: passed, FAILED or skipped, and the seconds. The exit
+status is 0 when every part passed or was skipped by an option, 1 when one failed, 2 when nothing could begin.
+
+Parts, in this order:
+  build      the extension, in place, for this GPU's architecture alone
+  info       python -m gcp_kernels info: which backend serves what, and why not
+  selftest   python -m gcp_kernels selftest: every backend against the float64 reference
+  kernels    python -m benchmarks.sanitize: every kernel in every form on few samples, without a tool
+  memcheck   the same under compute-sanitizer's memcheck
+  racecheck  the same under its racecheck
+  tests      the test suite, but for what a GPU adds nothing to (--all-tests)
+  large      tests of tensors beyond 2^31 elements, one at a time
+  benchmark  python -m benchmarks run, the standard set, in the time that is left
+  plots      python -m benchmarks plot
+
+options:
+  --only A,B       only these parts; into a FOLDER that is there already, if you like
+  --skip A,B       all parts but these
+  --minutes N      for the whole run (8); the limit of every part is a share of it
+  --processes N    for tests and kernels (by cores and GPU memory); compute-sanitizer gets four at most
+  --all-tests      also the tests that a GPU adds nothing to: they take about an hour, so give --minutes
+  --python FILE    the interpreter (PYTHON if set, else python3, else python), which has torch
+  --list           print the parts, and end
+TEXT
+}
+
+PARTS=(build info selftest kernels memcheck racecheck tests large benchmark plots)
+# Parts that a machine without a GPU can run.
+WITHOUT_GPU=" info selftest plots "
+
+# Seconds that a part may take in a run of eight minutes. They are limits: together they are more than eight minutes,
+# and what is not used is left to the benchmark, which begins no measurement after its share.
+declare -A LIMIT=([build]=210 [info]=30 [selftest]=60 [kernels]=60 [memcheck]=75 [racecheck]=90 [tests]=180 [large]=60
+  [benchmark]=120 [plots]=30)
+RUN_MINUTES=8
+LEAST_BENCHMARK=60
+
+GPU_FIELDS=name,driver_version,memory.total,clocks.sm,clocks.max.sm,clocks.mem,power.draw,power.limit,temperature.gpu
+GPU_FIELDS+=,mig.mode.current,persistence_mode
+
+# Tests that show the same without a GPU, where continuous integration runs them: kernels compiled for every
+# architecture, wheels built, kernels emulated on the CPU, and the scripts, linters and peers of the suite itself.
+WITHOUT_A_GAIN=(test_static.py test_static_extension.py test_build.py test_pooling_emulated.py test_triangle_emulated.py
+  test_cuda_backend.py test_benchmark_commands.py test_benchmark_peers.py test_launch_overhead.py test_layering.py
+  test_demo.py test_gpu_check.py test_sanitize.py)
+
+fail_early() {
+  printf 'gpu_check: %s\n' "$1" >&2
+  exit 2
+}
+
+is_part() {
+  local part
+  for part in "${PARTS[@]}"; do
+    [[ $part == "$1" ]] && return 0
+  done
+  return 1
+}
+
+# The parts in a list such as "build,tests", with a space on either side of each.
+parts_in() {
+  local part listed=()
+  IFS=, read -r -a listed <<< "$2"
+  for part in "${listed[@]}"; do
+    is_part "$part" || fail_early "$1: there is no part '$part', but ${PARTS[*]}"
+  done
+  printf ' %s ' "${listed[@]}"
+}
+
+positive() {
+  [[ $2 =~ ^[1-9][0-9]{0,4}$ ]] || fail_early "$1 takes a number from 1, got '$2'"
+}
+
+parse() {
+  only='' skip='' folder='' minutes=$RUN_MINUTES processes='' all_tests=0 python=${PYTHON:-}
+  while (($#)); do
+    case $1 in
+      -h | --help) usage && exit 0 ;;
+      --list) printf '%s\n' "${PARTS[@]}" && exit 0 ;;
+      --all-tests) all_tests=1 ;;
+      --only | --skip | --minutes | --processes | --python)
+        [[ -n ${2:-} ]] || fail_early "$1 needs a value"
+        case $1 in
+          --only) only=$(parts_in "$1" "$2") || exit 2 ;;
+          --skip) skip=$(parts_in "$1" "$2") || exit 2 ;;
+          --minutes) positive "$1" "$2" && minutes=$2 ;;
+          --processes) positive "$1" "$2" && processes=$2 ;;
+          --python) python=$2 ;;
+        esac
+        shift
+        ;;
+      -*) fail_early "there is no option $1; --help lists them" ;;
+      *)
+        [[ -z $folder ]] || fail_early "one FOLDER, got '$folder' and '$1'"
+        folder=$1
+        ;;
+    esac
+    shift
+  done
+}
+
+# Why a part does not run; empty where it does.
+skipped_because() {
+  if [[ -n $only && $only != *" $1 "* ]]; then
+    echo "not in --only"
+  elif [[ $skip == *" $1 "* ]]; then
+    echo "--skip"
+  fi
+}
+
+# Asks torch for the GPU: architecture as TORCH_CUDA_ARCH_LIST wants it, name, and GiB of free memory, a line each.
+ask_torch() {
+  "$python" - << 'TEXT'
+import sys
+try:
+    import torch
+except ImportError as error:
+    sys.exit(f"torch cannot be imported by {sys.executable}: {error}; name another interpreter with --python")
+if not torch.cuda.is_available():
+    sys.exit(f"no GPU that torch {torch.__version__} (CUDA {torch.version.cuda or 'not built in'}) can use")
+major, minor = torch.cuda.get_device_capability()
+print(f"{major}.{minor}", torch.cuda.get_device_name(), torch.cuda.mem_get_info()[0] >> 30, sep="\n")
+TEXT
+}
+
+find_gpu() {
+  local answer reason part gpu_parts=()
+  if [[ -z $python ]]; then
+    python=$(command -v python3 || command -v python) || fail_early "there is no python3; name one with --python"
+  fi
+  command -v "$python" > /dev/null || fail_early "there is no '$python'; name an interpreter with --python"
+  python=$(command -v "$python")
+  [[ $python == /* ]] || python=$PWD/$python
+  command -v timeout > /dev/null || fail_early "there is no 'timeout' (GNU coreutils)"
+  architecture='' gpu='' gibibytes=0
+  if answer=$(ask_torch 2>&1); then
+    # The last lines: what is before them is a warning.
+    { read -r architecture && read -r gpu && read -r gibibytes; } <<< "$(tail -n 3 <<< "$answer")"
+    return
+  fi
+  reason=$(tail -n 1 <<< "$answer")
+  for part in "${PARTS[@]}"; do
+    [[ -n $(skipped_because "$part") || $WITHOUT_GPU == *" $part "* ]] || gpu_parts+=("$part")
+  done
+  ((${#gpu_parts[@]} == 0)) || fail_early "$reason; without one only${WITHOUT_GPU}can run, not ${gpu_parts[*]}"
+}
+
+make_folder() {
+  if [[ -z $folder ]]; then
+    folder=gpu_check_${gpu:-no GPU}_$(date +%Y-%m-%d)
+    folder=${folder//[^A-Za-z0-9_.-]/-}
+  fi
+  if [[ -z $only && -d $folder && -n $(ls -A "$folder") ]]; then
+    fail_early "$folder is not empty; results of two runs would mix (--only adds parts to a folder)"
+  fi
+  mkdir -p "$folder" || fail_early "$folder cannot be made"
+  folder=$(cd "$folder" && pwd) || exit 2
+  summary=$folder/summary.txt
+}
+
+commit() {
+  git describe --always --dirty 2> /dev/null || echo unknown
+}
+
+# What the figures must be read with. Nothing is set.
+record_machine() {
+  {
+    echo "commit     $(commit)"
+    echo "system     $(uname -srm), $(nproc) cores"
+    echo "python     $("$python" --version 2>&1), $python"
+    echo "nvcc       $(nvcc --version 2> /dev/null | tail -n 2 | head -n 1 || true)"
+    "$python" -m pip list 2> /dev/null | grep -iE '^(torch|triton|numpy|pytest|pytest-xdist|matplotlib|pytorchcv) '
+    echo
+    nvidia-smi || echo "nvidia-smi is not here"
+    echo
+    nvidia-smi --format=csv --query-gpu="$GPU_FIELDS"
+  } > "$folder/machine.txt" 2>&1
+}
+
+# Says in the summary and on the terminal how a part ended: its name, verdict, seconds and a remark.
+report() {
+  printf '%-10s %-8s %5s s  %s\n' "$1" "$2" "$3" "$4" | sed 's/ *$//' | tee -a "$summary"
+}
+
+# Runs the function of a part under its limit, into its log.
+run_part() {
+  local part=$1 log=$folder/$1.log limit=$((LIMIT[$1] * minutes / RUN_MINUTES)) begun=$SECONDS status remark=''
+  if [[ $part == benchmark ]]; then
+    limit=$(benchmark_seconds)
+    # A measurement that has begun ends, and so does the table.
+    limit=$((limit + 60))
+  fi
+  : > "$log"
+  "part_$part" "$limit" >> "$log" 2>&1
+  status=$?
+  if ((status == 0)); then
+    [[ $part == benchmark ]] && remark=$(benchmark_remark)
+    report "$part" passed "$((SECONDS - begun))" "$remark"
+    return
+  fi
+  failures=$((failures + 1))
+  remark="exit status $status"
+  ((status != 124 && status != 137)) || remark="stopped at the limit of $limit s; --minutes raises it"
+  report "$part" FAILED "$((SECONDS - begun))" "$remark; see $part.log"
+  grep -av '^[[:space:]]*$' "$log" | tail -n 12 | sed 's/^/    | /'
+}
+
+# A command under a limit of seconds: what is still running then is asked to end, and ten seconds later made to. In the
+# background, so that an interrupt reaches this script at once.
+limited() {
+  local limit=$1
+  shift
+  printf '$'
+  printf ' %q' "$@"
+  printf '\n'
+  timeout --kill-after=10 "$limit" "$@" &
+  child=$!
+  wait "$child"
+}
+
+# Whether the interpreter has a module; says what to install where it has not.
+has_module() {
+  "$python" -c "import $1" 2> /dev/null && return 0
+  printf '%s is missing: %s -m pip install %s\n' "$1" "$python" "$2"
+  return 1
+}
+
+part_build() {
+  local missing=0
+  has_module pip pip || missing=1
+  "$python" -c 'import setuptools, sys; sys.exit(int(setuptools.__version__.split(".")[0]) < 77)' 2> /dev/null || {
+    printf 'setuptools 77 or newer is missing: %s -m pip install "setuptools>=77"\n' "$python"
+    missing=1
+  }
+  ((missing == 0)) || return 1
+  has_module ninja ninja || echo "without it the sources are compiled one after another"
+  # The build runs in this environment, with the torch that is here, and pip looks nowhere else.
+  GCP_KERNELS_CUDA=1 TORCH_CUDA_ARCH_LIST=$architecture PIP_DISABLE_PIP_VERSION_CHECK=1 limited "$1" \
+    "$python" -m pip install --verbose --no-index --no-build-isolation --no-deps --editable .
+}
+
+part_info() {
+  limited "$1" "$python" -m gcp_kernels info
+}
+
+part_selftest() {
+  limited "$1" "$python" -m gcp_kernels selftest
+}
+
+part_kernels() {
+  limited "$1" "$python" -m benchmarks.sanitize --jobs "$processes"
+}
+
+part_memcheck() {
+  limited "$1" "$python" -m benchmarks.sanitize --tool memcheck --jobs "$((processes < 4 ? processes : 4))"
+}
+
+part_racecheck() {
+  limited "$1" "$python" -m benchmarks.sanitize --tool racecheck --jobs "$((processes < 4 ? processes : 4))"
+}
+
+part_tests() {
+  local file options=(-q -ra -p no:cacheprovider --durations=15 --junit-xml "$folder/tests.xml" -m "not slow")
+  has_module pytest pytest || return 1
+  if ((all_tests == 0)); then
+    echo "left out, because a GPU adds nothing to them (--all-tests runs them): tests of the CPU's backends, and"
+    printf '  tests/%s\n' "${WITHOUT_A_GAIN[@]}"
+    for file in "${WITHOUT_A_GAIN[@]}"; do
+      options+=(--ignore "tests/$file")
+    done
+    options+=(-k "not -cpu and not [cpu")
+  else
+    options+=(-m "not (gpu and slow)")
+  fi
+  echo "tests of tensors beyond 2^31 elements are the part 'large'"
+  if has_module xdist pytest-xdist; then
+    # Neighbours share compiled kernels, and most stay together.
+    options+=(-n "$processes" --dist worksteal)
+  else
+    echo "without it the tests run one after another"
+  fi
+  limited "$1" "$python" -m pytest "${options[@]}" tests
+}
+
+part_large() {
+  has_module pytest pytest || return 1
+  limited "$1" "$python" -m pytest -q -ra -p no:cacheprovider --durations=9 --junit-xml "$folder/large.xml" \
+    -m "gpu and slow" tests
+}
+
+# What is left of the run, less the plots, but never less than shows something.
+benchmark_seconds() {
+  local left=$((60 * minutes - SECONDS - LIMIT[plots] / 2)) least=$((LEAST_BENCHMARK * minutes / RUN_MINUTES))
+  echo $((left > least ? left : least))
+}
+
+part_benchmark() {
+  # The limit has a minute for what has begun.
+  limited "$1" "$python" -m benchmarks run --set standard --device cuda --output "$folder/benchmark" \
+    --budget "$(($1 - 60))"
+}
+
+benchmark_remark() {
+  local left
+  left=$(grep -ac 'not begun within' "$folder/benchmark.log")
+  ((left == 0)) || echo "$left rows were left out for time; --minutes has more"
+}
+
+part_plots() {
+  has_module matplotlib matplotlib || return 1
+  [[ -d $folder/benchmark ]] || {
+    echo "there is no benchmark in $folder to draw"
+    return 1
+  }
+  limited "$1" "$python" -m benchmarks plot "$folder/benchmark"
+}
+
+choose_processes() {
+  local cores
+  [[ -z $processes ]] || return
+  cores=$(nproc)
+  # A process on the GPU takes about a GiB before its tests do.
+  processes=$((cores < gibibytes / 3 ? cores : gibibytes / 3))
+  processes=$((processes > 16 ? 16 : processes < 1 ? 1 : processes))
+}
+
+interrupted() {
+  trap - INT TERM
+  [[ -z $child ]] || kill "$child" 2> /dev/null
+  report "$part" FAILED - "interrupted"
+  exit 130
+}
+
+main() {
+  local reason
+  parse "$@"
+  find_gpu
+  make_folder
+  cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 2
+  # Set for a machine without a GPU, this would have the kernels interpreted here too.
+  unset TRITON_INTERPRET
+  choose_processes
+  child='' failures=0 part=build
+  trap interrupted INT TERM
+  echo "gpu_check of $(commit), $(date '+%Y-%m-%d %H:%M'): ${gpu:-no GPU}, $minutes minutes" | tee "$summary"
+  record_machine
+  for part in "${PARTS[@]}"; do
+    reason=$(skipped_because "$part")
+    if [[ -n $reason ]]; then
+      report "$part" skipped 0 "$reason"
+    else
+      run_part "$part"
+    fi
+  done
+  if ((failures == 0)); then
+    echo "nothing failed, in $SECONDS s" | tee -a "$summary"
+  else
+    echo "$failures of ${#PARTS[@]} parts FAILED, in $SECONDS s" | tee -a "$summary"
+  fi
+  echo "written to $folder"
+  ((failures == 0))
+}
+
+main "$@"

@@ -1,0 +1,218 @@
+"""Every kernel of the package once or more, on few samples and small shapes, with what each must give."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import gcp_kernels
+from gcp_kernels import backends, reference
+from gcp_kernels.precision import PLANES
+
+from .cases import DTYPES
+from .truth import PROMISE, worst_sample_error
+
+CHANNELS = (32, 64, 100, 128, 176, 256)
+# The first step, one in the middle and the last one.
+N_ITER = 3
+SAMPLES, POSITIONS = 3, 49
+ARITHMETIC = {"fast": "bfloat16", "high": "float32"}
+OPERATIONS = ("isqrt_pool", "covariance_pool", "newton_schulz_sqrt", "triu_vec", "triu_unvec")
+
+
+@dataclass(frozen=True)
+class FunctionCheck:
+    """A public function, forward and backward, on a backend.
+
+    ``wraps`` takes one sample more than there are multiprocessors, so that some CTA has two of them one after another.
+    """
+
+    backend: str
+    operation: str
+    c: int
+    precision: str
+    dtype: str
+    output: str = "triu"
+    channels_last: bool = False
+    scaled: bool = False
+    wraps: bool = False
+
+    def __str__(self) -> str:
+        words = [self.backend, self.operation, f"C={self.c}", self.dtype, self.precision, self.output]
+        flags = {"channels_last": self.channels_last, "scaled": self.scaled, "a CTA with two samples": self.wraps}
+        return " ".join([*words, *(name for name, given in flags.items() if given)])
+
+    def why_not(self, device: torch.device) -> str | None:
+        """Why the backend cannot run it on this GPU."""
+        dtype = DTYPES[self.dtype]
+        shape = (1, 1, 1) if self.operation == "triu_unvec" else (1, self.c, self.c)
+        x = torch.zeros((), dtype=dtype, device=device).expand(shape)
+        reason: str | None = backends.BACKENDS[self.backend].why_not(self.operation, x, self.precision)
+        return reason
+
+    def errors(self, device: torch.device) -> list[float]:
+        """Relative errors of value and gradients against float64, which is computed on the CPU."""
+        numbers = self._numbers(device)
+        leaves = [one.to(device).requires_grad_() for one in numbers]
+        if self.channels_last:
+            with torch.no_grad():
+                leaves[0] = leaves[0].mT.contiguous().mT.requires_grad_()
+        exact_leaves = [one.double().requires_grad_() for one in numbers]
+        value, exact = self._value(leaves, self.backend), self._value(exact_leaves, "reference")
+        upstream = torch.randn(exact.shape, generator=torch.Generator().manual_seed(1)).to(DTYPES[self.dtype])
+        gradients = torch.autograd.grad(value, leaves, upstream.to(device))
+        exact_gradients = torch.autograd.grad(exact, exact_leaves, upstream.double())
+        pairs = zip((value, *gradients), (exact, *exact_gradients), strict=True)
+        return [worst_sample_error(found.cpu(), true.detach()) for found, true in pairs]
+
+    @property
+    def limit(self) -> float:
+        """Twice the promise, and two roundings of the result."""
+        half = self.dtype != "float32"
+        return 2 * PROMISE[self.precision] + (torch.finfo(DTYPES[self.dtype]).eps if half else 0.0)
+
+    def _numbers(self, device: torch.device) -> list[Tensor]:
+        generator = torch.Generator().manual_seed(self.c)
+        wraps = self.wraps and device.type == "cuda"
+        b = torch.cuda.get_device_properties(device).multi_processor_count + 1 if wraps else SAMPLES
+        features = torch.randn(b, self.c, POSITIONS, generator=generator).relu_()
+        if self.operation in ("newton_schulz_sqrt", "triu_vec"):
+            source = reference.covariance_pool(torch.randn(b, self.c, 2 * self.c, generator=generator).relu_())
+        elif self.operation == "triu_unvec":
+            source = torch.randn(b, self.c * (self.c + 1) // 2, generator=generator)
+        else:
+            source = features
+        scales = [torch.rand(b, self.c, generator=generator) + 0.5] if self.scaled else []
+        return [one.to(DTYPES[self.dtype]) for one in (source, *scales)]
+
+    def _value(self, leaves: list[Tensor], backend: str) -> Tensor:
+        if self.operation.startswith("triu"):
+            function = gcp_kernels.triu_vec if self.operation == "triu_vec" else gcp_kernels.triu_unvec
+            return function(leaves[0], backend=backend)
+        # The reference is float64 here, which has one precision.
+        options: dict[str, Any] = {"backend": backend, "precision": None if backend == "reference" else self.precision}
+        if self.operation == "isqrt_pool":
+            return gcp_kernels.fused_gcp(leaves[0], n_iter=N_ITER, output=self.output, **options)
+        if self.operation == "newton_schulz_sqrt":
+            return gcp_kernels.newton_schulz_sqrt(leaves[0], n_iter=N_ITER, **options)
+        scale = leaves[1] if self.scaled else None
+        return gcp_kernels.covariance_pool(leaves[0], scale=scale, output=self.output, **options)
+
+
+@dataclass(frozen=True)
+class LaunchCheck:
+    """One pass of the Triton kernels in a form of launch that so few samples would not get; ``case`` holds it."""
+
+    case: Any  # benchmarks.static_kernels.Case, which needs Triton
+
+    backend = "triton"
+
+    def __str__(self) -> str:
+        case = self.case
+        dtype = str(case.dtype).removeprefix("torch.")
+        direction = "backward" if case.backward else "forward"
+        layout = " channels_last" if case.channels_last else ""
+        return f"triton {case.form} {direction} of {case.source} C={case.c} {dtype} {case.precision}{layout}"
+
+    def why_not(self, device: torch.device) -> str | None:
+        """Why Triton cannot run here."""
+        x = torch.zeros((), dtype=self.case.dtype, device=device).expand(1, self.case.c, 1)
+        reason: str | None = backends.BACKENDS["triton"].why_not("isqrt_pool", x, self.case.precision)
+        return reason
+
+    def errors(self, device: torch.device) -> list[float]:
+        """Relative error against float64; infinite where an element is not written."""
+        from .triton_pass import Pass
+
+        return [Pass(self.case, device).error(self.case)]
+
+    @property
+    def limit(self) -> float:
+        half = self.case.dtype != torch.float32
+        return 2 * PROMISE[self.case.precision] + (torch.finfo(self.case.dtype).eps if half else 0.0)
+
+
+Check = FunctionCheck | LaunchCheck
+
+
+def checks(names: tuple[str, ...], capability: int) -> list[Check]:
+    """All checks of the backends, for a GPU of this compute capability."""
+    found: list[Check] = []
+    if "cuda" in names:
+        found += cuda_checks()
+    if "triton" in names:
+        found += triton_functions()
+        found += triton_launches(capability)
+    return found
+
+
+def cuda_checks() -> Iterator[FunctionCheck]:
+    """Both passes of every instantiation; a GPU's shared memory decides which of them stream matrices."""
+    for precision, dtype in ARITHMETIC.items():
+        for c in CHANNELS:
+            yield FunctionCheck("cuda", "isqrt_pool", c, precision, dtype)
+        # Some CTA takes a second sample where matrices are streamed through its slab.
+        yield FunctionCheck("cuda", "isqrt_pool", 256, precision, dtype, wraps=True)
+        for c in (100, 256):
+            plain = FunctionCheck("cuda", "covariance_pool", c, precision, dtype)
+            yield plain
+            yield replace(plain, scaled=True, output="full", channels_last=True)
+        yield FunctionCheck("cuda", "covariance_pool", 256, precision, dtype, wraps=True)
+        unusual = FunctionCheck("cuda", "isqrt_pool", 100, precision, "float16")
+        yield unusual
+        yield replace(unusual, channels_last=True, output="full")
+        for operation in ("triu_vec", "triu_unvec"):
+            yield FunctionCheck("cuda", operation, 100, precision, dtype)
+    yield FunctionCheck("cuda", "triu_vec", 33, "fast", "float16")
+    yield FunctionCheck("cuda", "triu_unvec", 33, "fast", "float16")
+
+
+def triton_functions() -> Iterator[FunctionCheck]:
+    """As a user calls them, in the forms that the backend chooses."""
+    for precision, dtype in ARITHMETIC.items():
+        yield FunctionCheck("triton", "isqrt_pool", 32, precision, dtype)
+        yield FunctionCheck("triton", "isqrt_pool", 256, precision, dtype, output="full", channels_last=True)
+        yield FunctionCheck("triton", "newton_schulz_sqrt", 100, precision, dtype)
+        yield FunctionCheck("triton", "covariance_pool", 100, precision, dtype, scaled=True)
+
+
+def triton_launches(capability: int) -> Iterator[LaunchCheck]:
+    """Every shipped configuration of the architecture, in every form."""
+    from gcp_kernels.backends.triton import config
+    from gcp_kernels.backends.triton.architecture import Architecture
+    from gcp_kernels.backends.triton.config import Persistent, Phases
+
+    from .static_kernels import Case
+
+    table = config.choices(Architecture(capability, 1))
+    for precision, planes in PLANES.items():
+        dtype = DTYPES[ARITHMETIC[precision]]
+        for backward in (False, True):
+
+            def case(
+                choice: Any, c: int, of: tuple[bool, str, torch.dtype] = (backward, precision, dtype), **options: Any
+            ) -> LaunchCheck:
+                return LaunchCheck(Case(choice, *of, c, **{"b": SAMPLES, "m": POSITIONS, "n_iter": N_ITER, **options}))
+
+            on_chip = (table.on_chip_backward if backward else table.on_chip_forward)[planes]
+            for choice in on_chip:
+                yield case(choice, choice.block_c)
+                yield case(choice, choice.block_c - 4, channels_last=True)
+            tiling = (table.backward if backward else table.forward)[planes]
+            # Three samples for two programs: a slab is used a second time.
+            for c in CHANNELS:
+                yield case(Persistent(tiling, programs=2), c)
+            yield case(Persistent(tiling, programs=2), 100, source="matrix", m=1, triu=False)
+            by_phase = table.phases[planes]
+            span = by_phase.block_m * math.ceil(POSITIONS / 2 / by_phase.block_m)
+            for c in (100, 256):
+                yield case(Phases(by_phase, splits=math.ceil(POSITIONS / span), span=span), c)
+            yield case(Phases(by_phase, splits=1, span=by_phase.block_m), 100, source="matrix", m=1, triu=False)
+            for c in (100, 256):
+                yield case(config.COVARIANCE, c)
+                yield case(config.COVARIANCE, c, source="scaled features", channels_last=True)

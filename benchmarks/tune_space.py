@@ -1,0 +1,142 @@
+"""What is searched for in the Triton backend's tables: entries, their candidates, and the passes that are timed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import product
+
+from gcp_kernels.backends.triton import config
+from gcp_kernels.backends.triton.architecture import Architecture
+from gcp_kernels.backends.triton.config import Choices, OnChip, Tiling
+from gcp_kernels.precision import PLANES
+
+from .static_gate import SHARED_LIMIT
+from .static_kernels import DTYPES, Case
+
+# Tables by their name in the configuration, and the architecture that each is compiled for first.
+TABLES = {"AMPERE": 80, "HOPPER": 90, "BLACKWELL": 100, "BLACKWELL_CONSUMER": 120}
+KERNELS = ("on-chip-forward", "on-chip-backward", "persistent-forward", "persistent-backward", "phases", "covariance")
+
+ON_CHIP_SIDES = (128, 64, 32, 16)
+# More warps than there are products of 16 x 16 for each would be idle, fewer would spill.
+ON_CHIP_WARPS = {16: (1, 2, 4), 32: (1, 2, 4, 8), 64: (4, 8, 16), 128: (4, 8, 16)}
+ON_CHIP_POSITIONS = (16, 32, 64)
+STAGES = (1, 2, 3)
+BLOCKS, INNER, POSITIONS, WARPS, TILING_STAGES = (32, 64, 128), (16, 32, 64), (16, 32), (4, 8), (2, 3)
+
+Option = OnChip | Tiling | None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One value of a table: where it stands, what it is today, what else it could be, and on what it is timed.
+
+    ``precision`` of covariances is "fast and high". An entry on chip may also be ``None``, not there at all: then the
+    ``rival`` serves its channels, the entry for the next larger matrices or a tiling through the L2 cache. The
+    configurations in ``cases`` are placeholders.
+    """
+
+    kernel: str
+    precision: str
+    side: int
+    shipped: Option
+    rival: Option
+    candidates: tuple[Option, ...]
+    cases: tuple[Case, ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.kernel} {self.precision}" + (f" up to {self.side} channels" if self.side else "")
+
+    def launches(self, option: Option, arch: Architecture) -> list[Case]:
+        """The passes in the configuration that an option means for their shapes."""
+        return [replace(case, choice=self._configuration(option, case, arch)) for case in self.cases]
+
+    def _configuration(self, option: Option, case: Case, arch: Architecture) -> config.Config | Tiling:
+        option = self.rival if option is None else option
+        assert option is not None
+        if isinstance(option, OnChip) or self.kernel == "covariance":
+            return option
+        if self.kernel == "phases":
+            return config.by_phase(case.b, case.c, case.m, option, arch)
+        return config.persistent(case.b, case.c, option, arch)
+
+
+def table_name(arch: int) -> str:
+    """The name of the table that serves an architecture."""
+    table = config.choices(Architecture(arch, 1))
+    return next(name for name in TABLES if getattr(config, name) is table)
+
+
+def served(name: str) -> tuple[int, ...]:
+    """The architectures that a table serves."""
+    return tuple(arch for arch in SHARED_LIMIT if table_name(arch) == name)
+
+
+def compiled_for(kernel: str, arch: int) -> tuple[int, ...]:
+    """For what a candidate must be legal: the GPU, and its table's first; covariances have one tiling for all."""
+    bases = tuple(TABLES.values()) if kernel == "covariance" else (TABLES[table_name(arch)],)
+    return tuple(dict.fromkeys((arch, *bases)))
+
+
+def shared_limit(kernel: str, arch: int) -> int:
+    """Bytes that a block may have on every GPU that the entry serves."""
+    archs = tuple(SHARED_LIMIT) if kernel == "covariance" else served(table_name(arch))
+    return min(SHARED_LIMIT[one] for one in archs)
+
+
+def entry(kernel: str, precision: str, side: int, table: Choices, covariance: Tiling) -> Entry:
+    """An entry as ``table`` has it; ``side`` is zero for tilings."""
+    timed = tuple(cases(kernel, precision, side))
+    if kernel == "covariance":  # one tiling serves both precisions
+        return Entry(kernel, precision, 0, covariance, None, tuple(tilings()), timed)
+    planes = PLANES[precision]
+    if kernel.startswith("on-chip"):
+        backward = kernel.endswith("backward")
+        on_chip = (table.on_chip_backward if backward else table.on_chip_forward)[planes]
+        tiling = (table.backward if backward else table.forward)[planes]
+        larger = next((choice for choice in on_chip if choice.block_c > side), None)
+        shipped = next((choice for choice in on_chip if choice.block_c == side), None)
+        return Entry(kernel, precision, side, shipped, larger or tiling, (*on_chip_candidates(side), None), timed)
+    shipped_tilings = {
+        "persistent-forward": table.forward,
+        "persistent-backward": table.backward,
+        "phases": table.phases,
+    }
+    return Entry(kernel, precision, 0, shipped_tilings[kernel][planes], None, tuple(tilings()), timed)
+
+
+def on_chip_candidates(side: int) -> Iterator[OnChip]:
+    for block_m, warps, stages in product(ON_CHIP_POSITIONS, ON_CHIP_WARPS[side], STAGES):
+        yield OnChip(side, block_m, warps, stages)
+
+
+def tilings() -> Iterator[Tiling]:
+    for block, block_k, block_m, warps, stages in product(BLOCKS, INNER, POSITIONS, WARPS, TILING_STAGES):
+        if block_k <= block:
+            yield Tiling(block, block_k, block_m, warps, stages)
+
+
+def cases(kernel: str, precision: str, side: int) -> Iterator[Case]:
+    """Features as published networks have them: 14 x 14 and 7 x 7; few samples for phases."""
+    if kernel == "covariance":
+        for one, backward in product(precision.split(" and "), (False, True)):
+            yield Case(Tiling(64, 16, 16, 4), backward, one, DTYPES[one], 256)
+        return
+    of = Case(OnChip(16, 16, 1), kernel.endswith("backward"), precision, DTYPES[precision], side or 256)
+    if kernel == "phases":
+        for backward in (False, True):
+            yield replace(of, backward=backward, b=1)
+            yield replace(of, backward=backward, b=10, m=784)
+        return
+    yield of
+    yield replace(of, m=49)
+    if not side:
+        yield replace(of, b=66, c=512)
+
+
+def described(case: Case) -> str:
+    """A pass without its configuration, such as "forward of 264x256x196 bfloat16"."""
+    direction = "backward" if case.backward else "forward"
+    return f"{direction} of {case.b}x{case.c}x{case.m} {str(case.dtype).removeprefix('torch.')}"

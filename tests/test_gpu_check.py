@@ -1,0 +1,332 @@
+"""benchmarks/gpu_check.sh, run with a stand-in for Python: which parts run, how, and that every failure shows."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SCRIPT = ROOT / "benchmarks" / "gpu_check.sh"
+PARTS = ("build", "info", "selftest", "kernels", "memcheck", "racecheck", "tests", "large", "benchmark", "plots")
+
+pytestmark = [
+    pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash"),
+    pytest.mark.skipif(shutil.which("timeout") is None, reason="needs GNU coreutils"),
+]
+
+# Answers for torch, which is asked by a program on standard input, and notes every other call in a line; it fails, or
+# takes long, where a call has the text in FAIL or SLOW, and has not the modules in MISSING.
+STAND_IN = """#!/usr/bin/env bash
+if [[ ${1:-} == - ]]; then
+  cat > /dev/null
+  if [[ -n ${NO_GPU:-} ]]; then echo "a warning" >&2; echo "no GPU that torch can use" >&2; exit 1; fi
+  echo "UserWarning: something" >&2
+  printf '9.0\\nNVIDIA H200 (made up)\\n%s\\n' "${GIBIBYTES:-140}"
+  exit 0
+fi
+if [[ ${1:-} == -c ]]; then
+  for module in ${MISSING:-}; do [[ $2 == "import $module" ]] && exit 1; done
+  exit 0
+fi
+printf '%s\\n' "$*" >> "$CALLS"
+interpret=${TRITON_INTERPRET:-unset}
+printf 'ARCH=%s CUDA=%s INTERPRET=%s\\n' "${TORCH_CUDA_ARCH_LIST:-}" "${GCP_KERNELS_CUDA:-}" "$interpret"
+[[ -n ${PRINT:-} && "$*" == *"benchmarks run"* ]] && printf '%s\\n' "$PRINT"
+[[ "$*" == *"benchmarks run"* ]] && mkdir -p "${@: -3:1}"
+[[ -n ${SLOW:-} && "$*" == *$SLOW* ]] && sleep 60
+if [[ -n ${FAIL:-} && "$*" == *$FAIL* ]]; then echo "what went wrong"; exit 3; fi
+exit 0
+"""
+
+
+class Machine:
+    """A folder with a space in its name, from which the script is run, and what it did."""
+
+    def __init__(self, folder):
+        self.folder = folder / "a folder"
+        self.folder.mkdir()
+        self.python = self.folder / "stand in"
+        self.python.write_text(STAND_IN)
+        self.python.chmod(0o755)
+        self.calls_file = folder / "calls"
+
+    def environment(self, **settings):
+        inherited = {name: value for name, value in os.environ.items() if name != "PYTHON"}
+        return {**inherited, "CALLS": str(self.calls_file), **settings}
+
+    def run(self, *arguments, python=None, **settings):
+        self.calls_file.write_text("")
+        named = () if python == "default" else ("--python", str(python or self.python))
+        return subprocess.run(
+            [str(SCRIPT), *named, *arguments],
+            cwd=self.folder, env=self.environment(**settings), capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+
+    @property
+    def calls(self):
+        """What Python was called for, apart from its versions."""
+        asked = self.calls_file.read_text().splitlines()
+        return [line for line in asked if line != "--version" and not line.startswith("-m pip list")]
+
+
+@pytest.fixture
+def machine(tmp_path):
+    return Machine(tmp_path)
+
+
+def verdicts(folder):
+    """Part -> verdict, from the summary; a line for each part, in order."""
+    found = re.findall(r"^(\w+) +(passed|FAILED|skipped) +(\S+) s", (folder / "summary.txt").read_text(), re.MULTILINE)
+    assert tuple(part for part, _, _ in found) == PARTS
+    assert all(re.fullmatch(r"\d+|-", seconds) for _, _, seconds in found)
+    return {part: verdict for part, verdict, _ in found}
+
+
+def test_everything_passes(machine):
+    done = machine.run("out put", TRITON_INTERPRET="1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    folder = machine.folder / "out put"
+    assert verdicts(folder) == dict.fromkeys(PARTS, "passed")
+    assert "nothing failed" in (folder / "summary.txt").read_text()
+    assert "NVIDIA H200 (made up)" in (folder / "summary.txt").read_text()
+    assert {path.name for path in folder.iterdir()} == {
+        *(f"{part}.log" for part in PARTS), "summary.txt", "machine.txt", "benchmark",
+    }  # fmt: skip
+    for line in (folder / "summary.txt").read_text().splitlines():
+        assert line in done.stdout
+    build, info, selftest, kernels, memcheck, racecheck, tests, large, benchmark, plots = machine.calls
+    assert build == "-m pip install --verbose --no-index --no-build-isolation --no-deps --editable ."
+    assert "ARCH=9.0 CUDA=1 INTERPRET=unset" in (folder / "build.log").read_text()
+    assert (info, selftest) == ("-m gcp_kernels info", "-m gcp_kernels selftest")
+    assert re.fullmatch(r"-m benchmarks\.sanitize --jobs \d+", kernels)
+    assert re.fullmatch(r"-m benchmarks\.sanitize --tool memcheck --jobs [1-4]", memcheck)
+    assert re.fullmatch(r"-m benchmarks\.sanitize --tool racecheck --jobs [1-4]", racecheck)
+    assert tests.startswith("-m pytest ")
+    assert "-m not slow" in tests
+    assert "--ignore tests/test_static.py" in tests
+    assert "-k not -cpu and not [cpu" in tests
+    assert "-m gpu and slow tests" in large
+    assert re.fullmatch(
+        rf"-m benchmarks run --set standard --device cuda --output {re.escape(str(folder))}/benchmark --budget \d+",
+        benchmark,
+    )
+    assert plots == f"-m benchmarks plot {folder}/benchmark"
+    # The command of every part is in its log, as it can be typed.
+    assert r"/stand\ in -m gcp_kernels info" in (folder / "info.log").read_text()
+
+
+def test_the_folder_is_named_for_the_gpu_and_the_day(machine):
+    assert machine.run("--only", "info").returncode == 0
+    (folder,) = [path for path in machine.folder.iterdir() if path.is_dir()]
+    assert re.fullmatch(r"gpu_check_NVIDIA-H200--made-up-_\d{4}-\d\d-\d\d", folder.name)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_every_failure_is_visible_and_stops_nothing(machine, part):
+    texts = {
+        "build": "pip install", "info": "gcp_kernels info", "kernels": "sanitize --jobs", "tests": "not slow",
+        "large": "gpu and slow", "benchmark": "benchmarks run", "plots": "benchmarks plot",
+    }  # fmt: skip
+    done = machine.run("out", FAIL=texts.get(part, part))
+    assert done.returncode == 1
+    assert verdicts(machine.folder / "out") == {**dict.fromkeys(PARTS, "passed"), part: "FAILED"}
+    assert len(machine.calls) == len(PARTS), "all others ran too"
+    summary = (machine.folder / "out" / "summary.txt").read_text()
+    assert re.search(rf"^{part} +FAILED +\d+ s  exit status 3; see {part}\.log$", summary, re.MULTILINE)
+    assert "1 of 10 parts FAILED" in summary
+    assert "    | what went wrong" in done.stdout
+    assert "what went wrong" in (machine.folder / "out" / f"{part}.log").read_text()
+
+
+def test_a_part_that_takes_too_long_is_stopped_and_says_so(machine):
+    edited = machine.folder / "gpu_check.sh"
+    text = re.sub(r"\[info\]=\d+", "[info]=1", SCRIPT.read_text())
+    edited.write_text(text.replace('"$(dirname "${BASH_SOURCE[0]}")/.."', f'"{ROOT}"'))
+    machine.calls_file.write_text("")
+    begun = time.monotonic()
+    done = subprocess.run(
+        ["bash", str(edited), "--python", str(machine.python), "--only", "info,selftest", "out"],
+        cwd=machine.folder, env=machine.environment(SLOW="info"), capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert time.monotonic() - begun < 30
+    assert done.returncode == 1
+    assert "stopped at the limit of 1 s; --minutes raises it; see info.log" in done.stdout
+    assert verdicts(machine.folder / "out")["selftest"] == "passed"
+
+
+def test_an_interrupt_ends_it_and_is_in_the_summary(machine):
+    machine.calls_file.write_text("")
+    running = subprocess.Popen(
+        [str(SCRIPT), "--python", str(machine.python), "out"],
+        cwd=machine.folder, env=machine.environment(SLOW="selftest"), stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    until = time.monotonic() + 30
+    while "selftest" not in machine.calls_file.read_text() and time.monotonic() < until:
+        time.sleep(0.05)
+    begun = time.monotonic()
+    running.send_signal(signal.SIGTERM)
+    running.communicate(timeout=30)
+    assert running.returncode == 130
+    assert time.monotonic() - begun < 10
+    assert re.search(
+        r"^selftest +FAILED +- s  interrupted$", (machine.folder / "out" / "summary.txt").read_text(), re.M
+    )
+
+
+def test_only_and_skip(machine):
+    done = machine.run("--only", "info,plots", "out")
+    found = verdicts(machine.folder / "out")
+    assert found["info"] == "passed"
+    assert found["plots"] == "FAILED", "there is no run to draw"
+    assert "there is no benchmark in" in done.stdout
+    assert [part for part in PARTS if found[part] == "skipped"] == [
+        part for part in PARTS if part not in ("info", "plots")
+    ]
+    assert len(machine.calls) == 1
+    done = machine.run("--skip", "build,tests,large,memcheck,racecheck", "skipping")
+    assert done.returncode == 0
+    assert list(verdicts(machine.folder / "skipping").values()).count("skipped") == 5
+    assert "build      skipped      0 s  --skip" in done.stdout
+
+
+def test_results_of_two_runs_do_not_mix(machine):
+    assert machine.run("--skip", "plots", "out").returncode == 0
+    again = machine.run("out")
+    assert again.returncode == 2
+    assert "is not empty" in again.stderr
+    assert machine.calls == []
+    assert machine.run("--only", "plots", "out").returncode == 0, "what draws the run adds to it"
+
+
+def test_what_is_missing_is_named(machine):
+    done = machine.run("out", MISSING="pytest matplotlib pip xdist ninja")
+    found = verdicts(machine.folder / "out")
+    assert [part for part in PARTS if found[part] == "FAILED"] == ["build", "tests", "large", "plots"]
+    for name in ("pytest", "matplotlib", "pip"):
+        assert re.search(rf"^    \| {name} is missing: .*/stand in -m pip install {name}$", done.stdout, re.MULTILINE)
+    done = machine.run("slower", MISSING="xdist ninja")
+    assert done.returncode == 0
+    assert "one after another" in (machine.folder / "slower" / "tests.log").read_text()
+    assert "one after another" in (machine.folder / "slower" / "build.log").read_text()
+    assert " -n " not in machine.calls[6]
+
+
+def test_measurements_that_were_left_out_are_in_the_summary(machine):
+    done = machine.run("--only", "benchmark", "out", PRINT="x not timed  not begun within the 60 s of --budget")
+    assert done.returncode == 0
+    assert re.search(
+        r"^benchmark +passed +\d+ s  1 rows were left out for time; --minutes has more$", done.stdout, re.M
+    )
+
+
+def test_minutes_and_processes_are_passed_on(machine):
+    machine.run("--only", "benchmark,tests", "--minutes", "16", "--processes", "3", "out")
+    tests, benchmark = machine.calls
+    assert "-n 3 --dist worksteal" in tests
+    budget = int(benchmark.split()[-1])
+    assert 900 < budget <= 960
+    machine.run("--only", "tests", "small", GIBIBYTES="7")
+    assert int(re.search(r"-n (\d+) ", machine.calls[0])[1]) <= 2, "each process takes memory of the GPU"
+
+
+def test_all_tests_leaves_none_out(machine):
+    machine.run("--only", "tests,large", "--all-tests", "out")
+    tests, large = machine.calls
+    assert "--ignore" not in tests
+    assert "-k" not in tests.split()
+    assert tests.index("-m not slow") < tests.index("-m not (gpu and slow)"), "pytest takes the last"
+    assert "-m gpu and slow" in large
+    left_out = (machine.folder / "out" / "tests.log").read_text()
+    assert "left out" not in left_out
+
+
+def test_the_log_says_which_tests_are_left_out(machine):
+    machine.run("--only", "tests", "out")
+    log = (machine.folder / "out" / "tests.log").read_text()
+    assert "left out, because a GPU adds nothing to them (--all-tests runs them)" in log
+    named = re.findall(r"^  tests/(test_\w+\.py)$", log, re.MULTILINE)
+    assert len(named) > 5
+    for name in named:
+        path = ROOT / "tests" / name
+        assert path.is_file(), f"{name} is named in the script and is not there"
+        wants_gpu = re.findall(r"mark\.gpu\b", path.read_text(encoding="utf-8"))
+        assert name in ("test_sanitize.py", "test_gpu_check.py") or not wants_gpu, name
+
+
+@pytest.mark.parametrize("named", ["default", "stand in"])
+def test_without_a_gpu_it_says_so_at_once(machine, named):
+    python = {"default": "default", "stand in": None}[named]
+    if named == "default":
+        real = machine.folder / "bin"
+        real.mkdir()
+        (real / "python3").symlink_to(machine.python)
+        settings = {"PATH": f"{real}{os.pathsep}{os.environ['PATH']}"}
+    else:
+        settings = {}
+    done = machine.run("out", python=python, NO_GPU="1", **settings)
+    assert done.returncode == 2
+    assert "no GPU that torch can use; without one only info selftest plots can run, not build" in done.stderr
+    assert not (machine.folder / "out").exists()
+    assert machine.run("--only", "info,selftest", "out", python=python, NO_GPU="1", **settings).returncode == 0
+    assert len(machine.calls) == 2
+
+
+def test_this_interpreter_is_asked_for_a_gpu(machine):
+    """With the real program that asks: the answer is either a GPU or the reason."""
+    import torch
+
+    done = machine.run("--only", "plots", "out", python=sys.executable)
+    assert done.returncode == 1, "no run to draw"
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    assert name in done.stdout
+    if not torch.cuda.is_available():
+        done = machine.run("--only", "build", "other", python=sys.executable)
+        assert re.search(r"no GPU that torch \S+ \(CUDA .*\) can use", done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--only", "build,walk"], "there is no part 'walk', but build info"),
+        (["--skip", "walk"], "--skip: there is no part 'walk'"),
+        (["--only"], "--only needs a value"),
+        (["--minutes", "0"], "--minutes takes a number from 1, got '0'"),
+        (["--processes", "many"], "--processes takes a number from 1, got 'many'"),
+        (["--fast"], "there is no option --fast"),
+        (["one", "two"], "one FOLDER, got 'one' and 'two'"),
+        (["--python", "/no/such/python"], "there is no '/no/such/python'"),
+    ],
+)
+def test_bad_arguments_are_refused(machine, arguments, said):
+    done = machine.run(*arguments)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert machine.calls == []
+
+
+def test_help_lists_the_parts(machine):
+    assert machine.run("--list").stdout.split() == list(PARTS)
+    done = machine.run("--help")
+    assert done.returncode == 0
+    assert all(f"\n  {part} " in done.stdout for part in PARTS)
+
+
+def test_nothing_of_the_gpu_is_set():
+    calls = re.findall(r"nvidia-smi\b(.*)", SCRIPT.read_text())
+    assert len(calls) >= 2
+    for options in calls:
+        assert set(re.findall(r"(?<= )-[-\w]+", options)) <= {"--format", "--query-gpu"}
+
+
+def test_shellcheck_finds_nothing():
+    program = shutil.which("shellcheck") or shutil.which("shellcheck", path=str(Path(sys.executable).parent))
+    if program is None:
+        pytest.skip("shellcheck is not installed")
+    done = subprocess.run([program, str(SCRIPT)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout

@@ -1,0 +1,237 @@
+"""The checks that run under compute-sanitizer: that none of the kernels is missing, and that what is wrong shows."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("triton", reason="half of the kernels are Triton's")
+
+from benchmarks import sanitize, sanitize_cases
+from benchmarks.sanitize_cases import CHANNELS, FunctionCheck, LaunchCheck
+from gcp_kernels.backends.cuda import extension
+
+ROOT = Path(__file__).parent.parent
+KERNELS = ROOT / "gcp_kernels" / "backends" / "triton" / "kernels"
+USERS = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+CPU = torch.device("cpu")
+without_a_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="here the checks run on the GPU")
+
+# What Triton is asked to compile in all checks of an architecture, and in what form.
+LAUNCHED = """
+import json, sys
+from benchmarks.sanitize_cases import triton_launches
+from benchmarks.static_kernels import launched
+arch = int(sys.argv[1])
+kernels = [kernel for check in triton_launches(arch) for kernel in launched(check.case, arch)]
+print(json.dumps(sorted({(kernel.form, kernel.name, kernel.direction, kernel.precision) for kernel in kernels})))
+"""
+
+
+@pytest.mark.parametrize("arch", [80, 90, 100, 120])
+def test_every_triton_kernel_is_launched(arch):
+    done = subprocess.run(
+        [sys.executable, "-c", LAUNCHED, str(arch)], cwd=ROOT, env=USERS, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    found = {tuple(one) for one in json.loads(done.stdout)}
+    written = {
+        (source.stem.replace("_", " "), name)
+        for source in KERNELS.glob("*.py")
+        for name in re.findall(r"^def (\w+_kernel)\(", source.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    }
+    assert {(form, name) for form, name, _, _ in found} == written
+    for form in {form for form, _ in written}:
+        assert {(way, precision) for one, _, way, precision in found if one == form} == {
+            (way, precision) for way in ("forward", "backward") for precision in ("fast", "high")
+        }
+
+
+def test_every_operation_and_channel_count_of_the_extension_is_there():
+    found = sanitize_cases.checks(("cuda",), 90)
+    assert {one.operation for one in found} == {"isqrt_pool", "covariance_pool", "triu_vec", "triu_unvec"}
+    pooling = {(one.c, one.precision) for one in found if one.operation == "isqrt_pool"}
+    assert pooling == {(c, precision) for c in CHANNELS for precision in ("fast", "high")}
+    for name, values in (("channels_last", {False, True}), ("output", {"triu", "full"}), ("wraps", {False, True})):
+        assert {getattr(one, name) for one in found if one.operation == "isqrt_pool"} == values
+    assert {one.scaled for one in found if one.operation == "covariance_pool"} == {False, True}
+    assert len(set(map(str, found))) == len(found)
+
+
+@pytest.mark.skipif(extension.why_not_loaded() is not None, reason=str(extension.why_not_loaded()))
+@pytest.mark.parametrize("limit_kib", [99, 163, 227])
+def test_matrices_are_resident_in_some_checks_and_streamed_in_others(limit_kib):
+    found = [one for one in sanitize_cases.checks(("cuda",), 90) if one.operation == "isqrt_pool"]
+    kinds = set()
+    for one in found:
+        for backward in (False, True):
+            planes = sanitize.PLANES[one.precision]
+            resident, matrices, _ = torch.ops.gcp_kernels_cuda.pooling_layout(one.c, planes, backward, limit_kib << 10)
+            if resident:
+                kinds.add((backward, planes, resident == matrices))
+    missing = {(back, planes, whole) for back in (False, True) for planes in (1, 2) for whole in (False, True)} - kinds
+    # Forward, in "fast", 256 channels fit where a block has 227 KiB.
+    assert missing == ({(False, 1, False)} if limit_kib == 227 else set())
+
+
+@without_a_gpu
+@pytest.mark.parametrize(
+    "text",
+    [
+        "on chip forward of features C=12 ", "on chip backward of features C=16 ",
+        "persistent forward of features C=32 ", "persistent backward of features C=32 ", "isqrt_pool C=32 ",
+    ],
+)  # fmt: skip
+def test_checks_of_triton_pass(text, capsys):
+    found = [one for one in sanitize_cases.checks(("triton",), 90) if text in str(one)]
+    assert {"fast", "high"} <= {word for one in found for word in str(one).split()}
+    for one in found:
+        assert one.why_not(CPU) is None
+        assert all(error <= one.limit for error in one.errors(CPU)), str(one)
+
+
+@pytest.mark.parametrize("operation", sanitize_cases.OPERATIONS)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_function_is_held_to_float64(operation, dtype):
+    """The torch backend stands for the others; each function's own arguments are what is tested."""
+    scaled = operation == "covariance_pool"
+    check = FunctionCheck("torch", operation, 20, "high", dtype, channels_last="pool" in operation, scaled=scaled)
+    errors = check.errors(CPU)
+    assert len(errors) == (3 if scaled else 2)
+    assert all(error <= check.limit for error in errors)
+
+
+class Wrong(FunctionCheck):
+    def _value(self, leaves, backend):
+        value = super()._value(leaves, backend)
+        return value if backend == "reference" else value * 1.01
+
+
+@without_a_gpu
+def test_what_is_wrong_or_raises_is_a_failure(capsys, monkeypatch):
+    monkeypatch.setattr(sanitize.torch.cuda, "synchronize", lambda device: None)
+    right = FunctionCheck("torch", "isqrt_pool", 20, "high", "float32")
+    assert sanitize.passes(right, CPU)
+    assert not sanitize.passes(Wrong("torch", "isqrt_pool", 20, "high", "float32"), CPU)
+    monkeypatch.setattr(FunctionCheck, "errors", lambda self, device: [0.0, float("nan")])
+    assert not sanitize.passes(right, CPU)
+
+    def broken(self, device):
+        raise RuntimeError("an illegal memory access was encountered")
+
+    monkeypatch.setattr(FunctionCheck, "errors", broken)
+    assert not sanitize.passes(right, CPU)
+    monkeypatch.setattr(FunctionCheck, "why_not", lambda self, device: "it does not fit")
+    assert sanitize.passes(right, CPU), "what this GPU cannot run is said, and no failure"
+    ok, wrong, nan, raised, not_run = capsys.readouterr().out.splitlines()
+    assert ok.startswith("ok      torch isqrt_pool C=20 float32 high triu: error ")
+    assert wrong.startswith("FAILED  torch isqrt_pool")
+    assert "nan" in nan
+    assert "RuntimeError: an illegal memory access" in raised
+    assert not_run == "not run torch isqrt_pool C=20 float32 high triu: it does not fit"
+
+
+@without_a_gpu
+def test_the_exit_status_is_that_of_the_checks(capsys, monkeypatch):
+    monkeypatch.setattr(sanitize.torch.cuda, "synchronize", lambda device: None)
+    right = FunctionCheck("torch", "isqrt_pool", 20, "high", "float32")
+    wrong = Wrong("torch", "isqrt_pool", 20, "high", "float32")
+    args = sanitize.parse(["--backend", "triton"])
+    for found, code in (([right], 0), ([right, wrong, right], 1)):
+        monkeypatch.setattr(sanitize, "selected", lambda *_, found=found: found)
+        assert sanitize.run(args, CPU, 90) == code
+        assert capsys.readouterr().out.endswith(f"{len(found)} checks, {code} failed\n")
+    assert sanitize.run(sanitize.parse(["--backend", "cuda"]), CPU, 90) == 1
+    assert capsys.readouterr().out.startswith("FAILED  no kernel of cuda can run: ")
+
+
+def test_the_limit_of_a_launch_is_the_promise_of_its_precision():
+    launches = [one for one in sanitize_cases.checks(("triton",), 90) if isinstance(one, LaunchCheck)]
+    assert {one.limit for one in launches} == {2 * 5e-6, 2 * 2.5e-3 + 2**-7}
+
+
+# --- under a tool ---
+
+
+@pytest.fixture
+def tool(tmp_path, monkeypatch):
+    """A stand-in for compute-sanitizer that runs what it is given; its arguments go to a file."""
+    program = tmp_path / "bin" / "compute-sanitizer"
+    program.parent.mkdir()
+    program.write_text(
+        '#!/bin/sh\necho "$PYTORCH_NO_CUDA_MEMORY_CACHING $*" >> "$ARGUMENTS"\n'
+        '[ -n "$SILENT" ] || echo "========= RACECHECK SUMMARY: ${HAZARDS:-0} hazards displayed (0 errors)"\n'
+        '[ -z "$ENDS_WITH" ] || exit "$ENDS_WITH"\n'
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    monkeypatch.setenv("ARGUMENTS", str(tmp_path / "arguments"))
+    monkeypatch.setattr(sanitize.torch.cuda, "is_available", lambda: True)
+    return tmp_path / "arguments"
+
+
+def test_the_tool_gets_every_share_of_the_checks(tool, capsys):
+    assert sanitize.main(["--tool", "racecheck", "--backend", "cuda", "--only", "C=100", "--jobs", "2"]) == 0
+    calls = sorted(tool.read_text().splitlines())
+    assert len(calls) == 2
+    for index, call in enumerate(calls):
+        assert call.startswith("1 --tool racecheck ")
+        assert "--error-exitcode 86" in call
+        assert call.endswith(f"-m benchmarks.sanitize --backend cuda --only C=100 --share {index} 2")
+    assert capsys.readouterr().out.count("RACECHECK SUMMARY") == 2
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ({"ENDS_WITH": "86"}, "memcheck found errors"),
+        ({"ENDS_WITH": "1"}, "ended with 1"),
+        ({"HAZARDS": "3"}, "memcheck found 3"),
+        ({"SILENT": "1"}, "memcheck printed no summary: it saw no kernel"),
+    ],
+)
+def test_what_the_tool_finds_is_a_failure(tool, capsys, monkeypatch, setting, said):
+    for name, value in setting.items():
+        monkeypatch.setenv(name, value)
+    assert sanitize.main(["--tool", "memcheck"]) == 1
+    assert re.search(rf"^FAILED  .*: {said}$", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_a_missing_tool_is_a_failure_that_says_so(tool, capsys, monkeypatch, tmp_path):
+    for name in ("CUDA_HOME", "CUDA_PATH"):
+        monkeypatch.setenv(name, str(tmp_path / "nowhere"))
+    monkeypatch.setattr(sanitize.shutil, "which", lambda name, path=None: None)
+    assert sanitize.main(["--tool", "memcheck"]) == 1
+    assert "FAILED  compute-sanitizer is missing" in capsys.readouterr().out
+
+
+def test_shares_are_all_of_the_checks_once(capsys):
+    assert sanitize.main(["--list"]) == 0
+    whole = capsys.readouterr().out.splitlines()
+    assert len(whole) > 100
+    shares = []
+    for index in range(3):
+        assert sanitize.main(["--list", "--share", str(index), "3"]) == 0
+        shares += capsys.readouterr().out.splitlines()
+    assert sorted(shares) == sorted(whole)
+
+
+@without_a_gpu
+def test_it_refuses_without_a_gpu(capsys):
+    assert sanitize.main([]) == 2
+    assert "needs a GPU that torch can use" in capsys.readouterr().err
+
+
+@pytest.mark.gpu
+def test_the_checks_pass_on_the_gpu():
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.sanitize", "--only", "C=100", "--jobs", "2"],
+        cwd=ROOT, env=USERS, capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
