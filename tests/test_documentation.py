@@ -43,6 +43,15 @@ def test_readme_links_to_files_that_exist():
         assert (ROOT / target).is_file(), target
 
 
+def test_readme_figures_are_those_of_the_committed_run():
+    figures = re.findall(r"(\d\.\d\d) \((\d\.\d\d) to (\d\.\d\d)\)", README)
+    assert len(figures) >= 12
+    (link,) = re.findall(r"\((benchmarks/results/[^)]*/table\.txt)\)", README)
+    table = (ROOT / link).read_text(encoding="utf-8")
+    for median, low, high in figures:
+        assert f"x{median} ({low} to {high})" in table
+
+
 WITH_EXAMPLES = sorted(path for path in (ROOT / "gcp_kernels").rglob("*.py") if ">>> " in path.read_text("utf-8"))
 
 
