@@ -107,7 +107,8 @@ def cuda_extension():
         py_limited_api=True,
         extra_compile_args={
             "cxx": ["-O2", "-fvisibility=hidden", *STABLE_ABI],
-            "nvcc": ["-O3", "-std=c++17", "-Xcompiler=-fvisibility=hidden"],
+            # The largest source takes minutes for each architecture: as many of them at once as there are CPUs.
+            "nvcc": ["-O3", "-std=c++17", "-Xcompiler=-fvisibility=hidden", "--threads=0"],
         },
         # No strong symbol of ours names torch's CUDA half, hence --no-as-needed. The static CUDA runtime hides
         # its symbols, hence --exclude-libs: else the loader would mix it with the shared one torch brings.
