@@ -6,7 +6,8 @@ import re
 import pytest
 import torch
 
-from gcp_kernels.commands import demo, demo_plot, demo_timing, demo_training
+from gcp_kernels.commands import demo, demo_plot, demo_timing
+from gcp_kernels.training import Epoch
 
 
 def parse(*arguments):
@@ -66,16 +67,6 @@ def test_same_seed_same_numbers_other_seed_others(capsys, no_timing):
     assert torch.equal(torch.get_rng_state(), before), "the demo leaves the global random state alone"
 
 
-def test_both_networks_start_from_the_same_convolutions():
-    average, covariance = (demo_training.build_network(pool, seed=5) for pool in demo_training.POOLS)
-    for ours, theirs in zip(average[0].parameters(), covariance[0].parameters(), strict=True):
-        assert torch.equal(ours, theirs)
-    images = torch.rand(2, 1, 8, 8)
-    assert average(images).shape == covariance(images).shape == (2, 10)
-    with pytest.raises(ValueError, match="'max'"):
-        demo_training.build_network("max", seed=0)
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -106,7 +97,7 @@ def test_bad_arguments_are_refused(arguments, message, capsys):
 )
 def test_unusable_output_is_refused_before_any_work(output, message, tmp_path, capsys, monkeypatch):
     (tmp_path / "folder.png").mkdir()
-    monkeypatch.setattr(demo_training, "load_digits_split", lambda device: pytest.fail("work was started"))
+    monkeypatch.setattr(demo, "load_digits_split", lambda device: pytest.fail("work was started"))
     assert demo.run(parse("--output", str(tmp_path / output))) == 2
     captured = capsys.readouterr()
     assert message in captured.err
@@ -174,7 +165,7 @@ def test_a_wrong_pool_is_reported_and_not_timed(monkeypatch):
 
 def test_plot_formats(tmp_path):
     pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra: demo)")
-    curves = {"a": [demo_training.Epoch(1.0, 50.0, 0.1)], "b": [demo_training.Epoch(0.5, 99.0, 0.1)]}
+    curves = {"a": [Epoch(1.0, 50.0, 0.1)], "b": [Epoch(0.5, 99.0, 0.1)]}
     for suffix in demo_plot.FORMATS:
         path = tmp_path / f"curves{suffix}"
         assert demo_plot.plot_path_problem(path) is None

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from .demo_training import Epoch
+from ..training import Epoch
 
 FORMATS = (".png", ".pdf", ".svg")
 

@@ -1,0 +1,67 @@
+"""Schedules against the published formulas, networks that differ in the pooling only, and the loop."""
+
+import pytest
+import torch
+from torch import nn
+
+from gcp_kernels import training
+from gcp_kernels.training import POOLS, PUBLISHED_EPOCHS, build_network, learning_rate_factor
+
+
+def test_published_schedules():
+    norm = [learning_rate_factor("norm", epoch) for epoch in range(1, 101)]
+    assert norm == pytest.approx([1.0] * 30 + [0.1] * 30 + [0.01] * 30 + [0.001] * 10)
+    fast = [learning_rate_factor("fast", epoch) for epoch in range(1, 31)]
+    assert fast == pytest.approx([(1 - (epoch - 1) / 52) ** 11 for epoch in range(1, 31)])
+    adju = [learning_rate_factor("adju", epoch) for epoch in range(1, 51)]
+    assert adju == pytest.approx([(1 - (epoch - 1) / 49) ** 2 for epoch in range(1, 51)])
+    assert adju[-1] == 0
+
+
+@pytest.mark.parametrize("schedule", PUBLISHED_EPOCHS)
+@pytest.mark.parametrize("epochs", [1, 2, 15, 400])
+def test_a_schedule_stretches_over_any_number_of_epochs(schedule, epochs):
+    factors = [learning_rate_factor(schedule, epoch, epochs) for epoch in range(1, epochs + 1)]
+    assert factors[0] == 1
+    assert factors == sorted(factors, reverse=True)
+    if epochs > 1:
+        assert factors[-1] == pytest.approx(learning_rate_factor(schedule, PUBLISHED_EPOCHS[schedule]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("cosine", 1), "'norm', 'fast', 'adju', got 'cosine'"),
+        (("norm", 0), "epoch must be at least 1, got 0"),
+        (("norm", 101), "epoch must be at most 100"),
+        (("norm", 1, 0), "epochs must be at least 1, got 0"),
+    ],
+)
+def test_a_wrong_schedule_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        learning_rate_factor(*arguments)
+
+
+def test_the_rate_changes_between_epochs_only():
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.5)
+    schedule = training.scheduler("adju", optimizer, epochs=3, steps_in_epoch=4)
+    rates = []
+    for _ in range(12):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    expected = [0.5 * learning_rate_factor("adju", epoch, 3) for epoch in (1, 2, 3) for _ in range(4)]
+    assert rates == pytest.approx(expected)
+
+
+def test_every_network_starts_from_the_same_convolutions():
+    average, *others = (build_network(pool, seed=5) for pool in POOLS)
+    images = torch.rand(2, 1, 8, 8)
+    assert average(images).shape == (2, 10)
+    for other in others:
+        for ours, theirs in zip(average[0].parameters(), other[0].parameters(), strict=True):
+            assert torch.equal(ours, theirs)
+        assert other(images).shape == (2, 10)
+    assert not torch.equal(average[0][0].weight, build_network("avg", seed=6)[0][0].weight)
+    with pytest.raises(ValueError, match="'max'"):
+        build_network("max", seed=0)
