@@ -14,6 +14,7 @@ from benchmarks import static_extension
 from benchmarks.static_extension import Row, described, read, rows_of
 from benchmarks.static_gate import Figures
 
+pytestmark = pytest.mark.slow
 readable = pytest.mark.skipif(static_extension.why_not() is not None, reason=str(static_extension.why_not()))
 
 PASSES = ("isqrt_forward_kernel", "isqrt_backward_kernel")
