@@ -82,6 +82,6 @@ class RunFolder:
             return None
         try:
             state: dict[str, Any] = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
+        except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, ValueError) as error:
             raise RunFolderError(f"{self.checkpoint} cannot be read: {error}") from error
         return state
