@@ -39,6 +39,15 @@ def finished(tmp_path_factory):
     return folder
 
 
+@pytest.fixture
+def few_digits(monkeypatch):
+    """Bfloat16 is slow on a CPU."""
+    training_runs.needs_digits()
+    digits = load_digits_split(torch.device("cpu"))
+    few = DigitsSplit(*(getattr(digits, field.name)[:40] for field in fields(digits)))
+    monkeypatch.setattr(tasks, "load_digits_split", lambda device: few)
+
+
 def test_the_folder_has_options_checkpoint_and_log(finished):
     assert sorted(path.name for path in finished.iterdir()) == ["checkpoint.pt", "config.json", "log.csv"]
     config = json.loads((finished / "config.json").read_text())
@@ -185,6 +194,30 @@ def test_a_damaged_folder_is_named(finished, tmp_path, capsys):
     assert "config.json cannot be read" in capsys.readouterr().err
 
 
+def test_a_device_that_is_gone_is_named(finished, tmp_path, capsys):
+    moved = copy_of(finished, tmp_path / "moved")
+    config = json.loads((moved / "config.json").read_text())
+    config["options"]["device"] = "cuda:99"
+    (moved / "config.json").write_text(json.dumps(config))
+    assert main(["train", "--resume", "--output", str(moved)]) == 2
+    assert "'cuda:99' is not here: torch sees" in capsys.readouterr().err
+
+
+def test_a_full_disk_leaves_what_was_there(few_digits, tmp_path, capsys, monkeypatch):
+    saved = []
+
+    def save(state, file):
+        saved.append(state)
+        file.write(b"some")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", save)
+    assert run(tmp_path / "run", "--pool", "avg", "--epochs", "1") == 1
+    assert len(saved) == 1
+    assert "checkpoint.pt cannot be written: [Errno 28] No space left on device" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.json"]
+
+
 def test_a_loss_that_is_not_finite_ends_training(tmp_path, capsys):
     training_runs.needs_digits()
     assert run(tmp_path / "run", "--pool", "avg", "--lr", "1e30") == 1
@@ -201,15 +234,6 @@ def test_a_missing_package_is_named(tmp_path, capsys, monkeypatch):
     error = capsys.readouterr().err
     assert "scikit-learn (No module named 'sklearn.datasets')" in error
     assert 'pip install "gcp-kernels[demo,models]"' in error
-
-
-@pytest.fixture
-def few_digits(monkeypatch):
-    """Bfloat16 is slow on a CPU."""
-    training_runs.needs_digits()
-    digits = load_digits_split(torch.device("cpu"))
-    few = DigitsSplit(*(getattr(digits, field.name)[:40] for field in fields(digits)))
-    monkeypatch.setattr(tasks, "load_digits_split", lambda device: few)
 
 
 @pytest.mark.parametrize("pool", POOLS)

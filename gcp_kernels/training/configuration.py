@@ -39,6 +39,12 @@ class TrainingConfig:
 
     Raises:
         TypeError, ValueError: an option has no such value, or does not go with another one; the message names it.
+
+    Example:
+        >>> from gcp_kernels.training.configuration import TrainingConfig
+        >>> config = TrainingConfig.from_options({"schedule": "fast", "device": "cpu"}, processes=1)
+        >>> config.pool, config.epochs, config.lr, config.batch_size
+        ('gcp', 30, 0.1, 32)
     """
 
     data: str

@@ -1,6 +1,8 @@
 """Mixed precision of a training step: autocast, and for float16 a scale that keeps small gradients from vanishing."""
 
-from contextlib import AbstractContextManager, nullcontext
+import warnings
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor
@@ -42,6 +44,14 @@ class MixedPrecision:
         self.scaler.scale(loss).backward()
         self.scaler.step(optimizer)
         self.scaler.update()
+
+    @contextmanager
+    def steps_may_be_left_out(self) -> Iterator[None]:
+        """For the step of a schedule: torch warns that it comes before the optimiser's, if the first was left out."""
+        with warnings.catch_warnings() if self.scaler.is_enabled() else nullcontext():
+            if self.scaler.is_enabled():
+                warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
+            yield
 
 
 FULL_PRECISION = MixedPrecision(None, torch.device("cpu"))

@@ -100,7 +100,7 @@ class TrainingRun:
 
         Raises:
             NonFiniteLossError: the folder then has the last complete epoch.
-            OSError: the folder cannot be written.
+            RunFolderError: the folder cannot be written.
         """
         forward: Callable[[Tensor], Tensor] = self.processes.wrap(self.network, self.device)
         if self.config.compile:

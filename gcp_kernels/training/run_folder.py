@@ -2,7 +2,8 @@
 
 import json
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +44,10 @@ class RunFolder:
             raise RunFolderError(f"{self.path} is not empty; {advice}")
 
     def create(self, config: Mapping[str, Any]) -> None:
-        """Make the folder, with the options of the run in it. Raises ``OSError``."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        write_text(self.config, json.dumps(config, indent=2) + "\n")
+        """Make the folder, with the options of the run in it. Raises :class:`RunFolderError`."""
+        with _naming(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_text(self.config, json.dumps(config, indent=2) + "\n")
 
     def read_config(self) -> dict[str, Any]:
         """What :meth:`create` wrote. Raises :class:`RunFolderError` if there is none, or it is no such file."""
@@ -60,17 +62,24 @@ class RunFolder:
         return config
 
     def save(self, state: Mapping[str, Any], landscape: Sequence[Mapping[str, object]] | None) -> None:
-        """Replace the checkpoint, then the tables. Raises ``OSError``, and what is on the disk is then complete."""
-        write_atomically(self.checkpoint, lambda file: torch.save(state, file))
+        """Replace the checkpoint, then the tables.
+
+        Raises:
+            RunFolderError: one cannot be written, on a full disk for example; what is there is then complete.
+        """
+        with _naming(self.checkpoint):
+            write_atomically(self.checkpoint, lambda file: torch.save(state, file))
         self.write_tables(state["history"], landscape)
 
     def write_tables(
         self, history: Sequence[Mapping[str, object]], landscape: Sequence[Mapping[str, object]] | None
     ) -> None:
         """Replace the log, and the landscape's if there is one recorded."""
-        write_table(self.log, LOG_COLUMNS, history)
+        with _naming(self.log):
+            write_table(self.log, LOG_COLUMNS, history)
         if landscape is not None:
-            write_table(self.landscape, LANDSCAPE_COLUMNS, landscape)
+            with _naming(self.landscape):
+                write_table(self.landscape, LANDSCAPE_COLUMNS, landscape)
 
     def load(self) -> dict[str, Any] | None:
         """The checkpoint, on the CPU, read as data and never as code; ``None`` if no epoch has been completed.
@@ -85,3 +94,12 @@ class RunFolder:
         except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, ValueError) as error:
             raise RunFolderError(f"{self.checkpoint} cannot be read: {error}") from error
         return state
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """What fails inside failed for this path."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # torch's writer has a RuntimeError for a full disk
+        raise RunFolderError(f"{path} cannot be written: {error}") from error
