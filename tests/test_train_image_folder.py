@@ -57,6 +57,11 @@ def by_image(batches):
     return sorted((images[i].sum().item(), labels[i].item()) for images, labels in batches for i in range(len(labels)))
 
 
+def test_an_image_is_augmented_anew_in_every_epoch(tree):
+    batches = folder_batches(tree)
+    assert not {s for s, _ in by_image(batches.training(1))} & {s for s, _ in by_image(batches.training(2))}
+
+
 def test_processes_share_every_image(tree):
     alone = folder_batches(tree)
     shares = [folder_batches(tree, processes=Processes(rank, 2, rank)) for rank in range(2)]
