@@ -21,6 +21,7 @@ SOURCES = sorted(
 LAYERS = (
     "__main__",
     "commands",
+    "reproduction",
     "training",
     "analysis",
     "models",

@@ -1,8 +1,6 @@
 """Training in two processes: by torchrun, killed in one of them, with a share of the images each."""
 
 import signal
-import subprocess
-import sys
 from itertools import chain
 
 import pytest
@@ -60,17 +58,8 @@ def test_a_loss_that_is_not_finite_ends_all_processes(runs):
 @distributed
 def test_torchrun_trains_the_same_and_tests_every_image_once(runs, tmp_path):
     folder, _, _ = runs
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
-    completed = subprocess.run(
-        [*launch, "-m", "gcp_kernels", "train", *OPTIONS, "--output", str(tmp_path / "run")],
-        capture_output=True,
-        text=True,
-        env=training_runs.environment(),
-        timeout=training_runs.TIMEOUT,
-        check=False,
-    )
-    assert completed.returncode == 0, completed.stderr
-    assert completed.stdout.count("of the test images after the last epoch") == 1, "only the first process prints"
+    output = training_runs.torchrun(2, *OPTIONS, "--output", str(tmp_path / "run"))
+    assert output.count("of the test images after the last epoch") == 1, "only the first process prints"
     assert_same_result(tmp_path / "run", folder / "whole")
     network = build_network("dropcov", seed=0)
     network.load_state_dict(torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["network"])
@@ -127,15 +116,6 @@ def test_every_process_has_a_gpu_of_its_own(monkeypatch):
 def test_torchrun_on_every_gpu(tmp_path):
     """A process for each; with several GPUs they talk by NCCL."""
     count = torch.cuda.device_count()
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(count), "--standalone"]
     arguments = ["--pool", "dropcov", "--epochs", "1", "--device", "cuda", "--batch-size", str(32 * count)]
-    completed = subprocess.run(
-        [*launch, "-m", "gcp_kernels", "train", *arguments, "--output", str(tmp_path / "run")],
-        capture_output=True,
-        text=True,
-        env=training_runs.environment(),
-        timeout=training_runs.TIMEOUT,
-        check=False,
-    )
-    assert completed.returncode == 0, completed.stderr
+    training_runs.torchrun(count, *arguments, "--output", str(tmp_path / "run"))
     assert len(rows(tmp_path / "run" / "log.csv")) == 1

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -25,18 +26,35 @@ def needs_digits():
     pytest.importorskip("sklearn", reason="scikit-learn is not installed (extra: demo)")
 
 
-def run_scenarios(scenarios):
-    """How the processes of each scenario ended; see killed_training.py."""
-    completed = subprocess.run(
-        [sys.executable, str(ROOT / "tests" / "killed_training.py"), json.dumps(scenarios)],
-        capture_output=True,
+def run_processes(*command):
+    """Standard output and error of a command that must succeed; in time, or it ends with all that it has started."""
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
         env=environment(),
-        timeout=TIMEOUT,
-        check=False,
-    )
-    assert completed.returncode == 0, completed.stderr
-    return json.loads(completed.stdout), completed.stderr
+        start_new_session=True,
+    ) as process:
+        try:
+            output, error = process.communicate(timeout=TIMEOUT)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    assert process.returncode == 0, error
+    return output, error
+
+
+def run_scenarios(scenarios):
+    """How the processes of each scenario ended, and their messages; see killed_training.py."""
+    output, error = run_processes(sys.executable, str(ROOT / "tests" / "killed_training.py"), json.dumps(scenarios))
+    return json.loads(output), error
+
+
+def torchrun(processes, *arguments):
+    """Standard output of the training command in so many processes."""
+    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes))
+    return run_processes(sys.executable, *launch, "-m", "gcp_kernels", "train", *arguments)[0]
 
 
 def rows(path):
