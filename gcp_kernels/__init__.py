@@ -6,7 +6,7 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
-from . import integrations, models, nn, reference
+from . import analysis, integrations, models, nn, reference
 from .functional import (
     covariance_pool,
     cross_covariance_pool,
@@ -29,6 +29,7 @@ except PackageNotFoundError:  # a checkout on the path, not installed
 
 __all__ = [
     "__version__",
+    "analysis",
     "covariance_pool",
     "cross_covariance_pool",
     "dropcov",

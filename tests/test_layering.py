@@ -22,6 +22,7 @@ LAYERS = (
     "__main__",
     "commands",
     "training",
+    "analysis",
     "models",
     "integrations",
     "nn",

@@ -1,0 +1,195 @@
+"""split: a network cut in two behind one of its modules."""
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, fx, nn
+
+
+def split(model: nn.Module, after: str | nn.Module) -> tuple[nn.Module, nn.Module]:
+    """Cut ``model`` in two behind the module ``after``: ``model(x)`` is ``rest(stem(x))``.
+
+    Both halves run modules and parameters of ``model`` itself, as they are at the time of the call: what training
+    changes, and ``train()`` or ``eval()`` of the model, holds for them at once. ``stem`` computes nothing behind the
+    cut and ``rest`` nothing before it.
+
+    Only the ``forward`` of the modules that contain ``after`` is looked into, with :mod:`torch.fx`; ``nn.Sequential``,
+    and ResNets and other networks of torchvision and timm that pass one tensor from stage to stage, are cut in this
+    way, all other modules may do whatever they like. What cannot be cut is refused; then two callables of your own
+    serve as well. Forward hooks of the containing modules that depend on values do not run.
+
+    Args:
+        model: a network with one input. Not changed. One wrapped by ``torch.compile`` or DistributedDataParallel is to
+            be given unwrapped.
+        after: the last module of the stem, itself or its name in ``model.named_modules()``, "layer1" or "features.0".
+
+    Returns:
+        ``stem`` and ``rest``, modules that take one tensor. Each holds the whole model: its ``parameters()`` are all.
+
+    Raises:
+        TypeError: ``model`` is no module, or wrapped; ``after`` is neither a module nor a name.
+        ValueError: ``after`` is not in the model; it is called never, or more than once; the part behind it needs more
+            of what comes before than its output (a shortcut around it, the images' size); a containing module's
+            forward depends on values, so that it cannot be traced.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from gcp_kernels.analysis import split
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> stem, rest = split(model, after="1")
+        >>> x = torch.randn(3, 4)
+        >>> torch.equal(rest(stem(x)), model(x))
+        True
+    """
+    name = _name_in(model, after)
+    cut = _Cut(model, name)
+    cut.graphs()  # what cannot be cut fails here and not in the first call
+    return _Half(cut, 0), _Half(cut, 1)
+
+
+def _name_in(model: nn.Module, after: str | nn.Module) -> str:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    for inner in ("_orig_mod", "module"):
+        wraps = inner == "_orig_mod" or isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel))
+        if wraps and isinstance(getattr(model, inner, None), nn.Module):
+            raise TypeError(f"model is wrapped in {type(model).__name__}; give what is inside it, model.{inner}")
+    if not isinstance(after, (str, nn.Module)):
+        raise TypeError(f"after must be a module or its name, got {after!r} of type {type(after).__name__}")
+    modules = dict(model.named_modules(remove_duplicate=False))
+    module = modules.get(after) if isinstance(after, str) else after
+    # A module registered twice goes by its first name, as in the traced graph.
+    names = [name for name, other in model.named_modules() if other is module and name]
+    if not names:
+        allowed = ", ".join(repr(name) for name, _ in model.named_modules() if name)
+        given = repr(after) if isinstance(after, str) else f"a {type(after).__name__}"
+        raise ValueError(f"after must be a module inside the model, not the model itself: {allowed}; got {given}")
+    return names[0]
+
+
+class _OneInput(nn.Module):
+    """Calls the model with one argument, so that the others have their defaults when it is traced."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x)
+
+
+class _AncestorTracer(fx.Tracer):
+    """Traces the forward of those modules that contain the one named, and of no others."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self._name = name
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return not self._name.startswith(module_qualified_name + ".")
+
+
+class _Cut:
+    """The two graphs of a model, traced again for each combination of the traced modules' training flags."""
+
+    def __init__(self, model: nn.Module, name: str) -> None:
+        self.root = _OneInput(model)
+        self.name = name
+        parts = name.split(".")
+        self._ancestors = [model.get_submodule(".".join(parts[:depth])) for depth in range(len(parts))]
+        self._graphs: dict[tuple[bool, ...], tuple[fx.Graph, fx.Graph]] = {}
+
+    def graphs(self) -> tuple[fx.Graph, fx.Graph]:
+        """Stem and rest as the model is now."""
+        training = tuple(module.training for module in self._ancestors)
+        if training not in self._graphs:
+            graph = _traced(self.root, f"model.{self.name}")
+            cut = _only_call(graph, self.name)
+            self._graphs[training] = _stem(graph, cut), _rest(graph, cut, self.name)
+        return self._graphs[training]
+
+
+class _Half(nn.Module):
+    """Stem or rest of a model."""
+
+    def __init__(self, cut: _Cut, index: int) -> None:
+        super().__init__()
+        self.model = cut.root.model
+        self._cut = [cut]  # in a list, for it is no submodule
+        self._index = index
+
+    def forward(self, x: Tensor) -> Tensor:
+        cut = self._cut[0]
+        return fx.Interpreter(cut.root, graph=cut.graphs()[self._index]).run(x)
+
+    def extra_repr(self) -> str:
+        return f"{'up to' if self._index == 0 else 'behind'} {self._cut[0].name!r} of"
+
+
+def _traced(root: _OneInput, name: str) -> fx.Graph:
+    random = torch.get_rng_state()
+    advice = "such a model takes two callables of your own in place of stem and rest"
+    try:
+        graph = _AncestorTracer(name).trace(root)
+    except Exception as error:  # whatever the model's own code makes of tensors that have no values
+        raise ValueError(f"a module that contains {name[6:]!r} cannot be traced ({error}); {advice}") from error
+    if not torch.equal(random, torch.get_rng_state()):
+        torch.set_rng_state(random)
+        raise ValueError(f"a module that contains {name[6:]!r} draws random numbers in its own forward; {advice}")
+    return graph
+
+
+def _only_call(graph: fx.Graph, name: str) -> fx.Node:
+    calls = [node for node in graph.nodes if node.op == "call_module" and node.target == f"model.{name}"]
+    if len(calls) != 1:
+        times = f"{len(calls)} times" if calls else "never"
+        raise ValueError(f"the model is cut behind a module that it calls once; {name!r} is called {times}")
+    return calls[0]
+
+
+def _stem(graph: fx.Graph, cut: fx.Node) -> fx.Graph:
+    """Everything up to ``cut``, in the order of the forward pass: what is done in place is done too."""
+    stem = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    for node in graph.nodes:
+        copies[node] = stem.node_copy(node, copies.__getitem__)
+        if node is cut:
+            break
+    stem.output(copies[cut])
+    return stem
+
+
+def _rest(graph: fx.Graph, cut: fx.Node, name: str) -> fx.Graph:
+    """Everything behind ``cut``, given its output, with the parameters and constants read before."""
+    nodes = list(graph.nodes)
+    (images,) = (node for node in nodes if node.op == "placeholder")
+    (output,) = (node for node in nodes if node.op == "output")
+    around = _reached(images, lambda node: [user for user in node.users if user is not cut])
+    needed = _reached(output, lambda node: [] if node is cut else node.all_input_nodes)
+    if output in around or cut not in needed:
+        through = ", ".join(node.name for node in nodes if node in around & needed and node is not output)
+        reason = f"also needs what was computed before: {through}" if output in around else "does not use its output"
+        raise ValueError(
+            f"the part of the model behind {name!r} {reason}; cut where everything passes through one tensor, or use "
+            "two callables of your own in place of stem and rest"
+        )
+    rest = fx.Graph()
+    copies = {cut: rest.placeholder("y")}
+    for node in nodes:
+        behind = nodes.index(node) > nodes.index(cut)
+        if node is not cut and node not in around and (behind or node in needed):
+            copies[node] = rest.node_copy(node, copies.__getitem__)
+    return rest
+
+
+def _reached(start: fx.Node, neighbours: Callable[[fx.Node], Iterable[fx.Node]]) -> set[fx.Node]:
+    """The nodes that are reached from ``start``, itself included."""
+    reached: set[fx.Node] = set()
+    waiting = [start]
+    while waiting:
+        node = waiting.pop()
+        if node not in reached:
+            reached.add(node)
+            waiting.extend(neighbours(node))
+    return reached
