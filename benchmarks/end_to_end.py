@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from gcp_kernels import backends
-from gcp_kernels.commands.demo import device_argument, integer_from
+from gcp_kernels.commands.argument_types import device_argument, integer_from
 from gcp_kernels.nn import GCP
 from gcp_kernels.shapes import triangle_size
 

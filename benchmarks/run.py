@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from gcp_kernels.commands.demo import device_argument, integer_from
+from gcp_kernels.commands.argument_types import device_argument, integer_from
 
 from . import memory, table
 from .environment import commit, environment

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from gcp_kernels import backends
-from gcp_kernels.commands.demo import integer_from
+from gcp_kernels.commands.argument_types import integer_from
 from gcp_kernels.precision import PLANES
 
 if TYPE_CHECKING:

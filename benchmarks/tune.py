@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from gcp_kernels.commands.demo import device_argument, integer_from
+from gcp_kernels.commands.argument_types import device_argument, integer_from
 from gcp_kernels.precision import PRECISIONS
 
 from . import static

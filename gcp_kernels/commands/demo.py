@@ -13,7 +13,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -21,6 +21,7 @@ import torch
 from .. import __version__
 from ..training import DigitsSplit, Epoch, build_network, fit, load_digits_split, steps_per_epoch
 from . import demo_plot, demo_timing
+from .argument_types import device_argument, integer_from
 
 LABELS = {"avg": "average pooling", "gcp": "covariance pooling (GCP)"}
 # Mean final accuracy over seeds 0 to 4 at 1e-3, 3e-3, 1e-2: average pooling 97.0, 98.4, 98.3; GCP 98.6, 99.0, 98.8.
@@ -39,36 +40,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", type=device_argument, help="cpu, cuda or cuda:N (cuda if there is one)")
     parser.add_argument("--output", type=Path, default=Path("gcp_demo.png"), help="the plot (./gcp_demo.png)")
     parser.add_argument("--no-plot", action="store_true", help="draw nothing")
-
-
-def integer_from(lowest: int) -> Callable[[str], int]:
-    """An argparse type: an integer from ``lowest`` to 2^63 - 1, the largest seed that torch takes."""
-
-    def parse(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = lowest - 1
-        if not lowest <= value < 2**63:
-            raise argparse.ArgumentTypeError(f"must be an integer of at least {lowest}, got {text!r}")
-        return value
-
-    return parse
-
-
-def device_argument(text: str) -> torch.device:
-    """An argparse type: a CPU, or a CUDA device that this machine has, by its index."""
-    try:
-        device = torch.device(text)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in ("cpu", "cuda"):
-        raise argparse.ArgumentTypeError(f"must be cpu, cuda or cuda:N, got {text!r}")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        count = torch.cuda.device_count()
-        raise argparse.ArgumentTypeError(f"{text!r} is not here: torch sees {count} CUDA devices")
-    # torch.cuda.set_device, for one, takes no device without an index.
-    return torch.device("cuda", 0) if device == torch.device("cuda") else device
 
 
 def run(args: argparse.Namespace) -> int:

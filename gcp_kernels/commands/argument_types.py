@@ -1,0 +1,53 @@
+"""Types of command line options for argparse: a value that is not allowed is refused with what is."""
+
+import argparse
+from collections.abc import Callable
+from math import inf
+
+import torch
+
+
+def integer_from(lowest: int) -> Callable[[str], int]:
+    """An argparse type: an integer from ``lowest`` to 2^63 - 1, the largest seed that torch takes."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = lowest - 1
+        if not lowest <= value < 2**63:
+            raise argparse.ArgumentTypeError(f"must be an integer of at least {lowest}, got {text!r}")
+        return value
+
+    return parse
+
+
+def number_from(lowest: float, *, above: bool = False, below: float = inf) -> Callable[[str], float]:
+    """An argparse type: a finite number of at least ``lowest``, or above it, and below ``below``."""
+    limits = f"{'above' if above else 'of at least'} {lowest:g} and {'finite' if below == inf else f'below {below:g}'}"
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = inf
+        if not (lowest < value < below if above else lowest <= value < below):
+            raise argparse.ArgumentTypeError(f"must be a number {limits}, got {text!r}")
+        return value
+
+    return parse
+
+
+def device_argument(text: str) -> torch.device:
+    """An argparse type: a CPU, or a CUDA device that this machine has, by its index."""
+    try:
+        device = torch.device(text)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise argparse.ArgumentTypeError(f"must be cpu, cuda or cuda:N, got {text!r}")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise argparse.ArgumentTypeError(f"{text!r} is not here: torch sees {count} CUDA devices")
+    # torch.cuda.set_device, for one, takes no device without an index.
+    return torch.device("cuda", 0) if device == torch.device("cuda") else device
