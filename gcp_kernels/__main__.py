@@ -1,17 +1,23 @@
-"""``python -m gcp_kernels``: what runs here (info), is it right (selftest), how fast (bench), what is it for (demo)."""
+"""``python -m gcp_kernels``: what runs here (info), is it right (selftest), how fast (bench), what is it for (demo,
+reproduce).
+"""
 
 import argparse
 import sys
 from collections.abc import Sequence
 
 from . import __version__
-from .commands import bench, demo, info, selftest
+from .commands import bench, demo, info, reproduce, selftest
 
 COMMANDS = {
     "info": (info, "versions, devices, and which backend serves what, and why not"),
     "selftest": (selftest, "check every available backend against the float64 reference"),
     "bench": (bench, "speed and memory beside other implementations; from a checkout"),
     "demo": (demo, "train a small network on real digits, with average and with covariance pooling"),
+    "reproduce": (
+        reproduce,
+        "the papers' claims on optimisation, measured on digits; writes a report",
+    ),
 }
 
 

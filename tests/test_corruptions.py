@@ -61,7 +61,7 @@ def test_the_same_noise_and_direction_at_every_strength():
     assert torch.equal(weak, strong)
     dot = torch.zeros(64, 1, 9, 9)
     dot[..., 4, 4] = 1
-    near, far = corrupted(dot, "shift", 2), corrupted(dot, "shift", 4)
+    near, far = (FUNCTIONS["shift"](dot, pixels, generator()) for pixels in (1.0, 2.0))
     for one, other in zip(near, far, strict=True):
         assert torch.equal(2 * (one[0].nonzero() - 4), other[0].nonzero() - 4)
 

@@ -6,15 +6,15 @@ deviation of the gains and t the 97.5 % quantile of Student's distribution with 
 
 - supported: the mean gain exceeds its margin;
 - not supported: the mean gain is zero or negative;
-- undecided: positive, but within the margin; or one seed only, which has none; or not finite.
+- undecided: positive, but within the margin; or one seed only, which has none; or no number.
 
 A claim with several measures is supported if all are, not supported if one is not supported, otherwise undecided.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import inf, isfinite, sqrt
-from statistics import fmean, stdev
+from math import inf, isfinite, isnan, sqrt
+from statistics import stdev
 
 from .corruptions import NAMES
 
@@ -99,7 +99,9 @@ def verdict(measure: Measure, pool: str, baseline: Sequence[float], figures: Seq
         ValueError: none, or not as many of one as of the other.
     """
     if not figures or len(figures) != len(baseline):
-        raise ValueError(f"a verdict needs as many figures as average pooling has, got {len(figures)} and {len(baseline)}")
+        raise ValueError(
+            f"a verdict needs as many figures as average pooling has, got {len(figures)} and {len(baseline)}"
+        )
     sign = 1 if measure.higher_is_better else -1
     gains = [sign * (ours - theirs) for ours, theirs in zip(figures, baseline, strict=True)]
     gain, margin = _mean(gains), student(len(gains) - 1) * spread(gains) / sqrt(len(gains))
@@ -147,11 +149,12 @@ def spread(figures: Sequence[float]) -> float:
 
 
 def _mean(figures: Sequence[float]) -> float:
-    return fmean(figures) if all(map(isfinite, figures)) else float("nan")
+    # Not fmean, which raises where infinities of both signs meet.
+    return sum(figures) / len(figures)
 
 
 def _outcome(gain: float, margin: float, seeds: int) -> str:
-    if seeds == 1 or not isfinite(gain):
+    if seeds == 1 or isnan(gain):
         return UNDECIDED
     if gain <= 0:
         return NOT_SUPPORTED
