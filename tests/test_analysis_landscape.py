@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from tolerances import FLOAT64_AGREEMENT, unit_roundoff
+from tolerances import ANALYSIS_ROUNDINGS, FLOAT64_AGREEMENT, unit_roundoff
 from torch import nn
 
 from gcp_kernels import fused_gcp
@@ -21,7 +21,7 @@ def walk(rest, y, loss_fn=lambda out, _: out, steps=STEPS, target=None, **option
 
 def close(actual, expected, dtype=torch.float64):
     """Relative to the largest: a distance that should be zero is as exact as the gradients that it compares."""
-    tolerance = FLOAT64_AGREEMENT if dtype == torch.float64 else 8 * unit_roundoff(dtype)
+    tolerance = FLOAT64_AGREEMENT if dtype == torch.float64 else ANALYSIS_ROUNDINGS * unit_roundoff(dtype)
     scale = max(abs(value) for value in expected)
     return all(abs(a - e) <= tolerance * scale for a, e in zip(actual, expected, strict=True))
 

@@ -19,7 +19,7 @@ class Noise(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.register_buffer("mean", torch.zeros(()))
+        self.register_buffer("mean", torch.zeros(2))
         self.register_buffer("nothing", None)
 
     def forward(self, x):

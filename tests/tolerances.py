@@ -43,6 +43,13 @@ PROBABILITY = 1e-5
 # Published value of ||Y_5 - sqrt|| / ||sqrt|| for ReLU(randn), C = 256, 14x14, and its spread over seeds.
 FIVE_ITERATIONS_FROM_ROOT = (0.42, 0.01)
 
+# Known answers of gcp_kernels.analysis in low precision, in units of round-off: a point of the walk, the gradient
+# there, the difference of two and a norm are each rounded once or twice. A wrong formula is off by a factor.
+ANALYSIS_ROUNDINGS = 10.0
+
+# What tests ask of power iteration. The residual bounds how far an eigenvalue is; the Rayleigh quotient is nearer.
+POWER_ITERATION = 1e-6
+
 
 def unit_roundoff(dtype: torch.dtype) -> float:
     return torch.finfo(dtype).eps / 2

@@ -61,9 +61,8 @@ class Snapshot:
         for module, training in self._training.items():
             module.training = training
         for module, registered in self._registered.items():
-            if module._buffers != registered:
-                module._buffers.clear()
-                module._buffers.update(registered)
+            module._buffers.clear()
+            module._buffers.update(registered)
         for buffer, values in self._buffers.items():
             # Through .data, which autograd does not count as a change: a graph of the training step that saved this
             # buffer, and has not run backward yet, stays valid.
