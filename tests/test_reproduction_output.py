@@ -138,7 +138,11 @@ def test_plots_are_drawn_and_small(tmp_path, seeds):
 @pytest.mark.parametrize(
     ("mean", "deviation", "text"),
     [
-        (98.237, 0.0416, "98.2 ± 0.042"),
+        (98.2374, 0.0416, "98.237 ± 0.042"),
+        (36.04, 137.2, "36 ± 137"),
+        (100.0, 0.0, "100 ± 0"),
+        (0.0, 0.0, "0 ± 0"),
+        (-2.82e-5, 3.4e-4, "-0.00003 ± 0.00034"),
         (0.001234, float("nan"), "0.00123"),
         (float("inf"), float("nan"), "not finite"),
     ],

@@ -90,6 +90,7 @@ def run(args: argparse.Namespace) -> int:
     runs = run_all(settings, digits, print)
     seconds = time.perf_counter() - started
     circumstances = (
+        f"{len(digits.train_labels)} training and {len(digits.test_labels)} test images, {settings.seeds} seeds",
         f"`{command_line(args)}`, {seconds:.0f} s",
         f"gcp_kernels {__version__}, torch {torch.__version__}, {device_name(settings.device)}",
     )

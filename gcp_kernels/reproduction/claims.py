@@ -64,7 +64,7 @@ MEASURES = (
     *(Measure(5, f"accuracy_{name}", f"accuracy under {name}, mean of 5 strengths, %", True) for name in NAMES),
     Measure(5, "corruption_error", "mean corruption error, average pooling = 100"),
     Measure(5, "accuracy_lost", "accuracy lost to corruption, points", relative=True),
-    Measure(6, "hessian_eigenvalue", "largest Hessian eigenvalue of the loss at the end"),
+    Measure(6, "hessian_eigenvalue", "largest Hessian eigenvalue of the loss at the end, magnitude"),
     Measure(6, "surface_rise", "mean rise of the loss around the end, filter-normalised"),
     Measure(6, "surface_rise_relative", "that rise / loss", relative=True),
 )

@@ -28,7 +28,7 @@ def figures_of(runs: Sequence[Run]) -> dict[str, dict[str, list[float]]]:
         "accuracy": lambda run: run.epochs[-1].accuracy,
         **{f"accuracy_{name}": partial(mean_accuracy, name=name) for name in NAMES},
         "accuracy_lost": lambda run: run.epochs[-1].accuracy - fmean(run.robustness.values()),
-        "hessian_eigenvalue": lambda run: run.flatness.eigenvalue,
+        "hessian_eigenvalue": lambda run: abs(run.flatness.eigenvalue),
         "surface_rise": lambda run: run.flatness.rise,
         "surface_rise_relative": lambda run: run.flatness.rise / run.flatness.loss,
     }

@@ -44,7 +44,7 @@ def write_plots(folder: Path, runs: Sequence[Run]) -> list[Path]:
 def landscape(figure: Any, runs: Sequence[Run]) -> None:
     """The bands over the walk of loss and gradient distance against the training step; ends are means over seeds."""
     for axes, quantity, label in zip(
-        figure.subplots(1, 2), ("loss", "distance"), ("loss", "distance between gradients"), strict=True
+        figure.subplots(1, 2), ("loss", "distance"), ("loss", "change of gradient"), strict=True
     ):
         for pool in _pools(runs):
             seeds = [run.walks for run in runs if run.pool == pool]
@@ -56,7 +56,7 @@ def landscape(figure: Any, runs: Sequence[Run]) -> None:
             axes.fill_between(steps, low, high, alpha=0.35, color=COLORS[pool], label=LABELS[pool])
             axes.plot(steps, high, color=COLORS[pool], linewidth=1)
             axes.plot(steps, low, color=COLORS[pool], linewidth=1)
-        axes.set(xlabel="training step", ylabel=f"{label} along the gradient", ylim=(0, None))
+        axes.set(xlabel="training step", ylabel=f"{label}, along the gradient", ylim=(0, None))
         axes.grid(alpha=0.3)
         axes.legend()
 
@@ -102,9 +102,9 @@ def robustness(figure: Any, runs: Sequence[Run]) -> None:
             heights = [fmean(seeds) for seeds in values]
             axes.bar(places, heights, width, yerr=errors, color=COLORS[pool], label=LABELS[pool], capsize=2)
         axes.set_xticks(range(len(bars)), list(bars))
-        axes.set(xlabel=title, ylabel="test accuracy (%)", ylim=(0, 105))
+        axes.set(xlabel=title, ylabel="test accuracy (%)", ylim=(0, 115), yticks=range(0, 101, 20))
         axes.grid(alpha=0.3, axis="y")
-        axes.legend(loc="lower left")
+        axes.legend(loc="upper center", ncols=len(pools), fontsize="small")
 
 
 def _pools(runs: Sequence[Run]) -> list[str]:
