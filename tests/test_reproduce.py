@@ -61,15 +61,12 @@ def test_a_small_run_of_the_command_writes_everything(tmp_path):
 def test_same_flags_same_tables(tmp_path, capsys):
     needs_the_extra()
     flags = ("--small", "--seeds", "1", "--epochs", "1", "--pools", "dropcov", "--device", "cpu", "--output")
-    before = torch.get_rng_state()
     for name in ("first", "second"):
         assert reproduce.run(parse(*flags, str(tmp_path / name))) == 0
-        torch.rand(7)
+        torch.rand(7)  # another global random state for the second
     for table in TABLES:
         assert (tmp_path / "first" / table).read_bytes() == (tmp_path / "second" / table).read_bytes()
     assert len(read(tmp_path / "first" / "convergence.csv")) == 2
-    torch.manual_seed(0)
-    torch.set_rng_state(before)
     assert "undecided" in capsys.readouterr().out
 
 
