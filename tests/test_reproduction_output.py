@@ -74,9 +74,11 @@ def test_what_is_opposed_beyond_its_margin_is_named():
 
 def test_epochs_as_the_papers_count_them():
     text, _ = written(runs_of(better, worse))
-    assert "first reached: average pooling after 100 % of its 2 epochs; GCP after 50 % of its 2 epochs; " in text
-    assert "DropCov in no seed (never in 2 of 2 seeds)" in text
+    assert "first reached by average pooling after 100 % of the epochs; by GCP after 50 % of the epochs; " in text
+    assert "by DropCov in none. " in text
     assert "not finite" in text
+    text, _ = written([*runs_of(better, worse)[:3], *runs_of(better, better)[3:]])
+    assert "by DropCov in 1 of 2 seeds only, after 50 % of the epochs. " in text
 
 
 def test_without_walks_nothing_is_said_of_the_landscape(tmp_path):

@@ -88,10 +88,10 @@ def run(args: argparse.Namespace) -> int:
             test_labels=digits.test_labels[: settings.test_images],
         )
     runs = run_all(settings, digits, print)
-    seconds = time.perf_counter() - started
+    seconds, busy = time.perf_counter() - started, time.process_time()
     circumstances = (
         f"{len(digits.train_labels)} training and {len(digits.test_labels)} test images, {settings.seeds} seeds",
-        f"`{command_line(args)}`, {seconds:.0f} s",
+        f"`{command_line(args)}`: {seconds:.0f} s, {busy:.0f} s of processor time",
         f"gcp_kernels {__version__}, torch {torch.__version__}, {device_name(settings.device)}",
     )
     every = write_folder(args.output, settings, runs, circumstances)

@@ -37,7 +37,7 @@ def write_plots(folder: Path, runs: Sequence[Run]) -> list[Path]:
         figure = Figure(figsize=(9.0, 3.6), layout="constrained")
         draw(figure, runs)
         paths.append(folder / f"{name}.png")
-        figure.savefig(paths[-1], dpi=100)
+        figure.savefig(paths[-1], dpi=90)
     return paths
 
 
