@@ -14,7 +14,7 @@ from ..validation import check_at_least, check_choice
 
 # Strengths 1 to 5. Noise: standard deviation, of a range of 1. Blur: standard deviation in pixels. Contrast: the share
 # that is taken away. Shift: pixels. Chosen on trained networks: the first costs a network with average pooling half a
-# point to seven of its 98, the fifth 38 to 84, and a network with GCP 19 to 48 (docs/reproduction).
+# point to seven of its 98, the fifth 38 to 84, and a network with GCP 20 to 48 (docs/reproduction).
 AMOUNTS: dict[str, tuple[float, ...]] = {
     "noise": (0.1, 0.2, 0.3, 0.4, 0.5),
     "blur": (0.4, 0.55, 0.7, 0.85, 1.0),

@@ -169,8 +169,9 @@ def _differences(settings: Settings) -> str:
         f"""
         Training: the papers' schedule "{settings.schedule}", stretched over {settings.epochs} epochs, with SGD
         (momentum {MOMENTUM}, weight decay {WEIGHT_DECAY}), batches of {settings.batch_size} and learning rate
-        {LEARNING_RATE} for every pooling; theirs run 30 to 100 epochs with batches of 256. That rate is the best of 0.05,
-        0.1, 0.2 and 0.4 for average pooling and for GCP, by the test accuracy of three seeds with the default settings.
+        {LEARNING_RATE} for every pooling; theirs run 30 to 100 epochs with batches of 256. That rate is the best of
+        0.05, 0.1, 0.2 and 0.4 for average pooling and for GCP, by the test accuracy of three seeds with the default
+        settings.
         """,
         f"""
         Landscape: {settings.landscape_steps} evenly spaced d from {low:g} to {high:g}, every {settings.landscape_every}
