@@ -1,23 +1,19 @@
-"""``python -m gcp_kernels``: what runs here (info), is it right (selftest), how fast (bench), what is it for (demo,
-reproduce).
-"""
+"""``python -m gcp_kernels``: what runs here (info), is it right (selftest), how fast (bench); demo, train, reproduce."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 
 from . import __version__
-from .commands import bench, demo, info, reproduce, selftest
+from .commands import bench, demo, info, reproduce, selftest, train
 
 COMMANDS = {
     "info": (info, "versions, devices, and which backend serves what, and why not"),
     "selftest": (selftest, "check every available backend against the float64 reference"),
     "bench": (bench, "speed and memory beside other implementations; from a checkout"),
     "demo": (demo, "train a small network on real digits, with average and with covariance pooling"),
-    "reproduce": (
-        reproduce,
-        "the papers' claims on optimisation, measured on digits; writes a report",
-    ),
+    "train": (train, "train on digits or a folder of images; resumable, on one or several processes"),
+    "reproduce": (reproduce, "the papers' claims on optimisation, measured on digits; writes a report"),
 }
 
 

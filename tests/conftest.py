@@ -6,6 +6,10 @@ Without a GPU the Triton kernels are interpreted on the CPU, so every test of a 
 import os
 from collections.abc import Iterator
 
+# The matrices here are small, and threads that wait for one another on a shared machine cost ten times the work. Set
+# before torch is there, and inherited by the processes that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 import torch
 import torchvision_stand_in  # noqa: F401  before anything imports torchvision
@@ -28,9 +32,6 @@ def pytest_configure(config: pytest.Config) -> None:
         "operation(name): run on each backend, on each device, that can run the operation",
     ):
         config.addinivalue_line("markers", line)
-    # The matrices here are small, and threads that wait for one another on a shared machine cost ten times the work.
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

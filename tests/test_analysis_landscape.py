@@ -111,10 +111,15 @@ def test_all_steps_share_one_mask():
     x = torch.relu(torch.randn(4, 8, 6, 6))
     dropout = nn.Sequential(nn.Dropout(0.5), nn.Dropout2d(0.5))
     assert walk(lambda y: dropout(y).sum(), x, model=dropout).distances == (0.0,) * 4
-    gate = DropCov(8, dim=None)
-    twice = [walk(lambda y: gate(y).sum(), x, steps=(1e-9, 1e-9), model=gate) for _ in range(2)]
-    assert twice[0].distances[0] == twice[0].distances[1]
-    assert twice[0] == twice[1]
+    # The rows of this covariance sum to numbers of both signs, at a cosine of 2/16 with the uniform gate: p = 0.69.
+    sign = torch.tensor([1.0] * 9 + [-1.0] * 7).view(1, 16, 1, 1)
+    x, gate = sign * torch.randn(4, 1, 6, 6), DropCov(16, dim=None)
+    nn.init.zeros_(gate.eca_layer.conv.weight)
+    assert 0 < (gate(x) == 0).float().mean() < 1
+    assert not torch.equal(gate(x), gate(x))
+    twice = walk(lambda y: gate(y).sum(), x, steps=(1e-3, 1e-3), model=gate)
+    assert twice.losses[0] == twice.losses[1]
+    assert twice.distances[0] == twice.distances[1] > 0
 
 
 def test_what_drifts_in_training_does_not_drift_along_the_walk():

@@ -4,12 +4,12 @@ import copy
 
 import pytest
 import torch
-from tolerances import ANALYSIS_ROUNDINGS, FLOAT64_AGREEMENT, unit_roundoff
+from tolerances import ANALYSIS_ROUNDINGS, FLOAT64_AGREEMENT, PROMISE, unit_roundoff
 from torch import nn
 
 from gcp_kernels import covariance_pool, fused_gcp
 from gcp_kernels.analysis import preconditioner_view
-from gcp_kernels.nn import DropCov
+from gcp_kernels.nn import GCP
 
 
 def features(b=3, c=5, height=4, width=6, dtype=torch.float64, device="cpu"):
@@ -124,9 +124,8 @@ def test_other_dtypes(device, dtype):
         for what in found:
             assert found[what].dtype == torch.float32
             size = {"common_share": 1, "spectrum": turned}.get(what, expected[what].abs().max())
-            assert (found[what].double() - expected[what]).abs().max() <= ANALYSIS_ROUNDINGS * unit_roundoff(
-                dtype
-            ) * size, what
+            bound = PROMISE["high"] + ANALYSIS_ROUNDINGS * unit_roundoff(dtype)
+            assert (found[what].double() - expected[what]).abs().max() <= bound * size, what
 
 
 def test_spatial_dimensions_and_layout():
@@ -139,8 +138,8 @@ def test_spatial_dimensions_and_layout():
 
 
 def test_a_network_behind_the_features_is_left_as_it_was():
-    head = nn.Sequential(nn.BatchNorm2d(5), nn.ReLU(inplace=True), DropCov(5, dim=None), nn.Linear(15, 1)).double()
-    x = features()
+    head = nn.Sequential(nn.ReLU(inplace=True), nn.BatchNorm2d(5), nn.Dropout(0.5), GCP(5, dim=None), nn.Linear(15, 1))
+    x = features(dtype=torch.float32)
     kept, before, state = x.clone(), copy.deepcopy(head.state_dict()), torch.get_rng_state()
     view = preconditioner_view(x, {name: lambda x: head(x).sum() for name in ("one", "again")}, model=head)
     assert torch.equal(view.gradients["one"].gradient, view.gradients["again"].gradient)

@@ -126,7 +126,7 @@ def test_everything_is_as_it_was(device, dtype, fails):
 
     def loss():
         calls.append(model[0].weight.detach().clone())
-        if fails and len(calls) == 3:
+        if fails and len(calls) == 2:
             raise KeyError("in the middle")
         return model(images).float().square().mean()
 

@@ -7,6 +7,8 @@ uses its running statistics, and the two halves of the batch are equal in size, 
 the mean loss over a half is the mean loss over the whole.
 """
 
+import faulthandler
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -24,6 +26,8 @@ pytestmark = pytest.mark.skipif(
 )
 
 PROCESSES = 2
+# Seconds after which a process says where it stands and ends; it takes about ten.
+DEADLINE = 120
 CLASSES = 3
 Outcome = dict[str, Tensor]
 
@@ -65,39 +69,38 @@ def gradients(model: nn.Module, images: Tensor, labels: Tensor, seed: int) -> Ou
     return {name.removeprefix("module."): parameter.grad.clone() for name, parameter in model.named_parameters()}
 
 
-def train(rank: int, folder: Path) -> dict[str, Outcome]:
-    """One process: its part of the batch, seed 10 + rank."""
+def train(rank: int, folder: Path) -> None:
+    """One process: its part of the batch, seed 10 + rank; what it found goes into ``folder``."""
+    faulthandler.dump_traceback_later(DEADLINE, exit=True)
+    torch.set_num_threads(1)
     rendezvous = f"file://{folder}/rendezvous"
     torch.distributed.init_process_group(
-        "gloo", init_method=rendezvous, rank=rank, world_size=PROCESSES, timeout=timedelta(seconds=60)
+        "gloo", init_method=rendezvous, rank=rank, world_size=PROCESSES, timeout=timedelta(seconds=DEADLINE / 2)
     )
-    try:
-        images, labels = (tensor[part(rank)] for tensor in images_and_labels())
-        outcome: dict[str, Outcome] = {}
-        for pool in ("gcp", "dropcov"):
-            model = network(pool)
-            parallel = nn.parallel.DistributedDataParallel(model)
-            outcome[pool] = gradients(parallel, images, labels, seed=10 + rank)
-        outcome["p"] = {"p": drop_probability(model, images)}
-        return outcome
-    finally:
-        torch.distributed.destroy_process_group()
-
-
-def train_in_another_process(index: int, folder: Path) -> None:
-    torch.set_num_threads(1)
-    torch.save(train(1 + index, folder), folder / f"{1 + index}.pt")
+    images, labels = (tensor[part(rank)] for tensor in images_and_labels())
+    outcome: dict[str, Outcome] = {}
+    for pool in ("gcp", "dropcov"):
+        model = network(pool)
+        parallel = nn.parallel.DistributedDataParallel(model)
+        outcome[pool] = gradients(parallel, images, labels, seed=10 + rank)
+    outcome["p"] = {"p": drop_probability(model, images)}
+    torch.save(outcome, folder / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Outcome]]:
-    """What each process found: this one, of rank 0, and one that is started."""
+    """What each process found. All are started for it, so that one which never ends can be ended."""
     folder = tmp_path_factory.mktemp("processes")
-    started = torch.multiprocessing.spawn(train_in_another_process, args=(folder,), nprocs=PROCESSES - 1, join=False)
-    outcome = train(0, folder)
-    while not started.join():
-        pass
-    return [outcome, *(torch.load(folder / f"{rank}.pt") for rank in range(1, PROCESSES))]
+    started = torch.multiprocessing.spawn(train, args=(folder,), nprocs=PROCESSES, join=False)
+    end = time.monotonic() + 1.5 * DEADLINE
+    try:
+        while not started.join(timeout=1, grace_period=1):
+            assert time.monotonic() < end, "a process has not ended"
+    finally:
+        for process in started.processes:
+            process.kill()
+    return [torch.load(folder / f"{rank}.pt") for rank in range(PROCESSES)]
 
 
 def assert_same(found: Outcome, expected: Outcome) -> None:

@@ -1,4 +1,4 @@
-"""What the documentation shows is run: the README's Python, and every example in a docstring."""
+"""What the documentation shows is run: the Python of README and docs, and every example in a docstring."""
 
 import doctest
 import importlib
@@ -12,15 +12,19 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-SNIPPETS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+def snippets_of(document):
+    return re.findall(r"```python\n(.*?)```", document, flags=re.DOTALL)
+
+
+SNIPPETS = snippets_of(README)
 OF_MODELS = [snippet for snippet in SNIPPETS if "torchvision" in snippet]
 
 
-def run_in_order(snippets):
+def run_in_order(snippets, name="README.md"):
     torch.manual_seed(0)
     namespace: dict[str, object] = {}
     for snippet in snippets:
-        exec(compile(snippet, "README.md", "exec"), namespace)
+        exec(compile(snippet, name, "exec"), namespace)
 
 
 def test_readme_snippets_run_in_order():
@@ -34,6 +38,14 @@ def test_readme_snippets_of_models_run():
         pytest.importorskip(library)
     assert OF_MODELS
     run_in_order(OF_MODELS)
+
+
+WITH_SNIPPETS = sorted(path for path in (ROOT / "docs").glob("*.md") if snippets_of(path.read_text("utf-8")))
+
+
+@pytest.mark.parametrize("path", WITH_SNIPPETS, ids=lambda path: path.name)
+def test_snippets_of_docs_run_in_order(path):
+    run_in_order(snippets_of(path.read_text("utf-8")), path.name)
 
 
 def test_readme_links_to_files_that_exist():

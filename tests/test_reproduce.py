@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from gcp_kernels.commands import demo_extra, reproduce
+from gcp_kernels.reproduction import experiment
 from gcp_kernels.reproduction.corruptions import NAMES, STRENGTHS
 from gcp_kernels.reproduction.experiment import Settings, train_and_measure
 
@@ -185,6 +186,13 @@ def test_what_cannot_work_is_refused_before_any_work(flags, message, tmp_path, c
     assert message in captured.err
     assert not captured.out
     assert not (tmp_path / "new").exists()
+
+
+def test_a_training_that_diverges_ends_with_one_error(tmp_path, capsys, monkeypatch):
+    needs_the_extra()
+    monkeypatch.setattr(experiment, "LEARNING_RATE", 1e38)
+    assert reproduce.run(parse("--small", "--landscape-every", "1000", "--output", str(tmp_path / "new"))) == 1
+    assert "error: avg, seed 0: the training loss is nan in epoch 1, step" in capsys.readouterr().err
 
 
 def test_missing_packages_give_one_error_that_names_the_extra(tmp_path, capsys, monkeypatch):

@@ -1,11 +1,14 @@
 """Schedules against the published formulas, networks that differ in the pooling only, and the loop."""
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
 
 from gcp_kernels import training
-from gcp_kernels.training import POOLS, PUBLISHED_EPOCHS, build_network, learning_rate_factor
+from gcp_kernels.training import POOLS, PUBLISHED_EPOCHS, DigitsBatches, build_network, learning_rate_factor
+from gcp_kernels.training.mixed_precision import MixedPrecision
 
 
 def test_published_schedules():
@@ -65,3 +68,32 @@ def test_every_network_starts_from_the_same_convolutions():
     assert not torch.equal(average[0][0].weight, build_network("avg", seed=6)[0][0].weight)
     with pytest.raises(ValueError, match="'max'"):
         build_network("max", seed=0)
+
+
+def test_a_step_whose_scaled_gradients_overflow_is_left_out():
+    """As in float16 on a GPU; here the scale itself is near the end of float32's range."""
+    images, labels = torch.rand(8, 1, 8, 8), torch.arange(8)
+    batches = DigitsBatches(training.DigitsSplit(images, labels, images, labels), batch_size=8, seed=0)
+    network = build_network("gcp", seed=0)
+    before = network[2].weight.detach().clone()
+    network[2].weight.register_hook(lambda gradient: 1e3 * gradient)
+    arithmetic = MixedPrecision(None, torch.device("cpu"))
+    arithmetic.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127, backoff_factor=2.0**-100)
+    sgd = torch.optim.SGD(network.parameters(), lr=0.1)
+    schedule = training.scheduler("fast", sgd, epochs=2, steps_in_epoch=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        unchanged = [
+            torch.equal(network[2].weight, before)
+            for _ in training.train_epochs(
+                network,
+                batches,
+                optimizer=sgd,
+                schedule=schedule,
+                epochs=2,
+                after_step=lambda images, labels: None,
+                arithmetic=arithmetic,
+            )
+        ]
+    assert unchanged == [True, False]
+    assert arithmetic.scaler.get_scale() == 2.0**27

@@ -24,7 +24,8 @@ def split(model: nn.Module, after: str | nn.Module) -> tuple[nn.Module, nn.Modul
         after: the last module of the stem, itself or its name in ``model.named_modules()``, "layer1" or "features.0".
 
     Returns:
-        ``stem`` and ``rest``, modules that take one tensor. Each holds the whole model: its ``parameters()`` are all.
+        ``stem`` and ``rest``, modules that take one tensor. Each holds the whole model: its ``parameters()`` are all of
+        the model's, its ``eval()`` is the model's.
 
     Raises:
         TypeError: ``model`` is no module, or wrapped; ``after`` is neither a module nor a name.
@@ -104,7 +105,7 @@ class _Cut:
         """Stem and rest as the model is now."""
         training = tuple(module.training for module in self._ancestors)
         if training not in self._graphs:
-            graph = _traced(self.root, f"model.{self.name}")
+            graph = _traced(self.root, self.name)
             cut = _only_call(graph, self.name)
             self._graphs[training] = _stem(graph, cut), _rest(graph, cut, self.name)
         return self._graphs[training]
@@ -131,12 +132,12 @@ def _traced(root: _OneInput, name: str) -> fx.Graph:
     random = torch.get_rng_state()
     advice = "such a model takes two callables of your own in place of stem and rest"
     try:
-        graph = _AncestorTracer(name).trace(root)
+        graph = _AncestorTracer(f"model.{name}").trace(root)
     except Exception as error:  # whatever the model's own code makes of tensors that have no values
-        raise ValueError(f"a module that contains {name[6:]!r} cannot be traced ({error}); {advice}") from error
+        raise ValueError(f"a module that contains {name!r} cannot be traced ({error}); {advice}") from error
     if not torch.equal(random, torch.get_rng_state()):
         torch.set_rng_state(random)
-        raise ValueError(f"a module that contains {name[6:]!r} draws random numbers in its own forward; {advice}")
+        raise ValueError(f"a module that contains {name!r} draws random numbers in its own forward; {advice}")
     return graph
 
 

@@ -22,7 +22,7 @@ from ..reproduction.claims import BASELINE, CLAIMS
 from ..reproduction.experiment import Settings
 from ..reproduction.report import summary
 from ..reproduction.run import run_all, write_folder
-from ..training import POOLS, SCHEDULES, load_digits_split
+from ..training import POOLS, SCHEDULES, NonFiniteLossError, load_digits_split
 from .argument_types import device_argument, integer_from, number_from
 from .demo_extra import device_name, missing_packages
 
@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run it; 0 when done, 1 for a missing package, 2 for an unusable output or range."""
+    """Run it; 0 when done, 1 for a missing package or a training that diverged, 2 for an unusable output or range."""
     started = time.perf_counter()
     settings = settings_of(args)
     if settings.landscape_range[0] >= settings.landscape_range[1]:
@@ -87,7 +87,10 @@ def run(args: argparse.Namespace) -> int:
             test_images=digits.test_images[: settings.test_images],
             test_labels=digits.test_labels[: settings.test_images],
         )
-    runs = run_all(settings, digits, print)
+    try:
+        runs = run_all(settings, digits, print)
+    except NonFiniteLossError as error:
+        return fail(str(error), 1)
     seconds, busy = time.perf_counter() - started, time.process_time()
     circumstances = (
         f"{len(digits.train_labels)} training and {len(digits.test_labels)} test images, {settings.seeds} seeds",

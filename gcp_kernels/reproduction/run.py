@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ..training import DigitsSplit, steps_per_epoch
+from ..training import DigitsSplit, NonFiniteLossError, steps_per_epoch
 from .claims import Verdict, verdicts
 from .experiment import Run, Settings, train_and_measure
 from .figures import figures_of
@@ -13,7 +13,11 @@ from .tables import write_tables
 
 
 def run_all(settings: Settings, digits: DigitsSplit, say: Callable[[str], object]) -> list[Run]:
-    """Every pool from every seed, in turn, with a progress bar; ``say`` is given a line about each that is done."""
+    """Every pool from every seed, in turn, with a progress bar; ``say`` is given a line about each that is done.
+
+    Raises:
+        NonFiniteLossError: a training diverged; the message says which.
+    """
     from tqdm import tqdm
 
     runs = []
@@ -21,7 +25,10 @@ def run_all(settings: Settings, digits: DigitsSplit, say: Callable[[str], object
     with tqdm(total=len(settings.pools) * settings.seeds * steps, unit="step", leave=False) as bar:
         for seed in range(settings.seeds):
             for pool in settings.pools:
-                run = train_and_measure(pool, seed, digits, settings, bar.update)
+                try:
+                    run = train_and_measure(pool, seed, digits, settings, bar.update)
+                except NonFiniteLossError as error:
+                    raise NonFiniteLossError(f"{pool}, seed {seed}: {error}") from error
                 runs.append(run)
                 with bar.external_write_mode():
                     last = run.epochs[-1]

@@ -1,8 +1,9 @@
 """Training of small and of published networks: data, networks, learning-rate schedules and one plain loop."""
 
+from .batches import Batches, DigitsBatches, steps_per_epoch
 from .digits import DigitsSplit, load_digits_split
 from .evaluation import accuracy
-from .loop import Epoch, fit, steps_per_epoch
+from .loop import Epoch, NonFiniteLossError, fit, train_epochs
 from .networks import POOLS, build_network
 from .schedules import PUBLISHED_EPOCHS, SCHEDULES, learning_rate_factor, scheduler
 
@@ -10,8 +11,11 @@ __all__ = [
     "POOLS",
     "PUBLISHED_EPOCHS",
     "SCHEDULES",
+    "Batches",
+    "DigitsBatches",
     "DigitsSplit",
     "Epoch",
+    "NonFiniteLossError",
     "accuracy",
     "build_network",
     "fit",
@@ -19,4 +23,5 @@ __all__ = [
     "load_digits_split",
     "scheduler",
     "steps_per_epoch",
+    "train_epochs",
 ]

@@ -1,0 +1,33 @@
+"""The papers' ResNets for folders of images, with every pooling that the small CNN for digits has too."""
+
+import torch
+from torch import nn
+
+from .. import models
+from ..validation import check_choice
+from .networks import POOLS
+
+ARCHITECTURES = ("resnet18", "resnet34", "resnet50", "resnet101")
+
+
+def build_resnet(arch: str, pool: str, num_classes: int, seed: int) -> nn.Module:
+    """A ResNet of :mod:`gcp_kernels.models`, random weights: (B, 3, H, W) -> (B, num_classes).
+
+    "gcp" (iSQRT-COV), "dropcov" and "avg" are as published there. The other normalisations of a plain covariance,
+    "power", "elementwise" and "none", stand in the place of iSQRT-COV in the same network. torch's global random state
+    is left alone.
+
+    Raises:
+        ValueError: ``arch`` or ``pool`` is another one.
+        ImportError: torchvision is not installed, or does not load beside this torch.
+    """
+    check_choice("arch", arch, ARCHITECTURES)
+    check_choice("pool", pool, POOLS)
+    constructor = getattr(models, arch)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if pool in ("avg", *models.PUBLISHED_DIMS):
+            network: nn.Module = constructor(pool, num_classes)
+        else:
+            network = constructor("gcp", num_classes, normalization=pool)
+        return network

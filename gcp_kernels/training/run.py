@@ -1,0 +1,183 @@
+"""One training run that can be killed at any moment, and resumed to the result that it would have had."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .. import __version__
+from ..analysis import LandscapeRecorder, split
+from .batches import steps_per_epoch
+from .configuration import TrainingConfig
+from .distributed import Processes
+from .loop import AfterStep, train_epochs
+from .mixed_precision import MixedPrecision
+from .run_folder import RunFolder, RunFolderError
+from .schedules import learning_rate_factor, scheduler
+from .tasks import load_task
+
+# Of the checkpoint; a file of another one is refused.
+FORMAT = 1
+
+
+@contextmanager
+def reproducible(device: torch.device) -> Iterator[None]:
+    """Inside, cuDNN chooses the same algorithms again; afterwards torch's random states are what they were before."""
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices=[device] if device.type == "cuda" else []))
+        stack.enter_context(torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True))
+        yield
+
+
+class TrainingRun:
+    """Network, optimiser and all else that decides how training goes on; inside of :func:`reproducible`.
+
+    Args:
+        config: the options.
+        device: of this process.
+        workers: processes that read images for this one; they do not change the result.
+        processes: this one among those that train together, which have joined.
+
+    Attributes:
+        history: a row for each epoch so far, with the columns of ``log.csv``.
+        dataset: counts of images and classes.
+        steps_in_epoch: optimiser steps.
+
+    Raises:
+        FileNotFoundError, ValueError: from a folder of images.
+        ImportError: scikit-learn for the digits, or torchvision for a folder, cannot be imported.
+    """
+
+    def __init__(self, config: TrainingConfig, device: torch.device, workers: int, processes: Processes) -> None:
+        self.config, self.device, self.processes = config, device, processes
+        task = load_task(config, device, workers, processes)
+        self.network, self.batches, self.dataset = task.network, task.batches, task.dataset
+        self.steps_in_epoch = steps_per_epoch(self.batches.images_per_epoch, config.batch_size)
+        self.optimizer = torch.optim.SGD(
+            self.network.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
+        )
+        self.schedule = scheduler(config.schedule, self.optimizer, config.epochs, self.steps_in_epoch)
+        self.arithmetic = MixedPrecision(config.amp, device)
+        self.recorder: LandscapeRecorder | None = None
+        if config.landscape_every is not None:
+            stem, rest = split(self.network, after=task.first_convolution)
+            self.recorder = LandscapeRecorder(stem, rest, functional.cross_entropy, every=config.landscape_every)
+        self.history: list[dict[str, Any]] = []
+        # The masks of dropout come from here, and must not be the same in all processes.
+        torch.manual_seed(config.seed + processes.rank)
+
+    def description(self) -> dict[str, Any]:
+        """What ``config.json`` holds."""
+        versions = {"gcp_kernels": __version__, "torch": torch.__version__}
+        return {"options": self.config.to_save(), "dataset": self.dataset, "versions": versions}
+
+    def resume(self, folder: RunFolder) -> None:
+        """Go on from the folder's checkpoint, or start if there is none yet; write the tables that it may lack.
+
+        Raises:
+            RunFolderError: the checkpoint is damaged, of another version or run, or the data have changed.
+        """
+        saved = folder.read_config()
+        if saved.get("dataset") != self.dataset:
+            raise RunFolderError(
+                f"the data have changed: {saved.get('dataset')} when the run began, now {self.dataset}"
+            )
+        state = folder.load()
+        if state is not None:
+            if state.get("format") != FORMAT:
+                raise RunFolderError(f"{folder.checkpoint} has format {state.get('format')!r}; this is format {FORMAT}")
+            if state["options"] != self.config.to_save():
+                raise RunFolderError(f"{folder.checkpoint} is of a run with other options than {folder.config}")
+            self._load_state(state)
+        if self.processes.first:
+            folder.write_tables(self.history, self._landscape_rows())
+
+    def train(self, folder: RunFolder, after_step: AfterStep) -> Iterator[dict[str, Any]]:
+        """Train to the end, yielding the row of each epoch when it is safe in the folder.
+
+        Raises:
+            NonFiniteLossError: the folder then has the last complete epoch.
+            RunFolderError: the folder cannot be written.
+        """
+        forward: Callable[[Tensor], Tensor] = self.processes.wrap(self.network, self.device)
+        if self.config.compile:
+            forward = torch.compile(forward)
+
+        def record_and_report(images: Tensor, labels: Tensor) -> None:
+            # The other processes wait at their next step: a second recording would tell nobody anything.
+            if self.recorder is not None and self.processes.first:
+                self.recorder.step(images, labels)
+            after_step(images, labels)
+
+        first_epoch = len(self.history) + 1
+        epochs = train_epochs(
+            self.network,
+            self.batches,
+            optimizer=self.optimizer,
+            schedule=self.schedule,
+            epochs=self.config.epochs,
+            after_step=record_and_report,
+            first_epoch=first_epoch,
+            forward=forward,
+            arithmetic=self.arithmetic,
+            processes=self.processes,
+        )
+        for number, epoch in enumerate(epochs, start=first_epoch):
+            row = {
+                "epoch": number,
+                "learning_rate": self.config.lr
+                * learning_rate_factor(self.config.schedule, number, self.config.epochs),
+                "train_loss": epoch.loss,
+                "test_accuracy": epoch.accuracy,
+                "seconds": round(epoch.seconds, 3),
+            }
+            self.history.append(row)
+            state = self._state()
+            if self.processes.first:
+                folder.save(state, self._landscape_rows())
+            yield row
+
+    def _landscape_rows(self) -> list[dict[str, float]] | None:
+        return None if self.recorder is None else self.recorder.rows()
+
+    def _state(self) -> dict[str, Any]:
+        """Everything that decides how training goes on. Called in every process, for the random states of all."""
+        return {
+            "format": FORMAT,
+            "options": self.config.to_save(),
+            "history": self.history,
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "scaler": self.arithmetic.scaler.state_dict(),
+            "random": self.processes.gather(random_state(self.device)),
+            "recorder": None if self.recorder is None else self.recorder.state_dict(),
+        }
+
+    def _load_state(self, state: dict[str, Any]) -> None:
+        self.history = state["history"]
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.arithmetic.scaler.load_state_dict(state["scaler"])
+        if self.recorder is not None:
+            self.recorder.load_state_dict(state["recorder"])
+        restore_random_state(state["random"][self.processes.rank], self.device)
+
+
+def random_state(device: torch.device) -> dict[str, Tensor]:
+    """torch's random state on the CPU, and on the GPU of this process."""
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def restore_random_state(states: dict[str, Tensor], device: torch.device) -> None:
+    """Go on from a :func:`random_state`."""
+    torch.set_rng_state(states["cpu"])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(states["cuda"], device)
