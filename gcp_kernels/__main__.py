@@ -1,4 +1,4 @@
-"""``python -m gcp_kernels``: what runs here (info), is it right (selftest), how fast (bench); demo, train, reproduce."""
+"""``python -m gcp_kernels``: what runs here (info), is it right (selftest), how fast (bench); and the trainings."""
 
 import argparse
 import sys
