@@ -1,11 +1,11 @@
-"""``python -m gcp_kernels``: what runs here (info), is it right (selftest), how fast (bench); demo and train."""
+"""``python -m gcp_kernels``: what runs here (info), is it right (selftest), how fast (bench); and the trainings."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 
 from . import __version__
-from .commands import bench, demo, info, selftest, train
+from .commands import bench, demo, info, reproduce, selftest, train
 
 COMMANDS = {
     "info": (info, "versions, devices, and which backend serves what, and why not"),
@@ -13,6 +13,7 @@ COMMANDS = {
     "bench": (bench, "speed and memory beside other implementations; from a checkout"),
     "demo": (demo, "train a small network on real digits, with average and with covariance pooling"),
     "train": (train, "train on digits or a folder of images; resumable, on one or several processes"),
+    "reproduce": (reproduce, "the papers' claims on optimisation, measured on digits; writes a report"),
 }
 
 

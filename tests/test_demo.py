@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 
-from gcp_kernels.commands import demo, demo_plot, demo_timing
+from gcp_kernels.commands import demo, demo_extra, demo_plot, demo_timing
 from gcp_kernels.training import Epoch
 
 
@@ -109,7 +109,7 @@ def test_missing_packages_give_one_error_that_names_the_extra(capsys, monkeypatc
     def absent(name):
         raise ModuleNotFoundError(name)
 
-    monkeypatch.setattr(demo.importlib, "import_module", absent)
+    monkeypatch.setattr(demo_extra.importlib, "import_module", absent)
     assert demo.run(parse("--no-plot")) == 1
     captured = capsys.readouterr()
     assert "scikit-learn, tqdm missing" in captured.err

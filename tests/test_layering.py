@@ -16,8 +16,8 @@ SOURCES = sorted(
     if path.suffix in {".py", ".cpp", ".h", ".cu", ".cuh"} and path.name != "_build_info.py"
 )
 
-# A layer may import itself and those after it: training -> analysis -> models -> integrations -> nn -> functional ->
-# ops -> backends; the last are shared by all.
+# A layer may import itself and those after it: reproduction -> training -> analysis -> models -> integrations -> nn ->
+# functional -> ops -> backends; the last are shared by all.
 LAYERS = (
     "__main__",
     "commands",

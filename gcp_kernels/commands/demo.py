@@ -8,8 +8,6 @@ Needs the extra: pip install "gcp-kernels[demo]".
 from __future__ import annotations
 
 import argparse
-import importlib
-import platform
 import statistics
 import sys
 import time
@@ -22,6 +20,7 @@ from .. import __version__
 from ..training import DigitsSplit, Epoch, build_network, fit, load_digits_split, steps_per_epoch
 from . import demo_plot, demo_timing
 from .argument_types import device_argument, integer_from
+from .demo_extra import device_name, missing_packages
 
 LABELS = {"avg": "average pooling", "gcp": "covariance pooling (GCP)"}
 # Mean final accuracy over seeds 0 to 4 at 1e-3, 3e-3, 1e-2: average pooling 97.0, 98.4, 98.3; GCP 98.6, 99.0, 98.8.
@@ -80,26 +79,6 @@ def run(args: argparse.Namespace) -> int:
 def fail(message: str, code: int) -> int:
     print(f"gcp_kernels demo: error: {message}", file=sys.stderr)
     return code
-
-
-def missing_packages(*, plotting: bool) -> list[str]:
-    """Distributions of the ``demo`` extra that cannot be imported."""
-    modules = {"scikit-learn": "sklearn.datasets", "tqdm": "tqdm"}
-    if plotting:
-        modules["matplotlib"] = "matplotlib.figure"
-    missing = []
-    for distribution, module in modules.items():
-        try:
-            importlib.import_module(module)
-        except ModuleNotFoundError:
-            missing.append(distribution)
-    return missing
-
-
-def device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{platform.machine()} CPU with {torch.get_num_threads()} threads"
 
 
 def train_both(

@@ -1,0 +1,87 @@
+"""From runs to one figure per measure, pool and seed."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from math import inf
+from statistics import fmean
+
+from .claims import BASELINE
+from .corruptions import NAMES, STRENGTHS
+from .experiment import Run
+
+
+def figures_of(runs: Sequence[Run]) -> dict[str, dict[str, list[float]]]:
+    """Measure key -> pool -> one figure per seed, seeds in ascending order.
+
+    Measures of the landscape are missing where no walk was recorded.
+
+    Raises:
+        ValueError: the seeds of some pool are not those of average pooling.
+    """
+    pools = list(dict.fromkeys(run.pool for run in runs))
+    by_pool = {pool: sorted((run for run in runs if run.pool == pool), key=lambda run: run.seed) for pool in pools}
+    seeds = {pool: [run.seed for run in of_pool] for pool, of_pool in by_pool.items()}
+    if BASELINE not in seeds or any(other != seeds[BASELINE] for other in seeds.values()):
+        raise ValueError(f"every pool needs the seeds of {BASELINE!r}, got {seeds}")
+    baselines = by_pool[BASELINE]
+    alone: dict[str, Callable[[Run], float]] = {
+        "accuracy": lambda run: run.epochs[-1].accuracy,
+        **{f"accuracy_{name}": partial(mean_accuracy, name=name) for name in NAMES},
+        "accuracy_lost": lambda run: run.epochs[-1].accuracy - fmean(run.robustness.values()),
+        "hessian_eigenvalue": lambda run: abs(run.flatness.eigenvalue),
+        "surface_rise": lambda run: run.flatness.rise,
+        "surface_rise_relative": lambda run: run.flatness.rise / run.flatness.loss,
+    }
+    if all(run.walks for run in runs):
+        alone |= LANDSCAPE
+    beside: dict[str, Callable[[Run, Run], float]] = {
+        "epochs_to_target": lambda run, average: epochs_to(average.epochs[-1].accuracy, run),
+        "corruption_error": corruption_error,
+    }
+    return {key: {pool: [figure(run) for run in by_pool[pool]] for pool in pools} for key, figure in alone.items()} | {
+        key: {pool: [figure(*pair) for pair in zip(by_pool[pool], baselines, strict=True)] for pool in pools}
+        for key, figure in beside.items()
+    }
+
+
+def loss_range(run: Run) -> float:
+    """max - min over the walk of the loss, mean over the recorded steps: the area of the papers' band, per step."""
+    return fmean(row["loss_max"] - row["loss_min"] for row in run.walks)
+
+
+def gradient_distance(run: Run) -> float:
+    """The largest distance of the walk between the gradient there and at its start, mean over the recorded steps."""
+    return fmean(row["distance_max"] for row in run.walks)
+
+
+# A quotient of means, not a mean of quotients: late in training, with losses near zero, single quotients are arbitrary.
+LANDSCAPE: dict[str, Callable[[Run], float]] = {
+    "loss_range": loss_range,
+    "loss_range_relative": lambda run: loss_range(run) / fmean(row["loss"] for row in run.walks),
+    "beta": lambda run: fmean(row["beta"] for row in run.walks),
+    "gradient_distance": gradient_distance,
+    "gradient_distance_relative": lambda run: gradient_distance(run) / fmean(row["gradient_norm"] for row in run.walks),
+}
+
+
+def mean_accuracy(run: Run, name: str) -> float:
+    """Test accuracy under one corruption, mean of its five strengths, in per cent."""
+    return fmean(run.robustness[name, strength] for strength in STRENGTHS)
+
+
+def accuracy_at(run: Run, strength: int) -> float:
+    """Test accuracy at one strength, mean of the four corruptions, in per cent."""
+    return fmean(run.robustness[name, strength] for name in NAMES)
+
+
+def epochs_to(target: float, run: Run) -> float:
+    """The first epoch, from 1, whose test accuracy is at least ``target``; infinite if there is none."""
+    return next((float(number) for number, epoch in enumerate(run.epochs, 1) if epoch.accuracy >= target), inf)
+
+
+def corruption_error(run: Run, average: Run) -> float:
+    """Mean corruption error after Hendrycks & Dietterich, average pooling of the same seed in place of AlexNet.
+
+    For each corruption the error summed over strengths, in per cent of average pooling's; mean over corruptions.
+    """
+    return 100 * fmean((100 - mean_accuracy(run, name)) / (100 - mean_accuracy(average, name)) for name in NAMES)

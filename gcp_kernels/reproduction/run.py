@@ -1,0 +1,46 @@
+"""All runs of the reproduction, and the folder that they are written to."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ..training import DigitsSplit, NonFiniteLossError, steps_per_epoch
+from .claims import Verdict, verdicts
+from .experiment import Run, Settings, train_and_measure
+from .figures import figures_of
+from .plots import write_plots
+from .report import report
+from .tables import write_tables
+
+
+def run_all(settings: Settings, digits: DigitsSplit, say: Callable[[str], object]) -> list[Run]:
+    """Every pool from every seed, in turn, with a progress bar; ``say`` is given a line about each that is done.
+
+    Raises:
+        NonFiniteLossError: a training diverged; the message says which.
+    """
+    from tqdm import tqdm
+
+    runs = []
+    steps = settings.epochs * steps_per_epoch(len(digits.train_labels), settings.batch_size)
+    with tqdm(total=len(settings.pools) * settings.seeds * steps, unit="step", leave=False) as bar:
+        for seed in range(settings.seeds):
+            for pool in settings.pools:
+                try:
+                    run = train_and_measure(pool, seed, digits, settings, bar.update)
+                except NonFiniteLossError as error:
+                    raise NonFiniteLossError(f"{pool}, seed {seed}: {error}") from error
+                runs.append(run)
+                with bar.external_write_mode():
+                    last = run.epochs[-1]
+                    say(f"seed {seed}, {pool}: loss {last.loss:.4f}, accuracy {last.accuracy:.2f} %")
+    return runs
+
+
+def write_folder(folder: Path, settings: Settings, runs: Sequence[Run], circumstances: Sequence[str]) -> list[Verdict]:
+    """Write tables, plots and ``report.md`` into an existing folder, and return the verdicts."""
+    figures = figures_of(runs)
+    every = verdicts(figures)
+    write_tables(folder, runs, every)
+    write_plots(folder, runs)
+    (folder / "report.md").write_text(report(settings, figures, every, circumstances), encoding="utf-8")
+    return every

@@ -1,0 +1,140 @@
+"""docs/reproduction, the default run that is committed: it follows from its own tables, and the README quotes it."""
+
+import csv
+import re
+from collections import defaultdict
+from itertools import groupby
+from pathlib import Path
+from statistics import fmean
+
+import pytest
+
+from gcp_kernels.commands import reproduce
+from gcp_kernels.reproduction.claims import BASELINE, CLAIMS, MEASURES, verdicts
+from gcp_kernels.reproduction.corruptions import NAMES, STRENGTHS
+from gcp_kernels.reproduction.experiment import Run, Settings
+from gcp_kernels.reproduction.figures import figures_of
+from gcp_kernels.reproduction.flatness import SURFACE_STEPS, Flatness
+from gcp_kernels.reproduction.report import plus_minus, summary
+from gcp_kernels.training import Epoch
+
+ROOT = Path(__file__).parent.parent
+FOLDER = ROOT / "docs" / "reproduction"
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def read(name):
+    with (FOLDER / f"{name}.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def by_run(name):
+    rows = defaultdict(list)
+    for row in read(name):
+        rows[row["pool"], int(row["seed"])].append(row)
+    return rows
+
+
+@pytest.fixture(scope="module")
+def runs():
+    """The runs, from the tables."""
+    convergence, walks, robustness, flatness = map(by_run, ("convergence", "landscape", "robustness", "flatness"))
+    made = []
+    for pool, seed in convergence:
+        (flat,) = flatness[pool, seed]
+        made.append(
+            Run(
+                pool=pool,
+                seed=seed,
+                epochs=[Epoch(float(row["loss"]), float(row["accuracy"]), 0.0) for row in convergence[pool, seed]],
+                walks=[
+                    {key: float(value) for key, value in row.items() if key not in ("pool", "seed")}
+                    for row in walks[pool, seed]
+                ],
+                robustness={
+                    (row["corruption"], int(row["strength"])): float(row["accuracy"])
+                    for row in robustness[pool, seed]
+                    if row["corruption"] != "none"
+                },
+                flatness=Flatness(
+                    float(flat["loss"]),
+                    float(flat["eigenvalue"]),
+                    float(flat["residual"]),
+                    (tuple(float(flat[f"loss_at_{step:g}"]) for step in SURFACE_STEPS),),
+                ),
+            )
+        )
+    return made
+
+
+def test_it_is_a_run_of_the_defaults(runs):
+    (command,) = re.findall(r"^- `(python -m gcp_kernels reproduce[^`]*)`", report_text(), flags=re.MULTILINE)
+    assert command == "python -m gcp_kernels reproduce"
+    settings = Settings()
+    assert settings == reproduce.DEFAULT
+    assert {run.pool for run in runs} == set(settings.pools)
+    assert len(runs) == len(settings.pools) * settings.seeds
+    assert all(len(run.epochs) == settings.epochs for run in runs)
+    assert all(run.walks[0]["step"] == settings.landscape_every for run in runs)
+
+
+def report_text():
+    return (FOLDER / "report.md").read_text(encoding="utf-8")
+
+
+def test_the_claims_follow_from_the_tables(runs):
+    """The tables have six digits; what is computed from them has about five."""
+    rows = read("claims")
+    recomputed = verdicts(figures_of(runs))
+    assert [(row["measure"], row["pool"]) for row in rows] == [(v.measure.key, v.pool) for v in recomputed]
+    for row, verdict in zip(rows, recomputed, strict=True):
+        assert row["verdict"] == verdict.outcome, row
+        for key, value in (
+            ("average_pooling_mean", verdict.baseline_mean), ("mean", verdict.mean), ("gain", verdict.gain),
+        ):  # fmt: skip
+            assert float(row[key]) == pytest.approx(value, rel=1e-3), row
+
+
+def test_the_report_states_the_verdicts(runs):
+    every = verdicts(figures_of(runs))
+    pools = [pool for pool in Settings().pools if pool != BASELINE]
+    assert summary(list(CLAIMS), pools, every) in report_text()
+    assert report_text().count("| supported |") == sum(v.outcome == "supported" for v in every)
+
+
+def test_a_stronger_corruption_never_helps(runs):
+    """From barely visible to clearly harmful, for every network: in the mean over seeds."""
+    for pool, of_pool in groupby(sorted(runs, key=lambda run: run.pool), key=lambda run: run.pool):
+        networks = list(of_pool)
+        clean = fmean(run.epochs[-1].accuracy for run in networks)
+        for name in NAMES:
+            means = [fmean(run.robustness[name, strength] for run in networks) for strength in STRENGTHS]
+            assert means == sorted(means, reverse=True), (pool, name)
+            assert clean - means[0] < 10, (pool, name)
+            assert clean - means[-1] > 10, (pool, name)
+
+
+def test_the_folder_is_small():
+    files = list(FOLDER.iterdir())
+    assert sum(path.stat().st_size for path in files if path.suffix == ".csv") < 200_000
+    assert all(path.stat().st_size < 100_000 for path in files)
+
+
+def test_readme_shows_the_committed_run():
+    """Rows of the form "| text | average pooling | GCP | DropCov |", in the report's own words and digits."""
+    if "docs/reproduction/report.md" not in README:
+        pytest.skip("the README does not show the reproduction yet")
+    by_pool = {(row["measure"], row["pool"]): row for row in read("claims")}
+    shown = 0
+    for measure in MEASURES:
+        for cells in re.findall(rf"^\| {re.escape(measure.text)} \| (.*) \|$", README, flags=re.MULTILINE):
+            gcp, dropcov = (by_pool[measure.key, pool] for pool in ("gcp", "dropcov"))
+            expected = [
+                plus_minus(float(gcp["average_pooling_mean"]), float(gcp["average_pooling_spread"])),
+                *(plus_minus(float(row["mean"]), float(row["spread"])) for row in (gcp, dropcov)),
+            ]
+            assert cells.split(" | ") == expected, measure.text
+            shown += 1
+    assert shown >= 5
+    for claim, statement in CLAIMS.items():
+        assert re.search(rf"^\| {claim}\. {re.escape(statement)} \|.*$", README, flags=re.MULTILINE)[0] in report_text()

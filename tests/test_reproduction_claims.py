@@ -1,0 +1,140 @@
+"""Figures of runs with known answers, and the rule of verdicts in every outcome."""
+
+import math
+
+import pytest
+from reproduction_runs import made_run
+
+from gcp_kernels.reproduction.claims import (
+    CLAIMS,
+    MEASURES,
+    NOT_SUPPORTED,
+    SUPPORTED,
+    UNDECIDED,
+    Measure,
+    of_claim,
+    spread,
+    student,
+    verdict,
+    verdicts,
+)
+from gcp_kernels.reproduction.figures import figures_of
+
+LOWER = Measure(6, "made_up", "a number that should be small")
+HIGHER = Measure(4, "made_up", "a number that should be large", higher_is_better=True)
+
+
+@pytest.mark.parametrize(
+    ("gains", "outcome"),
+    [
+        ([1.0, 1.1, 0.9], SUPPORTED),
+        ([1.0, 1.0, 1.0], SUPPORTED),
+        ([1.0, -0.9, 0.1], UNDECIDED),
+        ([2.0, 0.1], UNDECIDED),  # all in the claimed direction, and two seeds are too few to say so
+        ([0.0, 0.0, 0.0], NOT_SUPPORTED),
+        ([-1.0, -1.1, -0.9], NOT_SUPPORTED),
+        ([-1.0, 0.5, 0.4], NOT_SUPPORTED),
+        ([1.0], UNDECIDED),
+        ([-1.0], UNDECIDED),
+        ([math.nan, 1.0, 1.0], UNDECIDED),
+        ([math.inf, 1.0, 1.0], UNDECIDED),
+        ([-math.inf, 1.0, 1.0], NOT_SUPPORTED),
+    ],
+)
+@pytest.mark.parametrize("measure", [LOWER, HIGHER])
+def test_every_outcome(measure, gains, outcome):
+    baseline = [10.0 + seed for seed in range(len(gains))]
+    sign = 1 if measure.higher_is_better else -1
+    figures = [theirs + sign * gain for theirs, gain in zip(baseline, gains, strict=True)]
+    assert verdict(measure, "gcp", baseline, figures).outcome == outcome
+
+
+def test_differences_are_paired():
+    """Seeds that differ by far more than the poolings do are no doubt about a difference that all of them show."""
+    result = verdict(HIGHER, "gcp", [10.0, 50.0, 90.0], [11.0, 51.1, 90.9])
+    assert result.outcome == SUPPORTED
+    assert result.spread > 30
+    assert result.gain == pytest.approx(1.0)
+    assert result.margin == pytest.approx(4.303 * 0.1 / math.sqrt(3), rel=1e-3)
+
+
+def test_student_quantiles():
+    assert student(0) == math.inf
+    assert student(30) == student(1000)
+    scipy_stats = pytest.importorskip("scipy.stats")
+    for degrees in range(1, 31):
+        assert student(degrees) == pytest.approx(scipy_stats.t.ppf(0.975, degrees), abs=5e-4)
+
+
+def test_spread_is_that_of_a_sample():
+    assert spread([1.0, 2.0, 3.0]) == 1.0
+    assert math.isnan(spread([1.0]))
+    assert math.isnan(spread([1.0, math.inf]))
+
+
+@pytest.mark.parametrize("figures", [[], [1.0], [1.0, 2.0, 3.0]])
+def test_figures_without_their_counterpart_are_refused(figures):
+    with pytest.raises(ValueError, match=f"average pooling has, got {len(figures)}"):
+        verdict(LOWER, "gcp", [1.0, 2.0], figures)
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "expected"),
+    [
+        ((SUPPORTED, SUPPORTED), SUPPORTED),
+        ((SUPPORTED, UNDECIDED), UNDECIDED),
+        ((SUPPORTED, NOT_SUPPORTED), NOT_SUPPORTED),
+        ((UNDECIDED, NOT_SUPPORTED), NOT_SUPPORTED),
+    ],
+)
+def test_a_claim_wants_all_of_its_measures_and_no_relative_one(outcomes, expected):
+    gains = {SUPPORTED: [1.0, 1.0], UNDECIDED: [2.0, 0.1], NOT_SUPPORTED: [-1.0, -1.0]}
+    made = [verdict(HIGHER, "gcp", [0.0, 0.0], gains[outcome]) for outcome in outcomes]
+    relative = Measure(4, "made_up", "relative", higher_is_better=True, relative=True)
+    others = [
+        verdict(relative, "gcp", [0.0, 0.0], gains[NOT_SUPPORTED]),
+        verdict(HIGHER, "dropcov", [0.0, 0.0], gains[NOT_SUPPORTED]),
+        verdict(LOWER, "gcp", [0.0, 0.0], [1.0, 1.0]),
+    ]
+    assert of_claim(4, "gcp", made + others) == expected
+
+
+def test_every_claim_has_a_measure_that_counts():
+    assert {measure.claim for measure in MEASURES if not measure.relative} == set(CLAIMS)
+    assert len({measure.key for measure in MEASURES}) == len(MEASURES)
+
+
+def test_figures_with_known_answers():
+    runs = [
+        made_run("gcp", 1, accuracies=(97.0, 96.0, 99.0), corrupted=90.0, band=0.5, distance=0.1, rise=0.5),
+        made_run("avg", 1, accuracies=(95.0, 98.0, 97.0)),
+        made_run("avg", 0, accuracies=(80.0, 90.0, 97.5)),
+        made_run("gcp", 0, accuracies=(90.0, 97.0, 97.4), corrupted=60.0, eigenvalue=3.0),
+    ]
+    figures = figures_of(runs)
+    assert figures["loss_range"] == {"gcp": [1.0, 0.5], "avg": [1.0, 1.0]}  # seeds in ascending order
+    assert figures["loss_range_relative"]["gcp"] == [2.0, 1.0]
+    assert figures["gradient_distance"]["gcp"] == [0.5, 0.1]
+    assert figures["gradient_distance_relative"]["gcp"] == [2.0, 0.4]
+    assert figures["beta"]["gcp"] == pytest.approx([0.05, 0.01])
+    assert figures["epochs_to_target"] == {"gcp": [math.inf, 1.0], "avg": [3.0, 2.0]}
+    assert figures["accuracy"]["gcp"] == [97.4, 99.0]
+    assert figures["accuracy_blur"]["gcp"] == pytest.approx([60.0, 90.0])
+    assert figures["corruption_error"]["avg"] == pytest.approx([100.0, 100.0])
+    assert figures["corruption_error"]["gcp"] == pytest.approx([200.0, 50.0])
+    assert figures["accuracy_lost"]["gcp"] == pytest.approx([37.4, 9.0])
+    assert figures["hessian_eigenvalue"]["gcp"] == [3.0, 2.0]
+    assert figures["surface_rise"]["gcp"] == pytest.approx([0.25, 0.5])
+    assert figures["surface_rise_relative"]["gcp"] == pytest.approx([2.0, 4.0])
+    assert set(figures) == {measure.key for measure in MEASURES}
+    assert len(verdicts(figures)) == len(MEASURES)
+    by_key = {v.measure.key: v for v in verdicts(figures)}
+    assert by_key["epochs_to_target"].outcome == NOT_SUPPORTED
+    assert by_key["epochs_to_target"].mean == math.inf
+
+
+def test_figures_want_the_same_seeds_of_every_pool():
+    with pytest.raises(ValueError, match="every pool needs the seeds of 'avg'"):
+        figures_of([made_run("avg", 0), made_run("gcp", 1)])
+    with pytest.raises(ValueError, match="every pool needs the seeds of 'avg'"):
+        figures_of([made_run("gcp", 0)])
