@@ -18,6 +18,7 @@ import torch
 
 from .. import __version__
 from ..training import DigitsSplit, Epoch, build_network, fit, load_digits_split, steps_per_epoch
+from ..training.digits import BATCH_SIZE
 from . import demo_plot, demo_timing
 from .argument_types import device_argument, integer_from
 from .demo_extra import device_name, missing_packages
@@ -35,7 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = __doc__
     parser.add_argument("--epochs", type=integer_from(1), default=15, help="passes over the training set (15)")
     parser.add_argument("--seed", type=integer_from(0), default=0, help="initial weights and image order (0)")
-    parser.add_argument("--batch-size", type=integer_from(1), default=32, help="images per optimiser step (32)")
+    parser.add_argument(
+        "--batch-size", type=integer_from(1), default=BATCH_SIZE, help=f"images per optimiser step ({BATCH_SIZE})"
+    )
     parser.add_argument("--device", type=device_argument, help="cpu, cuda or cuda:N (cuda if there is one)")
     parser.add_argument("--output", type=Path, default=Path("gcp_demo.png"), help="the plot (./gcp_demo.png)")
     parser.add_argument("--no-plot", action="store_true", help="draw nothing")

@@ -22,6 +22,7 @@ import torch
 from .. import __version__
 from ..training import POOLS, SCHEDULES, NonFiniteLossError
 from ..training.configuration import DIGITS, TrainingConfig
+from ..training.digits import BATCH_SIZE
 from ..training.distributed import Processes, joined
 from ..training.image_folder import check_folders
 from ..training.mixed_precision import AMP_DTYPES
@@ -54,7 +55,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--lr", "initial learning rate of SGD (0.1)", type=number_from(0, above=True), metavar="RATE")
     add("--momentum", "of SGD (0.9)", type=number_from(0, below=1), metavar="X")
     add("--weight-decay", "of SGD (1e-4)", type=number_from(0), metavar="X")
-    add("--batch-size", "images per step, over all processes (digits 32, else 256)", type=integer_from(1), metavar="N")
+    add("--batch-size", f"images per step, over all processes (digits {BATCH_SIZE}, else 256)", type=integer_from(1),
+        metavar="N")  # fmt: skip
     add("--seed", "weights, image order, augmentation, dropout (0)", type=integer_from(0), metavar="N")
     add("--device", "cpu, cuda or cuda:N (cuda if there is one)", type=device_argument)
     add("--amp", "autocast to bf16, or on a GPU to fp16 with scaled gradients", nargs="?", const="bf16",

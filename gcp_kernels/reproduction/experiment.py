@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from ..analysis import LandscapeRecorder, evenly_spaced, split
 from ..training import DigitsSplit, Epoch, accuracy, build_network, fit, scheduler, steps_per_epoch
+from ..training.digits import BATCH_SIZE
 from .corruptions import NAMES, STRENGTHS, corrupted
 from .flatness import Flatness, measure_flatness
 
@@ -27,17 +28,15 @@ STEM = "0.2"
 class Settings:
     """What is run; the defaults are those of the command.
 
-    449 images in batches of 30 leave 29 for the last step of an epoch. In batches of 32 it has one image, which costs
-    average pooling half a point of accuracy and gives landscapes of their own. The published ``landscape_range`` of
-    ResNets serves here too: from d = 0.1, where the loss stays as it is, to 75, where it has grown two- to fourfold for
-    average pooling; it levels off beyond 200.
+    The published ``landscape_range`` of ResNets serves here too: from d = 0.1, where the loss stays as it is, to 75,
+    where it has grown two- to fourfold for average pooling; it levels off beyond 200.
     """
 
     pools: tuple[str, ...] = ("avg", "gcp", "dropcov")
     seeds: int = 5
     epochs: int = 15
     schedule: str = "fast"
-    batch_size: int = 30
+    batch_size: int = BATCH_SIZE
     landscape_every: int = 10
     landscape_range: tuple[float, float] = (0.1, 75.0)
     landscape_steps: int = 10

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from ..validation import check_at_least, check_choice, check_not_negative, check_positive
+from . import digits
 from .mixed_precision import MixedPrecision
 from .networks import POOLS
 from .resnets import ARCHITECTURES
@@ -44,7 +45,7 @@ class TrainingConfig:
         >>> from gcp_kernels.training.configuration import TrainingConfig
         >>> config = TrainingConfig.from_options({"schedule": "fast", "device": "cpu"}, processes=1)
         >>> config.pool, config.epochs, config.lr, config.batch_size
-        ('gcp', 30, 0.1, 32)
+        ('gcp', 30, 0.1, 30)
     """
 
     data: str
@@ -109,7 +110,7 @@ class TrainingConfig:
             "lr": 0.1,
             "momentum": 0.9,
             "weight_decay": 1e-4,
-            "batch_size": 256 if folder else 32,
+            "batch_size": 256 if folder else digits.BATCH_SIZE,
             "seed": 0,
             "device": "cuda:0" if torch.cuda.is_available() else "cpu",
             "amp": None,
