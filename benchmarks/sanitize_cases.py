@@ -158,7 +158,7 @@ def cuda_checks() -> Iterator[FunctionCheck]:
             yield FunctionCheck("cuda", "isqrt_pool", c, precision, dtype)
         # Some CTA takes a second sample where matrices are streamed through its slab.
         yield FunctionCheck("cuda", "isqrt_pool", 256, precision, dtype, wraps=True)
-        for c in (100, 256):
+        for c in (60, 100, 256):
             plain = FunctionCheck("cuda", "covariance_pool", c, precision, dtype)
             yield plain
             yield replace(plain, scaled=True, output="full", channels_last=True)

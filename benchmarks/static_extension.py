@@ -27,9 +27,10 @@ from .static_gate import SHARED_LIMIT, Figures
 
 CHANNELS = (64, 128, 176, 192, 256)
 PRECISIONS = {1: "fast", 2: "high"}
-# The start of a mangled name gcp_kernels::NAME<...>, and template arguments in it: bool, int, and element types.
+FORMS = ("small", "resident", "streamed")  # enum Form of csrc/kernels/layout.h
+# The start of a mangled name gcp_kernels::NAME<...>, and template arguments in it: Form, int, and element types.
 NAME = re.compile(r"_ZN11gcp_kernels(\d+)(\w+)")
-ARGUMENTS = re.compile(r"I((?:Lb[01]E|Li\d+E|f|d|6__half|13__nv_bfloat16)+)E")
+ARGUMENTS = re.compile(r"I((?:LNS_4FormE\dE|Li\d+E|f|d|6__half|13__nv_bfloat16)+)E")
 ELEMENTS = {"f": "float32", "d": "float64", "6__half": "float16", "13__nv_bfloat16": "bfloat16"}
 
 
@@ -134,9 +135,9 @@ def described(mangled: str) -> tuple[str, str]:
     kernel, rest = match[2][:length], match[2][length:]
     found = ARGUMENTS.match(rest)
     words = []
-    for argument in re.findall(r"Lb[01]|Li\d+|13__nv_bfloat16|6__half|[fd]", found[1] if found else ""):
-        if argument.startswith("Lb"):
-            words.append("streamed" if argument == "Lb1" else "resident")
+    for argument in re.findall(r"LNS_4FormE\d|Li\d+|13__nv_bfloat16|6__half|[fd]", found[1] if found else ""):
+        if argument.startswith("LNS_4FormE"):
+            words.append(FORMS[int(argument[-1])])
         else:
             words.append(PRECISIONS[int(argument[2:])] if argument.startswith("Li") else ELEMENTS[argument])
     return kernel, " ".join(words)

@@ -5,9 +5,10 @@
 namespace gcp_kernels {
 
 cudaError_t isqrt_backward_launch(const BackwardArguments& arguments, unsigned ctas, cudaStream_t stream) {
-  const bool streamed = arguments.layout.streams(), fast = arguments.layout.planes == 1;
-  const auto kernel = streamed ? (fast ? isqrt_backward_kernel<true, 1> : isqrt_backward_kernel<true, 2>)
-                               : (fast ? isqrt_backward_kernel<false, 1> : isqrt_backward_kernel<false, 2>);
+  const auto kernel = kernel_for(arguments.layout, [&](auto form) {
+    constexpr Form kForm = decltype(form)::value;
+    return arguments.layout.planes == 1 ? isqrt_backward_kernel<kForm, 1> : isqrt_backward_kernel<kForm, 2>;
+  });
   return pooling_launch(kernel, arguments, ctas, stream);
 }
 

@@ -11,7 +11,7 @@ import pytest
 from test_extension import NVCC, built, run
 
 from benchmarks import static_extension
-from benchmarks.static_extension import Row, described, read, rows_of
+from benchmarks.static_extension import FORMS, Row, described, read, rows_of
 from benchmarks.static_gate import Figures
 
 pytestmark = pytest.mark.slow
@@ -19,13 +19,8 @@ readable = pytest.mark.skipif(static_extension.why_not() is not None, reason=str
 
 PASSES = ("isqrt_forward_kernel", "isqrt_backward_kernel")
 POOLING = {
-    *(
-        (name, f"{place} {precision}")
-        for name in PASSES
-        for place in ("resident", "streamed")
-        for precision in ("fast", "high")
-    ),
-    *((f"covariance_{name}_kernel", place) for name in ("forward", "backward") for place in ("resident", "streamed")),
+    *((name, f"{place} {precision}") for name in PASSES for place in FORMS for precision in ("fast", "high")),
+    *((f"covariance_{name}_kernel", place) for name in ("forward", "backward") for place in FORMS),
 }
 TRIANGLE = {
     (f"triu_{name}_kernel", dtype)
@@ -103,7 +98,7 @@ def test_products_without_tensor_cores_are_found():
 
 def test_names_are_read():
     prefix = "_ZN11gcp_kernels"
-    assert described(f"{prefix}20isqrt_forward_kernelILb0ELi2EEEvNS_16ForwardArgumentsE") == (
+    assert described(f"{prefix}20isqrt_forward_kernelILNS_4FormE1ELi2EEEvNS_16ForwardArgumentsE") == (
         "isqrt_forward_kernel",
         "resident high",
     )
@@ -122,11 +117,11 @@ code version = [1,8]
 Resource usage:
  Common:
   GLOBAL:0
- Function _ZN11gcp_kernels25covariance_forward_kernelILb1EEEvi:
+ Function _ZN11gcp_kernels25covariance_forward_kernelILNS_4FormE2EEEvi:
   REG:{registers} STACK:0 SHARED:0 LOCAL:0 CONSTANT[0]:504 TEXTURE:0 SURFACE:0 SAMPLER:0
 
 	code for sm_{arch}
-		Function : _ZN11gcp_kernels25covariance_forward_kernelILb1EEEvi
+		Function : _ZN11gcp_kernels25covariance_forward_kernelILNS_4FormE2EEEvi
         /*0000*/                   HMMA.16816.F32 R24, R56.reuse, R126, R24 ;
         /*0010*/              @!P2 LDSM.16.MT88.4 R88, [R100] ;
 """

@@ -37,14 +37,15 @@ __device__ inline void normalise_channels(const Workspace& workspace, const Samp
   }
 }
 
-template <bool kStreamed>
-__global__ void __launch_bounds__(kMostThreads) covariance_forward_kernel(const CovarianceArguments arguments) {
+template <Form kForm>
+__global__ void __launch_bounds__(kMostThreadsOf<kForm>, kLeastCtasOf<kForm>)
+    covariance_forward_kernel(const CovarianceArguments arguments) {
   constexpr int kTotals = 1;  // behind the place of the features
   const Workspace workspace(arguments.layout, arguments.slabs);
   const int channels = arguments.x.channels;
-  TileSums sums;
+  TileSums<kForm> sums;
 
-  WarpTile::assign(workspace.tiles(), workspace.layout.blocks);
+  WarpTile<kForm>::assign(workspace.tiles(), workspace.layout.blocks);
   Sample sample(arguments.x, workspace);
   do {
     find_means(workspace, sample);
@@ -52,10 +53,10 @@ __global__ void __launch_bounds__(kMostThreads) covariance_forward_kernel(const 
     block_barrier();  // the channel arrays are written
     store_offsets(workspace, channels, arguments.offset + sample.number() * channels);
     normalise_channels(workspace, sample);
-    multiply_features<kStreamed>(workspace, sample, arguments.planes, kTotals, sums);
+    multiply_features<kForm>(workspace, sample, arguments.planes, kTotals, sums);
     const float factor = kUnlift * kUnlift / static_cast<float>(arguments.x.positions);
-    for_each_block(workspace, [&](int i, int j) {
-      BlockSum covariance = load_floats<kStreamed>(workspace, kTotals, packed_index(i, j));
+    for_each_block<kForm>(workspace, [&](int i, int j) {
+      BlockSum covariance = load_floats<kForm>(workspace, kTotals, packed_index(i, j));
 #pragma unroll
       for (int e = 0; e < 8; ++e) {
         covariance.value[e] *= factor * channel_value(workspace, kFirstExtra, element_row(i, e)) *
@@ -63,19 +64,19 @@ __global__ void __launch_bounds__(kMostThreads) covariance_forward_kernel(const 
       }
       store_result(arguments.pooled, sample.number(), i, j, covariance);
     });
-  } while (sample.advance<kStreamed>(arguments.batch));
+  } while (sample.advance<kForm>(arguments.batch));
 }
 
 // H = (G + G^T) diag(s) (x - mu) / M;  grad_x = diag(s) H,  grad_s = sum over the positions of (x - mu) H.
-template <bool kStreamed>
-__global__ void __launch_bounds__(kMostThreads)
+template <Form kForm>
+__global__ void __launch_bounds__(kMostThreadsOf<kForm>, kLeastCtasOf<kForm>)
     covariance_backward_kernel(const CovarianceBackwardArguments arguments) {
   constexpr int kDerivative = 1;  // its planes follow the place of the features
   const Workspace workspace(arguments.layout, arguments.slabs);
   const int channels = arguments.x.channels;
   const bool scaled = arguments.scale.data != nullptr;
 
-  WarpTile::assign(workspace.tiles(), workspace.layout.blocks);
+  WarpTile<kForm>::assign(workspace.tiles(), workspace.layout.blocks);
   Sample sample(arguments.x, workspace);
   do {
     restore_means(workspace, sample, arguments.offset);
@@ -90,14 +91,14 @@ __global__ void __launch_bounds__(kMostThreads)
       set_channel_value(workspace, kSecondExtra, channel, 0.0f);
     }
 
-    const float largest = load_gradient<kStreamed>(workspace, arguments.grad, sample.number(), kDerivative);
-    for_each_block(workspace, [&](int i, int j) {
-      const BlockSum twice = load_floats<kStreamed>(workspace, kDerivative, packed_index(i, j));
-      store_planes<kStreamed, 2>(workspace, kDerivative, packed_index(i, j), direction_of(twice, largest, kLift));
+    const float largest = load_gradient<kForm>(workspace, arguments.grad, sample.number(), kDerivative);
+    for_each_block<kForm>(workspace, [&](int i, int j) {
+      const BlockSum twice = load_floats<kForm>(workspace, kDerivative, packed_index(i, j));
+      store_planes<kForm, 2>(workspace, kDerivative, packed_index(i, j), direction_of(twice, largest, kLift));
     });
 
     const float factor = largest * sqrtf(total) / static_cast<float>(arguments.x.positions) * kUnlift * kUnlift;
-    multiply_derivative<kStreamed>(
+    multiply_derivative<kForm>(
         workspace, sample, kDerivative, [&](const BlockSum& product, const BlockSum&, int i, int j, int column) {
           BlockSum gradient = times(factor, product);
           if (scaled) {
@@ -136,7 +137,7 @@ __global__ void __launch_bounds__(kMostThreads)
         with_element_pointer(arguments.scale.element, arguments.grad_scale, [&](auto* data) { assign(data[at], sum); });
       }
     }
-  } while (sample.advance<kStreamed>(arguments.batch));
+  } while (sample.advance<kForm>(arguments.batch));
 }
 
 }  // namespace gcp_kernels

@@ -41,7 +41,7 @@ __device__ inline BlockSum staged_elements(SharedAddress high, int low_offset) {
 // L stands in the planes `derivative` and `derivative` + 1, z passes through the place of the first matrix. Calls
 // visit(block of L z, lifted twice, block of z, lifted, block row, block of positions, column of tiles) once for every
 // block of the features; a column of tiles is one warp's, in each row, for the features staged at one time.
-template <bool kStreamed, typename Visit>
+template <Form kForm, typename Visit>
 __device__ inline void multiply_derivative(const Workspace& workspace, const Sample& sample, int derivative,
                                            Visit visit) {
   const int blocks = workspace.layout.blocks;
@@ -64,7 +64,7 @@ __device__ inline void multiply_derivative(const Workspace& workspace, const Sam
       for (int pair = 0; pair < 3; ++pair) {  // low high, high low, high high
         const int plane = derivative + (pair == 0 ? 1 : 0);
         const SharedAddress z = workspace.start() + (pair == 1 ? low_offset : 0);
-        const Stream<kStreamed> stream(workspace, plane, plane);
+        const Stream<kForm> stream(workspace, plane, plane);
         // Without a stream there is no barrier that a warp without a tile would have to reach.
         if (stream.count() == 0 && round * warps + warp_of_thread() >= tiles) continue;
         stream.start();
@@ -75,7 +75,7 @@ __device__ inline void multiply_derivative(const Workspace& workspace, const Sam
           Fragment rows[kGradientSide];
 #pragma unroll
           for (int r = 0; r < kGradientSide; ++r) {
-            rows[r] = load_operand<Hand::kLeft, Side::kCrossing, kStreamed>(left, min(row + r, blocks - 1), k, lane);
+            rows[r] = load_operand<Hand::kLeft, Side::kCrossing, kForm>(left, min(row + r, blocks - 1), k, lane);
           }
 #pragma unroll
           for (int c = 0; c < kGradientSide; ++c) {

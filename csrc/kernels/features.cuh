@@ -46,9 +46,9 @@ struct Sample {
   __device__ std::int64_t number() const { return std::int64_t{load_shared(round)} * gridDim.x + blockIdx.x; }
 
   // To the next one, if there is one, when everyone is done. Without slabs there is a CTA for each sample.
-  template <bool kStreamed>
+  template <Form kForm>
   __device__ bool advance(std::int64_t batch) {
-    if (!kStreamed) return false;
+    if (!kStreams<kForm>) return false;
     const std::uint32_t next = load_shared(round) + 1;
     block_barrier();  // everyone has read what may now be overwritten
     if (threadIdx.x == 0) store_shared(round, next);
@@ -230,20 +230,20 @@ __device__ inline void stage_features(const Workspace& workspace, const Sample& 
 constexpr int kMostSummedColumns = 32;
 
 // Adds this warp's sums to float32 totals in the plane `totals` and the next, or begins them.
-template <bool kStreamed>
-__device__ inline void add_to_totals(const Workspace& workspace, int totals, bool begin, TileSums& sums) {
-  for_each_block(workspace, sums, [&](BlockSum& sum, int i, int j) {
+template <Form kForm>
+__device__ inline void add_to_totals(const Workspace& workspace, int totals, bool begin, TileSums<kForm>& sums) {
+  for_each_block<kForm>(workspace, sums, [&](BlockSum& sum, int i, int j) {
     const int block = packed_index(i, j);
-    if (!begin) sum = combine(1.0f, sum, 1.0f, load_floats<kStreamed>(workspace, totals, block));
-    store_floats<kStreamed>(workspace, totals, block, sum);
+    if (!begin) sum = combine(1.0f, sum, 1.0f, load_floats<kForm>(workspace, totals, block));
+    store_floats<kForm>(workspace, totals, block, sum);
   });
 }
 
 // Leaves the sum of z z^T, lifted twice, for z = weight (x - mu) split into `planes`, in float32 in the plane `totals`
 // and the next. The features pass through the place of the first matrix.
-template <bool kStreamed>
+template <Form kForm>
 __device__ inline void multiply_features(const Workspace& workspace, const Sample& sample, int planes, int totals,
-                                         TileSums& sums) {
+                                         TileSums<kForm>& sums) {
   const int blocks = workspace.layout.blocks;
   const int positions = sample.features.positions;
   const int room = workspace.layout.plane_blocks() * workspace.layout.planes / (blocks * planes);
@@ -255,7 +255,7 @@ __device__ inline void multiply_features(const Workspace& workspace, const Sampl
     block_barrier();  // what was there before is read, and the channel arrays are written
     stage_features(workspace, sample, first * kBlockSide, columns, planes);
     block_barrier();  // the features are staged
-    const WarpTile tile = workspace.tile();
+    const WarpTile<kForm> tile = workspace.tile<kForm>();
     clear(sums);
     // Of two planes: low high, high low, and high high last, the largest.
     for (int pair = planes == 2 ? 0 : 2; pair < 3; ++pair) {
@@ -264,13 +264,13 @@ __device__ inline void multiply_features(const Workspace& workspace, const Sampl
         const Operand left{column + (pair == 0 ? low_plane : 0), 0, false};
         const Operand right{column + (pair == 1 ? low_plane : 0), 0, false};
         if (tile.again().diagonal()) {
-          multiply_diagonal<Side::kStored, false>(tile.again(), left, right, 0, LaneOffset(), sums);
+          multiply_diagonal<Side::kStored, kForm>(tile.again(), left, right, 0, LaneOffset(), sums);
         } else {
-          multiply_rectangle<Side::kStored, Side::kStored, false>(tile.again(), left, right, 0, LaneOffset(), sums);
+          multiply_rectangle<Side::kStored, Side::kStored, kForm>(tile.again(), left, right, 0, LaneOffset(), sums);
         }
       }
     }
-    add_to_totals<kStreamed>(workspace, totals, first == 0, sums);
+    add_to_totals<kForm>(workspace, totals, first == 0, sums);
   }
 }
 

@@ -20,15 +20,15 @@ __device__ inline float span_of(int channels, int n_iter) {
 }
 
 // Leaves G + G^T in float32 in the plane `floats` and the next, and gives its largest magnitude in the whole sample.
-template <bool kStreamed>
+template <Form kForm>
 __device__ inline float load_gradient(const Workspace& workspace, const SymmetricGradient& grad, std::int64_t number,
                                       int floats) {
   float largest = 0.0f;
-  for_each_block(workspace, [&](int i, int j) {
+  for_each_block<kForm>(workspace, [&](int i, int j) {
     const BlockSum twice = load_twice_symmetric(grad, number, i, j);
 #pragma unroll
     for (int e = 0; e < 8; ++e) largest = larger(largest, fabsf(twice.value[e]));
-    store_floats<kStreamed>(workspace, floats, packed_index(i, j), twice);
+    store_floats<kForm>(workspace, floats, packed_index(i, j), twice);
   });
   return block_max(workspace, largest);
 }
@@ -51,57 +51,58 @@ __device__ inline float inner_product(const BlockSum& u, const BlockSum& v, int 
   return i == j ? total : 2.0f * total;
 }
 
-template <bool kStreamed, int kPlanes>
-__global__ void __launch_bounds__(kMostThreads) isqrt_backward_kernel(const BackwardArguments arguments) {
+template <Form kForm, int kPlanes>
+__global__ void __launch_bounds__(kMostThreadsOf<kForm>, kLeastCtasOf<kForm>)
+    isqrt_backward_kernel(const BackwardArguments arguments) {
   using M = Matrices<true>;
   const Workspace workspace(arguments.layout, arguments.slabs);
   const int channels = arguments.x.channels;
   constexpr int kDerivative = M::kDW * kPlanes;  // L takes the planes of dW and, where that is one, of V
   constexpr int kFloats = kDerivative + 2;       // Y_N and then A again take two planes that are free by then
   const float positions = static_cast<float>(arguments.x.positions);
-  TileSums sums;
+  TileSums<kForm> sums;
 
-  WarpTile::assign(workspace.tiles(), workspace.layout.blocks);
+  WarpTile<kForm>::assign(workspace.tiles(), workspace.layout.blocks);
   Sample sample(arguments.x, workspace);
   do {
     restore_means(workspace, sample, arguments.offset);
     const float weight = inverse_root(arguments.trace[sample.number()] * positions);
     set_weights(workspace, sample, [&](int) { return weight; });
-    multiply_features<kStreamed>(workspace, sample, kPlanes, kDerivative, sums);
-    store_covariance<kStreamed, kPlanes>(workspace, kDerivative);
+    multiply_features<kForm>(workspace, sample, kPlanes, kDerivative, sums);
+    store_covariance<kForm, kPlanes>(workspace, kDerivative);
 
     constexpr int kGradient = M::kV * kPlanes;  // two planes that are not in use yet
-    const float largest = load_gradient<kStreamed>(workspace, arguments.grad, sample.number(), kGradient);
-    for_each_block(workspace, [&](int i, int j) {
-      const BlockSum twice = load_floats<kStreamed>(workspace, kGradient, packed_index(i, j));
+    const float largest = load_gradient<kForm>(workspace, arguments.grad, sample.number(), kGradient);
+    for_each_block<kForm>(workspace, [&](int i, int j) {
+      const BlockSum twice = load_floats<kForm>(workspace, kGradient, packed_index(i, j));
       const BlockSum g = direction_of(twice, largest, kLift / span_of(channels, arguments.n_iter));
-      store_term<kStreamed, kPlanes, true>(workspace, false, true, packed_index(i, j), g);
+      store_term<kForm, kPlanes, true>(workspace, false, true, packed_index(i, j), g);
     });
     workspace.keep_scalar(largest);
 
-    iterate<kStreamed, kPlanes, true>(workspace, arguments.n_iter, kFloats, sums);
+    iterate<kForm, kPlanes, true>(workspace, arguments.n_iter, kFloats, sums);
     float shift = 0.0f;  // this thread's part of a
-    for_each_block(workspace, [&](int i, int j) {
-      const BlockSum root = load_floats<kStreamed>(workspace, kFloats, packed_index(i, j));
+    for_each_block<kForm>(workspace, [&](int i, int j) {
+      const BlockSum root = load_floats<kForm>(workspace, kFloats, packed_index(i, j));
       const BlockSum twice = load_twice_symmetric(arguments.grad, sample.number(), i, j);
       const BlockSum g = direction_of(twice, workspace.kept_scalar(), 1.0f);
       shift += 0.5f * kUnlift / span_of(channels, arguments.n_iter) * inner_product(g, root, i, j);
     });
-    multiply_features<kStreamed>(workspace, sample, kPlanes, kFloats, sums);
-    for_each_block(workspace, [&](int i, int j) {
-      const BlockSum a = load_floats<kStreamed>(workspace, kFloats, packed_index(i, j));
-      const BlockSum l = load_planes<kStreamed, 2>(workspace, kDerivative, packed_index(i, j));
+    multiply_features<kForm>(workspace, sample, kPlanes, kFloats, sums);
+    for_each_block<kForm>(workspace, [&](int i, int j) {
+      const BlockSum a = load_floats<kForm>(workspace, kFloats, packed_index(i, j));
+      const BlockSum l = load_planes<kForm, 2>(workspace, kDerivative, packed_index(i, j));
       shift -= kUnlift * kUnlift * kUnlift * inner_product(l, a, i, j);
     });
     shift = block_sum(workspace, shift);
 
     const float undo = span_of(channels, arguments.n_iter) * workspace.kept_scalar();
     const float factor = undo / sqrtf(positions) * kUnlift * kUnlift;
-    multiply_derivative<kStreamed>(
+    multiply_derivative<kForm>(
         workspace, sample, kDerivative, [&](const BlockSum& product, const BlockSum& z, int i, int j, int) {
           store_gradient(arguments.grad_x, sample, i, j, combine(factor, product, factor * kLift * shift, z));
         });
-  } while (sample.advance<kStreamed>(arguments.batch));
+  } while (sample.advance<kForm>(arguments.batch));
 }
 
 }  // namespace gcp_kernels

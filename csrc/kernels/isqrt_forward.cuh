@@ -18,22 +18,23 @@ __device__ inline void store_offsets(const Workspace& workspace, int channels, f
 }
 
 // W = A from its totals, lifted twice.
-template <bool kStreamed, int kPlanes>
+template <Form kForm, int kPlanes>
 __device__ inline void store_covariance(const Workspace& workspace, int totals) {
   block_barrier();  // the staged features, which are in the place of W, have been read
-  for_each_block(workspace, [&](int i, int j) {
-    const BlockSum total = load_floats<kStreamed>(workspace, totals, packed_index(i, j));
-    store_elements<kStreamed, kPlanes>(workspace, Matrices<false>::kW, packed_index(i, j), times(kUnlift, total));
+  for_each_block<kForm>(workspace, [&](int i, int j) {
+    const BlockSum total = load_floats<kForm>(workspace, totals, packed_index(i, j));
+    store_elements<kForm, kPlanes>(workspace, Matrices<false>::kW, packed_index(i, j), times(kUnlift, total));
   });
 }
 
-template <bool kStreamed, int kPlanes>
-__global__ void __launch_bounds__(kMostThreads) isqrt_forward_kernel(const ForwardArguments arguments) {
+template <Form kForm, int kPlanes>
+__global__ void __launch_bounds__(kMostThreadsOf<kForm>, kLeastCtasOf<kForm>)
+    isqrt_forward_kernel(const ForwardArguments arguments) {
   const Workspace workspace(arguments.layout, arguments.slabs);
   const int channels = arguments.x.channels;
-  TileSums sums;
+  TileSums<kForm> sums;
 
-  WarpTile::assign(workspace.tiles(), workspace.layout.blocks);
+  WarpTile<kForm>::assign(workspace.tiles(), workspace.layout.blocks);
   Sample sample(arguments.x, workspace);
   do {
     find_means(workspace, sample);
@@ -48,16 +49,16 @@ __global__ void __launch_bounds__(kMostThreads) isqrt_forward_kernel(const Forwa
     if (threadIdx.x == 0) arguments.trace[sample.number()] = trace;
 
     constexpr int kTotals = Matrices<false>::kV * kPlanes;
-    multiply_features<kStreamed>(workspace, sample, kPlanes, kTotals, sums);
-    store_covariance<kStreamed, kPlanes>(workspace, kTotals);
+    multiply_features<kForm>(workspace, sample, kPlanes, kTotals, sums);
+    store_covariance<kForm, kPlanes>(workspace, kTotals);
     constexpr int kRoot = 0;  // takes the place of W and, where that is one plane, of V
-    iterate<kStreamed, kPlanes, false>(workspace, arguments.n_iter, kRoot, sums);
+    iterate<kForm, kPlanes, false>(workspace, arguments.n_iter, kRoot, sums);
     const float scale = sqrtf(workspace.kept_scalar()) * kUnlift;
-    for_each_block(workspace, [&](int i, int j) {
-      const BlockSum root = load_floats<kStreamed>(workspace, kRoot, packed_index(i, j));
+    for_each_block<kForm>(workspace, [&](int i, int j) {
+      const BlockSum root = load_floats<kForm>(workspace, kRoot, packed_index(i, j));
       store_result(arguments.pooled, sample.number(), i, j, times(scale, root));
     });
-  } while (sample.advance<kStreamed>(arguments.batch));
+  } while (sample.advance<kForm>(arguments.batch));
 }
 
 }  // namespace gcp_kernels

@@ -44,8 +44,9 @@ __device__ inline Factors factors_of(Product product) {
 }
 
 // sums = left right, or dL R + L dR for `tangent`, lifted twice.
-template <bool kStreamed, int kPlanes>
-__device__ inline void multiply(const Workspace& workspace, const Factors& factors, bool tangent, TileSums& sums) {
+template <Form kForm, int kPlanes>
+__device__ inline void multiply(const Workspace& workspace, const Factors& factors, bool tangent,
+                                TileSums<kForm>& sums) {
   clear(sums);
   constexpr int pairs = kPlanes == 2 ? 3 : 1;
 #pragma unroll 1
@@ -56,66 +57,65 @@ __device__ inline void multiply(const Workspace& workspace, const Factors& facto
     const int pair = number % pairs;
     const int left_plane = left * kPlanes + (kPlanes == 2 && pair == 0 ? 1 : 0);
     const int right_plane = right * kPlanes + (kPlanes == 2 && pair == 1 ? 1 : 0);
-    multiply_planes<kStreamed>(workspace, left_plane, right_plane, sums);
+    multiply_planes<kForm>(workspace, left_plane, right_plane, sums);
   }
 }
 
 // W or Y, or its tangent, as it enters the terms that are no products.
-template <bool kStreamed, int kPlanes, bool kTangents>
+template <Form kForm, int kPlanes, bool kTangents>
 __device__ inline BlockSum load_term(const Workspace& workspace, bool y, bool tangent, int block) {
   using M = Matrices<kTangents>;
   const int matrix = y ? (tangent ? M::kDY : M::kY) : (tangent ? M::kDW : M::kW);
-  BlockSum elements = load_elements<kStreamed, kPlanes>(workspace, matrix, block);
+  BlockSum elements = load_elements<kForm, kPlanes>(workspace, matrix, block);
   if (kTangents && kPlanes == 1 && tangent) {
     const int rest = y ? M::kDYRest : M::kDWRest;
-    elements = combine(1.0f, elements, 1.0f, load_planes<kStreamed, 1>(workspace, rest, block));
+    elements = combine(1.0f, elements, 1.0f, load_planes<kForm, 1>(workspace, rest, block));
   }
   return elements;
 }
 
-template <bool kStreamed, int kPlanes, bool kTangents>
+template <Form kForm, int kPlanes, bool kTangents>
 __device__ inline void store_term(const Workspace& workspace, bool y, bool tangent, int block,
                                   const BlockSum& elements) {
   using M = Matrices<kTangents>;
   const int matrix = y ? (tangent ? M::kDY : M::kY) : (tangent ? M::kDW : M::kW);
   if (kTangents && kPlanes == 1 && tangent) {
-    store_split<kStreamed>(workspace, matrix, y ? M::kDYRest : M::kDWRest, block, elements);
+    store_split<kForm>(workspace, matrix, y ? M::kDYRest : M::kDWRest, block, elements);
   } else {
-    store_elements<kStreamed, kPlanes>(workspace, matrix, block, elements);
+    store_elements<kForm, kPlanes>(workspace, matrix, block, elements);
   }
 }
 
 // Writes what product `number` changes in one block of the matrices, or of their tangents.
-template <bool kStreamed, int kPlanes, bool kTangents>
+template <Form kForm, int kPlanes, bool kTangents>
 __device__ inline void update(const Workspace& workspace, int number, bool tangent, const BlockSum& sum, int block) {
   using M = Matrices<kTangents>;
   const Product product = static_cast<Product>(number % 3);
   const int v = tangent ? M::kDV : M::kV;
   if (product == Product::kSquare) {
-    store_elements<kStreamed, kPlanes>(workspace, v, block, times(kUnlift, sum));
+    store_elements<kForm, kPlanes>(workspace, v, block, times(kUnlift, sum));
     if (number != 1) return;
-    const BlockSum linear = load_term<kStreamed, kPlanes, kTangents>(workspace, false, tangent, block);
-    store_term<kStreamed, kPlanes, kTangents>(workspace, true, tangent, block,
-                                              combine(1.5f, linear, -0.5f * kUnlift, sum));
+    const BlockSum linear = load_term<kForm, kPlanes, kTangents>(workspace, false, tangent, block);
+    store_term<kForm, kPlanes, kTangents>(workspace, true, tangent, block, combine(1.5f, linear, -0.5f * kUnlift, sum));
     return;
   }
   const bool root = product == Product::kRoot;
-  const BlockSum old = load_term<kStreamed, kPlanes, kTangents>(workspace, root, tangent, block);
+  const BlockSum old = load_term<kForm, kPlanes, kTangents>(workspace, root, tangent, block);
   BlockSum result = combine(root ? 1.5f : 2.25f, old, (root ? -0.5f : 0.25f) * kUnlift, sum);
-  if (!root) result = combine(1.0f, result, -1.5f, load_elements<kStreamed, kPlanes>(workspace, v, block));
-  store_term<kStreamed, kPlanes, kTangents>(workspace, root, tangent, block, result);
+  if (!root) result = combine(1.0f, result, -1.5f, load_elements<kForm, kPlanes>(workspace, v, block));
+  store_term<kForm, kPlanes, kTangents>(workspace, root, tangent, block, result);
 }
 
 // The last product, from Y or, where it is the only one, from W = A.
-template <bool kStreamed, int kPlanes, bool kTangents>
+template <Form kForm, int kPlanes, bool kTangents>
 __device__ inline void finish(const Workspace& workspace, bool only, bool tangent, int root, const BlockSum& sum,
                               int block) {
-  const BlockSum old = load_term<kStreamed, kPlanes, kTangents>(workspace, !only, tangent, block);
+  const BlockSum old = load_term<kForm, kPlanes, kTangents>(workspace, !only, tangent, block);
   const BlockSum result = combine(1.5f, old, -0.5f * kUnlift, sum);
   if (tangent) {
-    store_planes<kStreamed, 2>(workspace, Matrices<kTangents>::kDW * kPlanes, block, result);
+    store_planes<kForm, 2>(workspace, Matrices<kTangents>::kDW * kPlanes, block, result);
   } else {
-    store_floats<kStreamed>(workspace, root, block, result);
+    store_floats<kForm>(workspace, root, block, result);
   }
 }
 
@@ -127,24 +127,24 @@ __device__ inline int last_product(int n_iter) {
 
 // Runs the iteration on W = A, and on dW where there are tangents. Leaves Y_N, lifted, in float32, in the plane
 // `root` and the next, and its tangent L split into two planes: the first of dW and the next.
-template <bool kStreamed, int kPlanes, bool kTangents>
-__device__ inline void iterate(const Workspace& workspace, int n_iter, int root, TileSums& sums) {
+template <Form kForm, int kPlanes, bool kTangents>
+__device__ inline void iterate(const Workspace& workspace, int n_iter, int root, TileSums<kForm>& sums) {
 #pragma unroll 1
   for (int number = 1; number <= last_product(n_iter); ++number) {
     const Factors factors = factors_of<kTangents>(static_cast<Product>(number % 3));
     block_barrier();  // the matrices are written
 #pragma unroll 1
     for (int tangent = kTangents; tangent >= 0; --tangent) {
-      multiply<kStreamed, kPlanes>(workspace, factors, tangent, sums);
+      multiply<kForm, kPlanes>(workspace, factors, tangent, sums);
       block_barrier();  // the operands have been read
-      for_each_block(workspace, sums, [&](const BlockSum& sum, int i, int j) {
+      for_each_block<kForm>(workspace, sums, [&](const BlockSum& sum, int i, int j) {
         const int block = packed_index(i, j);
         // Worked out for each block anew: beside the sums of a tile every register counts.
         const int again = recomputed(number), last = last_product(n_iter);
         if (again < last) {
-          update<kStreamed, kPlanes, kTangents>(workspace, again, recomputed(tangent), sum, block);
+          update<kForm, kPlanes, kTangents>(workspace, again, recomputed(tangent), sum, block);
         } else {
-          finish<kStreamed, kPlanes, kTangents>(workspace, last == 1, recomputed(tangent), root, sum, block);
+          finish<kForm, kPlanes, kTangents>(workspace, last == 1, recomputed(tangent), root, sum, block);
         }
       });
     }

@@ -33,6 +33,18 @@ constexpr Pass kCovariancePass{3, 3};  // features, and float32 totals or a spli
 // W, V and Y with their tangents; in "fast", of two tangents also what rounding to halves takes away.
 constexpr Pass backward_pass(int planes) { return planes == 1 ? Pass{8, 6} : Pass{6, 6}; }
 
+// Where the matrices are, and how a product is shared out among warps (symmetric.cuh); kernels are compiled for each.
+enum class Form : int {
+  kSmall,     // all in shared memory, and so small that in tiles of the usual size a sample would have a single warp
+  kResident,  // all in shared memory
+  kStreamed,  // some in the slab of the CTA
+};
+
+template <Form kForm>
+constexpr bool kStreams = kForm == Form::kStreamed;
+
+constexpr int kSmallBlocks = 4;  // 64 channels, one tile of the usual size
+
 struct Layout {
   int blocks;        // 16-wide block rows of a matrix: ceil(C / 16)
   int planes;        // of halves for each matrix: 1 "fast", 2 "high"
@@ -41,6 +53,9 @@ struct Layout {
   int ring_columns;  // block columns that the ring for streaming holds; 0 where all operands are resident
 
   GCP_HOST_DEVICE constexpr bool streams() const { return resident < matrices; }
+  GCP_HOST_DEVICE constexpr Form form() const {
+    return streams() ? Form::kStreamed : blocks <= kSmallBlocks ? Form::kSmall : Form::kResident;
+  }
   // At least two block columns, so that the first matrix can stage features of the smallest C.
   GCP_HOST_DEVICE constexpr int plane_blocks() const {
     const int triangle = blocks * (blocks + 1) / 2;

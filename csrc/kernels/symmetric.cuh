@@ -8,20 +8,17 @@
 // A product stays in registers until everyone has read its operands; then it may overwrite them. Each warp owns a tile
 // of the result: four block rows by two block columns above the diagonal, or the upper half of four by four on it. The
 // diagonal tiles are the first warps. At C = 256 these are 16 warps, and each quarter of the multiprocessor issues the
-// same number of products.
+// same number of products. Up to C = 64 a tile has half as many rows, and a sample three warps instead of one: a
+// multiprocessor has few such samples, and a warp alone waits for every load of its own.
 //
 // Where a matrix lives is a matter of memory alone: resident in shared memory, or in a slab of global memory that
 // belongs to this CTA, from which its block columns are streamed through a ring in shared memory (`Stream`).
 #pragma once
 
+#include "layout.h"
 #include "primitives.cuh"
 
 namespace gcp_kernels {
-
-constexpr int kTileBlocks = 4;     // block rows of a warp's tile
-constexpr int kTilePairs = 2;      // block columns of one above the diagonal
-constexpr int kMaxTileSums = 10;   // blocks of a tile on the diagonal
-constexpr int kRectangleSums = 8;  // blocks of one above it
 
 __host__ __device__ constexpr int triangle_number(int n) { return n * (n + 1) / 2; }
 
@@ -30,15 +27,39 @@ __host__ __device__ constexpr int ceil_divide(int a, int b) { return (a + b - 1)
 // i <= j
 __host__ __device__ constexpr int packed_index(int i, int j) { return triangle_number(j) + i; }
 
-// Warps that a product of `blocks` block rows takes: one for each tile.
-__host__ __device__ constexpr int warp_tiles(int blocks) {
-  int tiles = ceil_divide(blocks, kTileBlocks);
-  for (int row = kTileBlocks; row < blocks; row += kTileBlocks) tiles += ceil_divide(blocks - row, kTilePairs);
+constexpr int kTileColumns = 2;  // block columns of a tile above the diagonal
+
+// Block rows of a warp's tile, and block columns of one on the diagonal.
+__host__ __device__ constexpr int tile_rows(Form form) { return form == Form::kSmall ? 2 : 4; }
+
+template <Form kForm>
+constexpr int kTileRows = tile_rows(kForm);
+// Blocks of a tile on the diagonal, of one above it, and the more of both.
+template <Form kForm>
+constexpr int kDiagonalSums = triangle_number(kTileRows<kForm>);
+template <Form kForm>
+constexpr int kRectangleSums = kTileRows<kForm> * kTileColumns;
+template <Form kForm>
+constexpr int kMostSums = kDiagonalSums<kForm> > kRectangleSums<kForm> ? kDiagonalSums<kForm> : kRectangleSums<kForm>;
+
+// Warps that a product takes: one for each tile.
+__host__ __device__ constexpr int warp_tiles(const Layout& layout) {
+  const int rows = tile_rows(layout.form());
+  int tiles = ceil_divide(layout.blocks, rows);
+  for (int row = rows; row < layout.blocks; row += rows) tiles += ceil_divide(layout.blocks - row, kTileColumns);
   return tiles;
 }
 
+// For __launch_bounds__: the threads of the largest sample, and how many CTAs of them should find room on a
+// multiprocessor. Not told the latter, the assembler makes room for more small samples, and spills.
+template <Form kForm>
+constexpr int kMostThreadsOf = kForm == Form::kSmall ? 3 * kWarpSize : kMostThreads;
+template <Form kForm>
+constexpr int kLeastCtasOf = kForm == Form::kSmall ? 6 : 1;
+
 // The blocks of the result that this warp owns: one number, kept in shared memory between products, from which the rest
 // is computed when it is needed. Beside the sums of a tile every register counts.
+template <Form kForm>
 struct WarpTile {
   int code;    // first block row in the low byte, first block column above it; the same on the diagonal
   int blocks;  // block rows of the matrix; a tile at its edge may reach beyond
@@ -50,15 +71,16 @@ struct WarpTile {
   // Done once; every thread reads what its own warp has written, after the next barrier.
   __device__ static void assign(SharedAddress tiles, int blocks) {
     const int warp = warp_of_thread();
-    const int diagonals = ceil_divide(blocks, kTileBlocks);
-    int row = warp * kTileBlocks, column = row;
+    const int diagonals = ceil_divide(blocks, kTileRows<kForm>);
+    int row = warp * kTileRows<kForm>, column = row;
     if (warp >= diagonals) {
       int rest = warp - diagonals;
       row = 0;
-      for (int width; rest >= (width = ceil_divide(blocks - row - kTileBlocks, kTilePairs)); row += kTileBlocks) {
+      for (int width; rest >= (width = ceil_divide(blocks - row - kTileRows<kForm>, kTileColumns));
+           row += kTileRows<kForm>) {
         rest -= width;
       }
-      column = row + kTileBlocks + rest * kTilePairs;
+      column = row + kTileRows<kForm> + rest * kTileColumns;
     }
     if (lane_of_thread() == 0) store_shared(tiles + warp * 4, row | column << 8);
   }
@@ -76,19 +98,24 @@ struct WarpTile {
 
   // Block row and column of the sum number `s`: column after column.
   __device__ int row_of(int s) const {
-    return row() + (diagonal() ? s - triangle_number(diagonal_column(s)) : s % kTileBlocks);
+    return row() + (diagonal() ? s - triangle_number(diagonal_column(s)) : s % kTileRows<kForm>);
   }
-  __device__ int column_of(int s) const { return column() + (diagonal() ? diagonal_column(s) : s / kTileBlocks); }
+  __device__ int column_of(int s) const { return column() + (diagonal() ? diagonal_column(s) : s / kTileRows<kForm>); }
   __device__ static int diagonal_column(int s) { return (s >= 1) + (s >= 3) + (s >= 6); }
-  // Whether there is such a block: on a tile above the diagonal there are fewer, at the edge of the matrix too.
-  __device__ bool owns(int s) const { return (diagonal() || s < kRectangleSums) && column_of(s) < blocks; }
+  // Whether there is such a block: tiles on and above the diagonal differ in their number, at the edge of the matrix
+  // there are fewer.
+  __device__ bool owns(int s) const {
+    return s < (diagonal() ? kDiagonalSums<kForm> : kRectangleSums<kForm>) && column_of(s) < blocks;
+  }
 };
 
-using TileSums = BlockSum[kMaxTileSums];
+template <Form kForm>
+using TileSums = BlockSum[kMostSums<kForm>];
 
-__device__ inline void clear(TileSums& sums) {
+template <int kSums>
+__device__ inline void clear(BlockSum (&sums)[kSums]) {
 #pragma unroll
-  for (int s = 0; s < kMaxTileSums; ++s) sums[s] = BlockSum{};
+  for (int s = 0; s < kSums; ++s) sums[s] = BlockSum{};
 }
 
 // a x, element by element.
@@ -146,10 +173,10 @@ __device__ inline Fragment load_block_transposed(SharedAddress block, const Lane
   return load_matrix_transposed(block + (kHand == Hand::kRight ? lane.in_order : lane.exchanged));
 }
 
-template <Hand kHand, Side kSide, bool kStreamed>
+template <Hand kHand, Side kSide, Form kForm>
 __device__ inline Fragment load_operand(const Operand& operand, int i, int k, const LaneOffset& lane) {
   const bool mirrored = kSide == Side::kMirrored || (kSide == Side::kCrossing && k < i);
-  const bool elsewhere = mirrored && !(kStreamed && operand.streamed);
+  const bool elsewhere = mirrored && !(kStreams<kForm> && operand.streamed);
   const SharedAddress block =
       elsewhere ? operand.rows + (triangle_number(i) + k) * kBlockBytes : operand.column + i * kBlockBytes;
   return mirrored ? load_block_transposed<kHand>(block, lane) : load_block<kHand>(block, lane);
@@ -157,20 +184,20 @@ __device__ inline Fragment load_operand(const Operand& operand, int i, int k, co
 
 // sums += column k of `left` times row k of `right`. Rows beyond the matrix take the last one's place; what comes of
 // them is not owned by anyone. Two rows at a time: with all four in registers beside ten sums, some would be spilled.
-template <Side kSide, bool kStreamed>
-__device__ inline void multiply_diagonal(const WarpTile& tile, const Operand& left, const Operand& right, int k,
-                                         const LaneOffset& lane, TileSums& sums) {
+template <Side kSide, Form kForm>
+__device__ inline void multiply_diagonal(const WarpTile<kForm>& tile, const Operand& left, const Operand& right, int k,
+                                         const LaneOffset& lane, TileSums<kForm>& sums) {
   const int last = tile.blocks - 1;
 #pragma unroll
-  for (int first = 0; first < kTileBlocks; first += 2) {
+  for (int first = 0; first < kTileRows<kForm>; first += 2) {
     Fragment rows[2];
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      rows[r] = load_operand<Hand::kLeft, kSide, kStreamed>(left, min(tile.row() + first + r, last), k, lane);
+      rows[r] = load_operand<Hand::kLeft, kSide, kForm>(left, min(tile.row() + first + r, last), k, lane);
     }
 #pragma unroll
-    for (int c = first; c < kTileBlocks; ++c) {
-      const Fragment column = load_operand<Hand::kRight, kSide, kStreamed>(right, min(tile.row() + c, last), k, lane);
+    for (int c = first; c < kTileRows<kForm>; ++c) {
+      const Fragment column = load_operand<Hand::kRight, kSide, kForm>(right, min(tile.row() + c, last), k, lane);
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
         if (first + r <= c) multiply_add(sums[triangle_number(c) + first + r], rows[r], column);
@@ -179,44 +206,44 @@ __device__ inline void multiply_diagonal(const WarpTile& tile, const Operand& le
   }
 }
 
-template <Side kRows, Side kColumns, bool kStreamed>
-__device__ inline void multiply_rectangle(const WarpTile& tile, const Operand& left, const Operand& right, int k,
-                                          const LaneOffset& lane, TileSums& sums) {
-  Fragment rows[kTileBlocks];
+template <Side kRows, Side kColumns, Form kForm>
+__device__ inline void multiply_rectangle(const WarpTile<kForm>& tile, const Operand& left, const Operand& right, int k,
+                                          const LaneOffset& lane, TileSums<kForm>& sums) {
+  Fragment rows[kTileRows<kForm>];
 #pragma unroll
-  for (int r = 0; r < kTileBlocks; ++r) {
-    rows[r] = load_operand<Hand::kLeft, kRows, kStreamed>(left, tile.row() + r, k, lane);
+  for (int r = 0; r < kTileRows<kForm>; ++r) {
+    rows[r] = load_operand<Hand::kLeft, kRows, kForm>(left, tile.row() + r, k, lane);
   }
 #pragma unroll
-  for (int c = 0; c < kTilePairs; ++c) {
+  for (int c = 0; c < kTileColumns; ++c) {
     const int i = min(tile.column() + c, tile.blocks - 1);
-    const Fragment column = load_operand<Hand::kRight, kColumns, kStreamed>(right, i, k, lane);
+    const Fragment column = load_operand<Hand::kRight, kColumns, kForm>(right, i, k, lane);
 #pragma unroll
-    for (int r = 0; r < kTileBlocks; ++r) multiply_add(sums[c * kTileBlocks + r], rows[r], column);
+    for (int r = 0; r < kTileRows<kForm>; ++r) multiply_add(sums[c * kTileRows<kForm> + r], rows[r], column);
   }
 }
 
 // The same for any k of two symmetric matrices.
-template <bool kStreamed>
-__device__ inline void multiply_column(const WarpTile& tile, const Operand& left, const Operand& right, int k,
-                                       const LaneOffset& lane, TileSums& sums) {
+template <Form kForm>
+__device__ inline void multiply_column(const WarpTile<kForm>& tile, const Operand& left, const Operand& right, int k,
+                                       const LaneOffset& lane, TileSums<kForm>& sums) {
   constexpr Side kMirrored = Side::kMirrored, kCrossing = Side::kCrossing, kStored = Side::kStored;
   if (tile.diagonal()) {
     if (k < tile.row()) {
-      multiply_diagonal<kMirrored, kStreamed>(tile, left, right, k, lane, sums);
-    } else if (k < tile.row() + kTileBlocks) {
-      multiply_diagonal<kCrossing, kStreamed>(tile, left, right, k, lane, sums);
+      multiply_diagonal<kMirrored, kForm>(tile, left, right, k, lane, sums);
+    } else if (k < tile.row() + kTileRows<kForm>) {
+      multiply_diagonal<kCrossing, kForm>(tile, left, right, k, lane, sums);
     } else {
-      multiply_diagonal<kStored, kStreamed>(tile, left, right, k, lane, sums);
+      multiply_diagonal<kStored, kForm>(tile, left, right, k, lane, sums);
     }
   } else if (k < tile.row()) {
-    multiply_rectangle<kMirrored, kMirrored, kStreamed>(tile, left, right, k, lane, sums);
-  } else if (k < tile.row() + kTileBlocks) {
-    multiply_rectangle<kCrossing, kMirrored, kStreamed>(tile, left, right, k, lane, sums);
+    multiply_rectangle<kMirrored, kMirrored, kForm>(tile, left, right, k, lane, sums);
+  } else if (k < tile.row() + kTileRows<kForm>) {
+    multiply_rectangle<kCrossing, kMirrored, kForm>(tile, left, right, k, lane, sums);
   } else if (k < tile.column()) {
-    multiply_rectangle<kStored, kMirrored, kStreamed>(tile, left, right, k, lane, sums);
+    multiply_rectangle<kStored, kMirrored, kForm>(tile, left, right, k, lane, sums);
   } else {
-    multiply_rectangle<kStored, kCrossing, kStreamed>(tile, left, right, k, lane, sums);
+    multiply_rectangle<kStored, kCrossing, kForm>(tile, left, right, k, lane, sums);
   }
 }
 

@@ -35,9 +35,9 @@ struct Workspace {
   __device__ float kept_scalar() const { return as_float(load_shared(start() + layout.scalar_offset())); }
 
   // Planes are numbered through: matrix * layout.planes, and the next for the low one.
-  template <bool kStreamed>
+  template <Form kForm>
   __device__ bool is_streamed(int plane) const {
-    return kStreamed && plane >= layout.resident * layout.planes;
+    return kStreams<kForm> && plane >= layout.resident * layout.planes;
   }
   __device__ SharedAddress in_shared(int plane) const { return start() + plane * layout.plane_bytes(); }
   __device__ char* in_slab(int plane) const {
@@ -48,12 +48,15 @@ struct Workspace {
                        static_cast<std::uint32_t>(layout.plane_bytes());
   }
   // The blocks of the result that this warp owns.
-  __device__ WarpTile tile() const { return WarpTile::of_warp(tiles(), layout.blocks); }
+  template <Form kForm>
+  __device__ WarpTile<kForm> tile() const {
+    return WarpTile<kForm>::of_warp(tiles(), layout.blocks);
+  }
 };
 
 // The two operands of a product, each a plane, and the block columns of those that are streamed, a few ahead of their
 // use; every thread of the block takes part. What is asked of it in each step is found once, and kept in one register.
-template <bool kStreamed>
+template <Form kForm>
 struct Stream {
   const Workspace& workspace;
   // By bits, from 0: left plane; 8: right plane; 16, 17: whether each is streamed; 18: how many planes are, the same
@@ -61,7 +64,7 @@ struct Stream {
   int packed;
 
   __device__ Stream(const Workspace& workspace_, int left, int right) : workspace(workspace_) {
-    const int l = workspace.is_streamed<kStreamed>(left), r = workspace.is_streamed<kStreamed>(right);
+    const int l = workspace.is_streamed<kForm>(left), r = workspace.is_streamed<kForm>(right);
     const int number = l + (left != right ? r : 0);
     const int most = number == 2 ? workspace.layout.ring_columns / 2 : workspace.layout.ring_columns;
     packed = left | right << 8 | l << 16 | r << 17 | number << 18 | ((most >= 4 ? 4 : most >= 2 ? 2 : 1) - 1) << 20;
@@ -69,9 +72,9 @@ struct Stream {
 
   __device__ int left() const { return recomputed(packed) & 0xff; }
   __device__ int right() const { return recomputed(packed) >> 8 & 0xff; }
-  __device__ bool left_streamed() const { return kStreamed && (recomputed(packed) & 1 << 16); }
-  __device__ bool right_streamed() const { return kStreamed && (recomputed(packed) & 1 << 17); }
-  __device__ int count() const { return kStreamed ? recomputed(packed) >> 18 & 3 : 0; }
+  __device__ bool left_streamed() const { return kStreams<kForm> && (recomputed(packed) & 1 << 16); }
+  __device__ bool right_streamed() const { return kStreams<kForm> && (recomputed(packed) & 1 << 17); }
+  __device__ int count() const { return kStreams<kForm> ? recomputed(packed) >> 18 & 3 : 0; }
   __device__ int stages() const { return (recomputed(packed) >> 20) + 1; }
 
   __device__ SharedAddress slot(int k, int number) const {
@@ -135,58 +138,58 @@ struct Stream {
 };
 
 // sums += left right, lifted twice, for symmetric matrices given by one plane each.
-template <bool kStreamed>
-__device__ inline void multiply_planes(const Workspace& workspace, int left, int right, TileSums& sums) {
-  const Stream<kStreamed> stream(workspace, left, right);
-  const WarpTile tile = workspace.tile();
+template <Form kForm>
+__device__ inline void multiply_planes(const Workspace& workspace, int left, int right, TileSums<kForm>& sums) {
+  const Stream<kForm> stream(workspace, left, right);
+  const WarpTile<kForm> tile = workspace.tile<kForm>();
   stream.start();
 #pragma unroll 1
   for (int k = 0; k < workspace.layout.blocks; ++k) {
     stream.advance(k);
-    multiply_column<kStreamed>(tile.again(), stream.left_operand(k), stream.right_operand(k), k, LaneOffset(), sums);
+    multiply_column<kForm>(tile.again(), stream.left_operand(k), stream.right_operand(k), k, LaneOffset(), sums);
   }
 }
 
 // For every block of this warp's tile: visit(sum, block row, block column).
-template <typename Visit>
-__device__ inline void for_each_block(const Workspace& workspace, TileSums& sums, Visit visit) {
+template <Form kForm, typename Visit>
+__device__ inline void for_each_block(const Workspace& workspace, TileSums<kForm>& sums, Visit visit) {
 #pragma unroll
-  for (int s = 0; s < kMaxTileSums; ++s) {
-    const WarpTile tile = workspace.tile();
+  for (int s = 0; s < kMostSums<kForm>; ++s) {
+    const WarpTile<kForm> tile = workspace.tile<kForm>();
     if (tile.owns(s)) visit(sums[s], tile.row_of(s), tile.column_of(s));
   }
 }
 
 // The same where the sums are of no interest: visit(block row, block column).
-template <typename Visit>
+template <Form kForm, typename Visit>
 __device__ inline void for_each_block(const Workspace& workspace, Visit visit) {
-  const WarpTile tile = workspace.tile();
+  const WarpTile<kForm> tile = workspace.tile<kForm>();
 #pragma unroll 1
-  for (int s = 0; s < kMaxTileSums; ++s) {
+  for (int s = 0; s < kMostSums<kForm>; ++s) {
     if (tile.owns(s)) visit(tile.row_of(s), tile.column_of(s));
   }
 }
 
 // A lane's four words of a block of a plane, a tile apart.
-template <bool kStreamed>
+template <Form kForm>
 struct BlockShare {
   SharedAddress shared;
   char* slab;  // null where the plane is resident
 
   __device__ BlockShare(const Workspace& workspace, int plane, int block) {
-    const int number = kStreamed ? recomputed(plane) : plane;
+    const int number = kStreams<kForm> ? recomputed(plane) : plane;
     const int offset = block * kBlockBytes + lane_of_thread() * 4;
-    const bool in_slab = workspace.is_streamed<kStreamed>(number);
+    const bool in_slab = workspace.is_streamed<kForm>(number);
     shared = in_slab ? 0 : workspace.in_shared(number) + offset;
     slab = in_slab ? workspace.in_slab(number) + offset : nullptr;
   }
 
   __device__ std::uint32_t load(int w) const {
-    if (kStreamed && slab != nullptr) return *reinterpret_cast<const std::uint32_t*>(slab + w * kTileBytes);
+    if (kStreams<kForm> && slab != nullptr) return *reinterpret_cast<const std::uint32_t*>(slab + w * kTileBytes);
     return load_shared(shared + w * kTileBytes);
   }
   __device__ void store(int w, std::uint32_t word) const {
-    if (kStreamed && slab != nullptr) {
+    if (kStreams<kForm> && slab != nullptr) {
       *reinterpret_cast<std::uint32_t*>(slab + w * kTileBytes) = word;
     } else {
       store_shared(shared + w * kTileBytes, word);
@@ -195,10 +198,10 @@ struct BlockShare {
 };
 
 // A lane's share of a block of what kPlanes planes from number `first` on hold, lifted.
-template <bool kStreamed, int kPlanes>
+template <Form kForm, int kPlanes>
 __device__ inline BlockSum load_planes(const Workspace& workspace, int first, int block) {
   BlockSum elements;
-  const BlockShare<kStreamed> high(workspace, first, block);
+  const BlockShare<kForm> high(workspace, first, block);
 #pragma unroll
   for (int w = 0; w < 4; ++w) {
     const std::uint32_t word = high.load(w);
@@ -206,7 +209,7 @@ __device__ inline BlockSum load_planes(const Workspace& workspace, int first, in
     elements.value[2 * w + 1] = second_half(word);
   }
   if constexpr (kPlanes == 2) {
-    const BlockShare<kStreamed> low(workspace, first + 1, block);
+    const BlockShare<kForm> low(workspace, first + 1, block);
 #pragma unroll
     for (int w = 0; w < 4; ++w) {
       const std::uint32_t word = low.load(w);
@@ -218,16 +221,16 @@ __device__ inline BlockSum load_planes(const Workspace& workspace, int first, in
 }
 
 // Rounds lifted elements to halves in the plane `high`, and leaves what that takes away in the plane `low`.
-template <bool kStreamed>
+template <Form kForm>
 __device__ inline void store_split(const Workspace& workspace, int high, int low, int block, const BlockSum& elements) {
-  const BlockShare<kStreamed> rounded(workspace, high, block);
+  const BlockShare<kForm> rounded(workspace, high, block);
   std::uint32_t words[4];
 #pragma unroll
   for (int w = 0; w < 4; ++w) {
     words[w] = pack_halves(elements.value[2 * w], elements.value[2 * w + 1]);
     rounded.store(w, words[w]);
   }
-  const BlockShare<kStreamed> rest(workspace, low, block);
+  const BlockShare<kForm> rest(workspace, low, block);
 #pragma unroll
   for (int w = 0; w < 4; ++w) {
     rest.store(w, pack_halves(elements.value[2 * w] - first_half(words[w]),
@@ -236,46 +239,46 @@ __device__ inline void store_split(const Workspace& workspace, int high, int low
 }
 
 // Splits lifted elements into kPlanes planes from number `first` on.
-template <bool kStreamed, int kPlanes>
+template <Form kForm, int kPlanes>
 __device__ inline void store_planes(const Workspace& workspace, int first, int block, const BlockSum& elements) {
   if constexpr (kPlanes == 2) {
-    store_split<kStreamed>(workspace, first, first + 1, block, elements);
+    store_split<kForm>(workspace, first, first + 1, block, elements);
   } else {
-    const BlockShare<kStreamed> share(workspace, first, block);
+    const BlockShare<kForm> share(workspace, first, block);
 #pragma unroll
     for (int w = 0; w < 4; ++w) share.store(w, pack_halves(elements.value[2 * w], elements.value[2 * w + 1]));
   }
 }
 
 // The same for a matrix of the iteration, whose planes are numbered through.
-template <bool kStreamed, int kPlanes>
+template <Form kForm, int kPlanes>
 __device__ inline BlockSum load_elements(const Workspace& workspace, int matrix, int block) {
-  return load_planes<kStreamed, kPlanes>(workspace, matrix * kPlanes, block);
+  return load_planes<kForm, kPlanes>(workspace, matrix * kPlanes, block);
 }
 
-template <bool kStreamed, int kPlanes>
+template <Form kForm, int kPlanes>
 __device__ inline void store_elements(const Workspace& workspace, int matrix, int block, const BlockSum& elements) {
-  store_planes<kStreamed, kPlanes>(workspace, matrix * kPlanes, block, elements);
+  store_planes<kForm, kPlanes>(workspace, matrix * kPlanes, block, elements);
 }
 
 // A lane's share of a block in float32, which takes the plane `first` and the next.
-template <bool kStreamed>
+template <Form kForm>
 __device__ inline BlockSum load_floats(const Workspace& workspace, int first, int block) {
   BlockSum elements;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    const BlockShare<kStreamed> share(workspace, first + half, block);
+    const BlockShare<kForm> share(workspace, first + half, block);
 #pragma unroll
     for (int w = 0; w < 4; ++w) elements.value[4 * half + w] = as_float(share.load(w));
   }
   return elements;
 }
 
-template <bool kStreamed>
+template <Form kForm>
 __device__ inline void store_floats(const Workspace& workspace, int first, int block, const BlockSum& elements) {
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    const BlockShare<kStreamed> share(workspace, first + half, block);
+    const BlockShare<kForm> share(workspace, first + half, block);
 #pragma unroll
     for (int w = 0; w < 4; ++w) share.store(w, as_word(elements.value[4 * half + w]));
   }

@@ -1,5 +1,7 @@
 // C entries that run the pooling kernels of csrc/kernels under emulation, for ctypes. With FAST_ONLY those of "fast"
 // iSQRT-COV pooling alone, which compile in a third of the time.
+#include <type_traits>
+
 #include "emulation.h"
 #include "kernels/covariance.cuh"
 
@@ -13,8 +15,21 @@ int run(const Layout& layout, std::int64_t batch, unsigned grid, int reversed, c
   if (batch == 0) return 0;
   if (!layout.streams() || grid > batch) grid = batch;
   cuda_emulation::use_shared_memory(layout.shared_bytes());
-  const unsigned threads = warp_tiles(layout.blocks) * kWarpSize;
+  const unsigned threads = warp_tiles(layout) * kWarpSize;
   return cuda_emulation::launch({grid, 1, 1}, {threads, 1, 1}, reversed, body);
+}
+
+// run_form(std::integral_constant<Form, layout.form()>), as in csrc/pooling_launch.cuh.
+template <typename RunForm>
+void with_form(const Layout& layout, RunForm run_form) {
+  switch (layout.form()) {
+    case Form::kSmall:
+      return run_form(std::integral_constant<Form, Form::kSmall>());
+    case Form::kResident:
+      return run_form(std::integral_constant<Form, Form::kResident>());
+    default:
+      return run_form(std::integral_constant<Form, Form::kStreamed>());
+  }
 }
 
 }  // namespace
@@ -23,9 +38,8 @@ extern "C" {
 
 void layout_of(int channels, int planes, int backward, int shared_limit, std::int64_t* result) {
   const Layout layout = layout_for(channels, planes, backward ? backward_pass(planes) : kForwardPass, shared_limit);
-  const std::int64_t values[] = {
-      layout.blocks,         layout.matrices,     layout.resident,          layout.ring_columns,
-      layout.shared_bytes(), layout.slab_bytes(), warp_tiles(layout.blocks)};
+  const std::int64_t values[] = {layout.blocks,         layout.matrices,     layout.resident,   layout.ring_columns,
+                                 layout.shared_bytes(), layout.slab_bytes(), warp_tiles(layout)};
   for (std::int64_t value : values) *result++ = value;
 }
 
@@ -36,13 +50,13 @@ int isqrt_forward_emulated(const Features* x, const SymmetricOutput* pooled, flo
   const Layout layout = layout_for(x->channels, planes, kForwardPass, shared_limit);
   const ForwardArguments arguments{*x, *pooled, offset, trace, slabs, batch, n_iter, layout};
   return run(layout, batch, grid, reversed, [&] {
+    with_form(layout, [&](auto form) {
+      constexpr Form kForm = decltype(form)::value;
 #ifndef FAST_ONLY
-    if (planes == 2) {
-      layout.streams() ? isqrt_forward_kernel<true, 2>(arguments) : isqrt_forward_kernel<false, 2>(arguments);
-      return;
-    }
+      if (planes == 2) return isqrt_forward_kernel<kForm, 2>(arguments);
 #endif
-    layout.streams() ? isqrt_forward_kernel<true, 1>(arguments) : isqrt_forward_kernel<false, 1>(arguments);
+      isqrt_forward_kernel<kForm, 1>(arguments);
+    });
   });
 }
 
@@ -52,13 +66,13 @@ int isqrt_backward_emulated(const SymmetricGradient* grad, const Features* x, co
   const Layout layout = layout_for(x->channels, planes, backward_pass(planes), shared_limit);
   const BackwardArguments arguments{*grad, *x, offset, trace, *grad_x, slabs, batch, n_iter, layout};
   return run(layout, batch, grid, reversed, [&] {
+    with_form(layout, [&](auto form) {
+      constexpr Form kForm = decltype(form)::value;
 #ifndef FAST_ONLY
-    if (planes == 2) {
-      layout.streams() ? isqrt_backward_kernel<true, 2>(arguments) : isqrt_backward_kernel<false, 2>(arguments);
-      return;
-    }
+      if (planes == 2) return isqrt_backward_kernel<kForm, 2>(arguments);
 #endif
-    layout.streams() ? isqrt_backward_kernel<true, 1>(arguments) : isqrt_backward_kernel<false, 1>(arguments);
+      isqrt_backward_kernel<kForm, 1>(arguments);
+    });
   });
 }
 
@@ -70,7 +84,7 @@ int covariance_forward_emulated(const Features* x, const ChannelScale* scale, co
   const Layout layout = layout_for(x->channels, 1, kCovariancePass, shared_limit);
   const CovarianceArguments arguments{*x, *scale, *pooled, offset, slabs, batch, planes, layout};
   return run(layout, batch, grid, reversed, [&] {
-    layout.streams() ? covariance_forward_kernel<true>(arguments) : covariance_forward_kernel<false>(arguments);
+    with_form(layout, [&](auto form) { covariance_forward_kernel<decltype(form)::value>(arguments); });
   });
 }
 
@@ -80,7 +94,7 @@ int covariance_backward_emulated(const SymmetricGradient* grad, const Features* 
   const Layout layout = layout_for(x->channels, 1, kCovariancePass, shared_limit);
   const CovarianceBackwardArguments arguments{*grad, *x, *scale, offset, *grad_x, grad_scale, slabs, batch, layout};
   return run(layout, batch, grid, reversed, [&] {
-    layout.streams() ? covariance_backward_kernel<true>(arguments) : covariance_backward_kernel<false>(arguments);
+    with_form(layout, [&](auto form) { covariance_backward_kernel<decltype(form)::value>(arguments); });
   });
 }
 
