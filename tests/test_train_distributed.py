@@ -25,9 +25,16 @@ def runs(tmp_path_factory):
     scenarios = {
         "whole": {"arguments": [*OPTIONS, "--output", str(folder / "whole")], "moments": []},
         "killed": {"arguments": [*OPTIONS, "--output", str(folder / "killed")], "moments": [["step", 18]]},
+        # A sum of three depends on their order, which must be the same after a resumption.
+        "whole of three": {"arguments": [*OPTIONS, "--output", str(folder / "whole 3")], "moments": [], "processes": 3},
+        "killed of three": {
+            "arguments": [*OPTIONS, "--output", str(folder / "killed 3")],
+            "moments": [["step", 18]],
+            "processes": 3,
+        },
         "diverging": {"arguments": ["--pool", "avg", "--lr", "1e30", "--output", str(folder / "nan")], "moments": []},
     }
-    endings, errors = training_runs.run_scenarios([{**scenario, "processes": 2} for scenario in scenarios.values()])
+    endings, errors = training_runs.run_scenarios([{"processes": 2, **scenario} for scenario in scenarios.values()])
     return folder, dict(zip(scenarios, endings, strict=True)), errors
 
 
@@ -38,6 +45,14 @@ def test_a_killed_process_ends_the_other_and_both_resume(runs):
     assert endings["killed"] == [[1, -signal.SIGKILL], [0, 0]]
     assert_same_result(folder / "killed", folder / "whole")
     assert [row["step"] for row in rows(folder / "whole" / "landscape.csv")] == ["20"]
+
+
+@distributed
+def test_three_processes_resume_to_the_same_digits(runs):
+    folder, endings, _ = runs
+    assert endings["whole of three"] == [[0, 0, 0]]
+    assert endings["killed of three"][-1] == [0, 0, 0]
+    assert_same_result(folder / "killed 3", folder / "whole 3")
 
 
 @distributed

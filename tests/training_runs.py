@@ -1,5 +1,6 @@
 """What tests of the training command share: starting it, and comparing what two runs left in their folders."""
 
+import contextlib
 import csv
 import json
 import os
@@ -39,7 +40,12 @@ def run_processes(*command):
         try:
             output, error = process.communicate(timeout=TIMEOUT)
         except BaseException:
-            os.killpg(process.pid, signal.SIGKILL)
+            # Workers of torchrun have sessions of their own: it ends them itself when it is asked to end.
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(30)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
             raise
     assert process.returncode == 0, error
     return output, error

@@ -99,8 +99,8 @@ def train_both(
     print("        average pooling         covariance pooling (GCP)")
     print("epoch   loss      accuracy      loss      accuracy")
     with (
-        torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True),
-        tqdm(total=len(networks) * steps, unit="step", leave=False) as bar,
+        torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
+        tqdm(total=len(networks) * steps, unit="step", leave=False, disable=None) as bar,
     ):
         runs: dict[str, Iterator[Epoch]] = {}
         for pool, network in networks.items():

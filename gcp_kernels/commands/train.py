@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
         with joined(processes, device), reproducible(device):
             return train(config, device, args, folder, processes)
     except (NonFiniteLossError, RunFolderError, OSError, ImportError) as error:
-        return fail(error, 1, processes, everywhere=True)
+        return fail(error, 1, processes, at_once=True)
     except KeyboardInterrupt:
         return fail(f"interrupted; --output {folder.path} --resume goes on", 130, processes)
 
@@ -127,7 +127,12 @@ def missing_packages(config: TrainingConfig) -> str | None:
         except (ImportError, RuntimeError) as error:
             # A torchvision built for another torch fails with a RuntimeError: an operator does not exist.
             missing.append(f"{distribution} ({error})")
-    return f'cannot be imported: {", ".join(missing)}; pip install "gcp-kernels[demo,models]"' if missing else None
+    if not missing:
+        return None
+    return (
+        f"cannot be imported: {', '.join(missing)}; not installed "
+        '(pip install "gcp-kernels[demo,models]") or built for another torch than the one that is'
+    )
 
 
 def train(
@@ -198,13 +203,12 @@ def table_line(row: dict[str, Any]) -> str:
     )
 
 
-def fail(message: object, code: int, processes: Processes | None = None, *, everywhere: bool = False) -> int:
-    """Print the error, in the first process or with the name of each; return the exit code."""
+def fail(message: object, code: int, processes: Processes | None = None, *, at_once: bool = False) -> int:
+    """Print the error, of several processes with the name of each: one may fail alone; return the exit code."""
     several = processes is not None and processes.count > 1
-    if processes is None or processes.first or everywhere:
-        where = f" in process {processes.rank}" if several and processes is not None else ""
-        print(f"gcp_kernels train: error{where}: {message}", file=sys.stderr, flush=True)
-    if several and everywhere:
+    where = f" in process {processes.rank}" if several and processes is not None else ""
+    print(f"gcp_kernels train: error{where}: {message}", file=sys.stderr, flush=True)
+    if several and at_once:
         # Threads of the process group may wait for others that wait for this one; torchrun ends those.
         os._exit(code)
     return code

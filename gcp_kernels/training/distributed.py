@@ -1,6 +1,7 @@
 """Several processes that train one network, as torchrun starts them: who does what, and what they tell each other."""
 
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -94,7 +95,13 @@ class Processes:
         """DistributedDataParallel where there are several processes: gradients become their mean over processes."""
         if self.count == 1:
             return network
-        return nn.parallel.DistributedDataParallel(network, device_ids=[device] if device.type == "cuda" else None)
+        # After its first step it would sort gradients anew into the pieces that are summed, and from three processes on
+        # a sum depends on its piece: a resumed run, whose first step comes later, would end with other last digits. It
+        # sorts once where it looks for unused parameters, of which there are none, as it then warns.
+        warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
+        return nn.parallel.DistributedDataParallel(
+            network, device_ids=[device] if device.type == "cuda" else None, find_unused_parameters=True
+        )
 
 
 @contextmanager

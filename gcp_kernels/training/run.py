@@ -28,7 +28,9 @@ def reproducible(device: torch.device) -> Iterator[None]:
     """Inside, cuDNN chooses the same algorithms again; afterwards torch's random states are what they were before."""
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=[device] if device.type == "cuda" else []))
-        stack.enter_context(torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True))
+        stack.enter_context(
+            torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+        )
         yield
 
 

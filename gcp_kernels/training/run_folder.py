@@ -91,7 +91,7 @@ class RunFolder:
             return None
         try:
             state: dict[str, Any] = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
-        except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, ValueError) as error:
+        except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, ValueError, KeyError) as error:
             raise RunFolderError(f"{self.checkpoint} cannot be read: {error}") from error
         return state
 
