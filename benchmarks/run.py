@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     report(f"\n{len(rows)} rows in {time.perf_counter() - started:.0f} s")
     if writer is not None:
         writer.finish()
-        report(f"written to {args.output}: {JSON_NAME}, {CSV_NAME}, {TABLE_NAME}")
+        print(f"written to {args.output}: {JSON_NAME}, {CSV_NAME}, {TABLE_NAME}")
     wrong = [row for row in rows if failed(row) and is_ours(row.provider)]
     for row in wrong:
         report(f"OURS IS WRONG: {row.provider} on {row.label}: {row.problem}")

@@ -192,7 +192,7 @@ def introduction(training: TrainingRun) -> str:
         f"{config.data}: {dataset['training_images']} training and {dataset['test_images']} test images, "
         f"{dataset['classes']} classes; {network}, pool {config.pool}\n"
         f"schedule {config.schedule}, {config.epochs} epochs of {training.steps_in_epoch} steps, "
-        f"{config.batch_size} images each{''.join(f', {part}' for part in how)}"
+        f"up to {config.batch_size} images each{''.join(f', {part}' for part in how)}"
     )
 
 
