@@ -46,6 +46,21 @@ def test_float32():
     assert abs(found.eigenvalue - 5) <= 1e-3 * 5
 
 
+@pytest.mark.parametrize("size", [1e20, 1e-30, 1e38])
+def test_float32_curvatures_whose_squares_are_no_float32(size):
+    layer = nn.Linear(2, 1, bias=False)
+    curvature = torch.tensor([0.5, -1.0]) * size
+    found = hessian_top_eigenvalue(layer, lambda: (curvature * layer.weight.square()).sum() / 2)
+    assert found.converged
+    assert abs(found.eigenvalue + size) <= 1e-3 * size
+
+
+def test_a_curvature_that_overflows_has_not_converged():
+    layer = nn.Linear(2, 1, bias=False)
+    found = hessian_top_eigenvalue(layer, lambda: (layer.weight.square() * 3e38).sum() / 0.1)
+    assert not found.converged
+
+
 def test_iterations_are_counted_and_limited():
     quadratic = Quadratic((1.0, 0.99, 0.5))
     few = hessian_top_eigenvalue(quadratic, quadratic, max_iterations=3, tolerance=POWER_ITERATION)

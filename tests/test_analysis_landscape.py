@@ -69,6 +69,23 @@ def test_beta_is_the_largest_over_the_steps():
     assert close(result.losses, [64, 343, 15.625])
 
 
+def test_beta_of_steps_down_the_gradient():
+    assert walk(lambda y: y.square().sum() / 2, torch.ones(4), steps=(-1.0, -2.0)).beta == 1
+
+
+def test_beta_is_over_the_step_that_rounding_leaves():
+    # 100 + 0.35 is 100.5 in bfloat16: the gradient, y itself, changes by just as much; 100 + 0.1 is 100.
+    y = torch.full((4,), 100.0, dtype=torch.bfloat16)
+    assert walk(lambda y: y.square().sum() / 2, y, steps=(0.0035,)).beta == 1
+    assert walk(lambda y: y.square().sum() / 2, y, steps=(0.001,)).beta == 0
+
+
+@pytest.mark.gpu
+def test_the_loss_may_be_on_another_device():
+    result = walk(lambda y: y.cpu().square().sum() / 2, torch.ones(4, device="cuda"), steps=(1.0,))
+    assert (result.loss, result.losses, result.beta) == (2, (8,), 1)
+
+
 def test_a_zero_gradient_stays_in_place():
     result = walk(lambda y: y.square().sum() + 2, torch.zeros(3))
     assert (result.gradient_norm, result.beta) == (0, 0)

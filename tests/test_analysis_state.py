@@ -1,6 +1,7 @@
 """preserved and LandscapeRecorder: bit for bit, training does not notice."""
 
 import copy
+import math
 import random
 
 import numpy
@@ -8,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from gcp_kernels.analysis import LandscapeRecorder, preserved, split
+from gcp_kernels.analysis import Landscape, LandscapeRecord, LandscapeRecorder, preserved, split
 from gcp_kernels.nn import GCP, DropCov
 
 cross_entropy = nn.functional.cross_entropy
@@ -187,6 +188,14 @@ def test_rows_are_the_bands_over_the_steps():
         "beta": walk.beta,
     }
     assert row["loss_min"] < row["loss_max"]
+
+
+def test_a_band_with_a_value_that_is_no_number_has_no_ends():
+    nan = float("nan")
+    row = LandscapeRecord(1, Landscape((1.0, 2.0), (0.7, nan), (0.5, 0.1), 1.0, 1.0, nan)).row()
+    assert math.isnan(row["loss_min"])
+    assert math.isnan(row["loss_max"])
+    assert (row["distance_min"], row["distance_max"]) == (0.1, 0.5)
 
 
 def test_a_resumed_recorder_goes_on(tmp_path):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import isfinite
 
 import torch
 from torch import Tensor, nn
@@ -131,24 +132,23 @@ def _power_iteration(
         if product is None:
             return TopEigenvalue(0.0, 0.0, iteration, True)
         quotient = _dot(vector, product)
-        rest = [h - quotient.to(v) * v for h, v in zip(product, vector, strict=True)]
+        rest = [h.double() - quotient.to(v.device) * v.double() for h, v in zip(product, vector, strict=True)]
         length = _dot(product, product).sqrt()
         eigenvalue, residual, size = torch.stack([quotient, _dot(rest, rest).sqrt(), length]).tolist()
-        if residual <= tolerance * abs(eigenvalue) or not size > 0:
-            return TopEigenvalue(eigenvalue, residual, iteration, size == size)
+        if residual <= tolerance * abs(eigenvalue) or size == 0 or not isfinite(size):
+            return TopEigenvalue(eigenvalue, residual, iteration, isfinite(size))
         vector = _scaled(product, 1 / length)
     return TopEigenvalue(eigenvalue, residual, max_iterations, False)
 
 
 def _dot(one: Sequence[Tensor], other: Sequence[Tensor]) -> Tensor:
-    """The inner product over all parameters, on the device of the first; parameters may be on several."""
-    first = one[0]
-    products = [
-        (a * b).sum().to(first.device, torch.promote_types(first.dtype, a.dtype))
-        for a, b in zip(one, other, strict=True)
-    ]
+    """The inner product over all parameters, on the device of the first; parameters may be on several.
+
+    In float64: the square of a curvature of 1e20 is beyond float32, that of 1e-30 below it.
+    """
+    products = [(a.double() * b.double()).sum().to(one[0].device) for a, b in zip(one, other, strict=True)]
     return torch.stack(products).sum()
 
 
 def _scaled(vector: Sequence[Tensor], factor: Tensor) -> list[Tensor]:
-    return [factor.to(v) * v for v in vector]
+    return [(factor.to(v.device) * v.double()).to(v.dtype) for v in vector]

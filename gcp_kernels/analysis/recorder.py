@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
+from math import isnan, nan
 from typing import Any
 
 import torch
@@ -20,16 +21,21 @@ class LandscapeRecord:
     landscape: Landscape
 
     def row(self) -> dict[str, float]:
-        """One row of a table: the step, loss and gradient norm there, the bands over d of the papers' figures, beta."""
+        """One row of a table: the step, loss and gradient norm there, the bands over d of the papers' figures, beta.
+
+        A band of which one value is no number has none as its ends either.
+        """
         walk = self.landscape
+        loss_min, loss_max = _band(walk.losses)
+        distance_min, distance_max = _band(walk.distances)
         return {
             "step": self.step,
             "loss": walk.loss,
             "gradient_norm": walk.gradient_norm,
-            "loss_min": min(walk.losses),
-            "loss_max": max(walk.losses),
-            "distance_min": min(walk.distances),
-            "distance_max": max(walk.distances),
+            "loss_min": loss_min,
+            "loss_max": loss_max,
+            "distance_min": distance_min,
+            "distance_max": distance_max,
             "beta": walk.beta,
         }
 
@@ -157,6 +163,11 @@ class LandscapeRecorder:
                 raise ValueError(f"the state is of a recorder with {name}={saved}; this one has {own}")
         self.records = [LandscapeRecord(saved["step"], _landscape(saved["landscape"])) for saved in state["records"]]
         self.count = state["count"]
+
+
+def _band(values: tuple[float, ...]) -> tuple[float, float]:
+    # min and max alone pass over a NaN that is not the first.
+    return (nan, nan) if any(map(isnan, values)) else (min(values), max(values))
 
 
 def _landscape(saved: dict[str, Any]) -> Landscape:

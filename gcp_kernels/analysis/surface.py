@@ -150,12 +150,15 @@ def _moving(model: nn.Module) -> Iterator[Move]:
             # Through .data, unseen by autograd; in place, so that whoever holds the memory (a flat copy of all
             # parameters, a captured graph) sees the same.
             parameter.data.copy_(moved)
+        # What an enclosing autocast keeps are casts of the weights as they were, for it does not see .data either.
+        torch.clear_autocast_cache()
 
     try:
         yield move
     finally:
         for name, parameter in parameters.items():
             parameter.data.copy_(saved[name])
+        torch.clear_autocast_cache()
 
 
 def _loss_at(
