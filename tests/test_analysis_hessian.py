@@ -146,8 +146,30 @@ def test_a_network_with_covariance_pooling_against_its_dense_hessian(pool, train
     assert abs(found.eigenvalue - top) <= found.residual
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_attention_against_its_dense_hessian(training):
+    attention = nn.TransformerEncoderLayer(4, 2, 6, dropout=0.0, batch_first=True).double().train(training)
+    tokens = torch.randn(2, 5, 4, dtype=torch.float64)
+
+    def loss():
+        return attention(tokens).pow(3).mean()
+
+    found = hessian_top_eigenvalue(attention, loss, max_iterations=2000)
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        eigenvalues = torch.linalg.eigvalsh(dense_hessian(attention, loss()))
+    assert found.converged
+    assert abs(found.eigenvalue - eigenvalues[eigenvalues.abs().argmax()].item()) <= found.residual
+    assert torch.backends.cuda.flash_sdp_enabled()
+
+
 def frozen(model):
     return model.requires_grad_(False)
+
+
+def test_inference_mode_is_named():
+    layer = nn.Linear(2, 1)
+    with torch.inference_mode(), pytest.raises(RuntimeError, match=r"torch.inference_mode\(\) does not allow"):
+        hessian_top_eigenvalue(layer, lambda: layer.weight.square().sum())
 
 
 @pytest.mark.parametrize(
@@ -159,6 +181,7 @@ def frozen(model):
         ({"loss": lambda: torch.ones(2, requires_grad=True)}, ValueError, r"one element, got shape \(2,\)"),
         ({"loss": lambda: torch.ones(())}, ValueError, "does not depend on a parameter"),
         ({"loss": lambda: torch.ones((), requires_grad=True) * 2}, ValueError, "does not depend on a parameter"),
+        ({"loss": None}, TypeError, "loss must be callable, got NoneType"),
         ({"loss": lambda: 0.5}, TypeError, "the loss must be a torch.Tensor, got float"),
         ({"max_iterations": 0}, ValueError, "max_iterations must be at least 1, got 0"),
         ({"tolerance": 0}, ValueError, "tolerance must be above 0"),

@@ -163,6 +163,11 @@ def test_works_where_gradients_are_off():
         assert not torch.is_grad_enabled()
 
 
+def test_inference_mode_is_named():
+    with torch.inference_mode(), pytest.raises(RuntimeError, match=r"torch.inference_mode\(\) does not allow"):
+        walk(lambda y: y.sum(), torch.ones(4))
+
+
 def test_published_steps():
     for name, first, last in (("resnet", 0.1, 75.0), ("mobilenet_v2", 0.045, 1.5)):
         steps = PUBLISHED_STEPS[name]
@@ -182,6 +187,10 @@ def test_steps_may_be_a_tensor():
     [
         ({"y": [1.0]}, TypeError, "y must be a torch.Tensor, got list"),
         ({"y": torch.ones(2, dtype=torch.int64)}, TypeError, "y must be float16.*, got torch.int64"),
+        ({"rest": 3}, TypeError, "rest must be callable, got int"),
+        ({"loss_fn": None}, TypeError, "loss_fn must be callable, got NoneType"),
+        ({"steps": 5}, TypeError, "steps must be several numbers, got 5 of type int"),
+        ({"steps": torch.tensor(5.0)}, TypeError, "steps must be several numbers, got 5.0 of type float"),
         ({"steps": ()}, ValueError, "at least one step size, got none"),
         ({"steps": (1.0, 0.0)}, ValueError, "finite and not zero, got 0.0"),
         ({"steps": (math.inf,)}, ValueError, "finite and not zero, got inf"),

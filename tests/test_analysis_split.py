@@ -283,7 +283,7 @@ def test_a_change_of_a_buffer_before_the_cut_is_not_made_twice():
         return self.second(self.first(x)) + calls
 
     model = with_buffers(forward)
-    with pytest.raises(ValueError, match="behind 'first' also needs a buffer as add_ before it leaves it"):
+    with pytest.raises(ValueError, match="behind 'first' also needs the result of a change made before, add_"):
         split(model, "first")
     assert model.calls == 0
 

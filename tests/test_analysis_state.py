@@ -230,6 +230,15 @@ def test_the_state_of_another_recorder_is_refused():
         LandscapeRecorder(*halves, cross_entropy, steps=(1.0,), every=2).load_state_dict(state)
 
 
+@pytest.mark.parametrize(
+    ("state", "error", "message"),
+    [({"every": 2, "count": 1}, ValueError, "got one without steps, records"), (None, TypeError, "got NoneType")],
+)
+def test_what_is_no_state_of_a_recorder_is_refused(state, error, message):
+    with pytest.raises(error, match=message):
+        LandscapeRecorder(*split(network(), "0"), cross_entropy).load_state_dict(state)
+
+
 def test_functions_need_the_model_that_they_belong_to():
     model = network()
 

@@ -187,6 +187,8 @@ def test_shared_parameters_are_moved_once():
     [
         ({"model": len}, TypeError, "model must be a torch.nn.Module, got builtin"),
         ({"model": nn.BatchNorm2d(3)}, ValueError, "no parameter of two or more dimensions"),
+        ({"loss": None}, TypeError, "loss must be callable, got NoneType"),
+        ({"second_steps": 5}, TypeError, "second_steps must be several numbers, got 5 of type int"),
         ({"steps": ()}, ValueError, "steps must have at least one"),
         ({"second_steps": (math.nan,)}, ValueError, "every one of second_steps must be finite, got nan"),
         ({"steps": (None,)}, TypeError, "every one of steps must be a number, got None"),

@@ -6,9 +6,10 @@ from math import isfinite
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..validation import check_at_least, check_integer, check_positive
-from .landscape import check_loss
+from .landscape import check_callable, check_gradients_exist, check_loss
 from .state import preserved
 
 
@@ -48,6 +49,8 @@ def hessian_top_eigenvalue(
     comes with its sign. If the two largest have about the same magnitude, the iteration ends without converging.
 
     The model is evaluated in the mode in which it is, and left as it was (:func:`gcp_kernels.analysis.preserved`).
+    ``scaled_dot_product_attention`` is computed by its plain implementation (``SDPBackend.MATH``), the only one with a
+    second derivative.
 
     Args:
         model: whose parameters are meant; float32 or float64.
@@ -64,8 +67,8 @@ def hessian_top_eigenvalue(
             derivatives have no digits.
         ValueError: no parameter requires a gradient; the loss has several elements or depends on no parameter; an
             option is out of its range.
-        RuntimeError: from torch, where the model contains an operation without a second derivative (the fused kernels
-            of ``scaled_dot_product_attention``; ``torch.nn.attention.sdpa_kernel`` chooses another).
+        RuntimeError: from torch, where the model contains an operation without a second derivative; called under
+            ``torch.inference_mode()``.
 
     Example:
         >>> import torch
@@ -78,12 +81,15 @@ def hessian_top_eigenvalue(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    check_gradients_exist()
+    check_callable("loss", loss)
     check_at_least("max_iterations", max_iterations, 1)
     check_positive("tolerance", tolerance)
     check_integer("seed", seed)
     parameters = _differentiated(model)
     with preserved(model), torch.enable_grad():
-        value = check_loss(loss())
+        with sdpa_kernel(SDPBackend.MATH):
+            value = check_loss(loss())
         gradients = _derivatives([value], parameters, None, create_graph=True)
         if gradients is None:
             raise ValueError("the loss does not depend on a parameter of the model that requires a gradient")

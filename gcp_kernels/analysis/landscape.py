@@ -90,9 +90,11 @@ def loss_landscape(
         distance and beta zero.
 
     Raises:
-        TypeError: ``y`` is no floating-point tensor, a step is no number, ``model`` no module, the loss no tensor.
+        TypeError: ``rest`` or ``loss_fn`` cannot be called, ``y`` is no floating-point tensor, a step is no number,
+            ``model`` no module, the loss no tensor.
         ValueError: no step, or one that is zero or not finite; a loss of several elements, or one that does not depend
             on ``y``.
+        RuntimeError: called under ``torch.inference_mode()``.
 
     Example:
         >>> import torch
@@ -101,6 +103,9 @@ def loss_landscape(
         >>> walk.losses, walk.distances, walk.beta  # the gradient of |y|^2 / 2 changes by d |g| over d |g|
         ((50.0, 112.5), (5.0, 10.0), 1.0)
     """
+    check_gradients_exist()
+    check_callable("rest", rest)
+    check_callable("loss_fn", loss_fn)
     check_floating("y", y)
     steps = checked_steps(steps)
     dtype = accumulation_dtype(y.dtype)
@@ -125,7 +130,7 @@ def loss_landscape(
 
 def checked_steps(steps: Iterable[float]) -> tuple[float, ...]:
     """The step sizes as floats; raise as :func:`loss_landscape` says."""
-    values = tuple(steps.tolist() if isinstance(steps, Tensor) else steps)
+    values = listed("steps", steps)
     if not values:
         raise ValueError("steps must have at least one step size, got none")
     for value in values:
@@ -133,6 +138,26 @@ def checked_steps(steps: Iterable[float]) -> tuple[float, ...]:
         if value == 0 or not isfinite(value):
             raise ValueError(f"every step must be finite and not zero, got {value}")
     return tuple(float(value) for value in values)
+
+
+def listed(name: str, steps: Iterable[float]) -> tuple[float, ...]:
+    """The elements of several numbers, which may be a tensor; raise ``TypeError`` if it is a single one."""
+    steps = steps.tolist() if isinstance(steps, Tensor) else steps
+    if not isinstance(steps, Iterable):
+        raise TypeError(f"{name} must be several numbers, got {steps!r} of type {type(steps).__name__}")
+    return tuple(steps)
+
+
+def check_gradients_exist() -> None:
+    """Raise ``RuntimeError`` in inference mode, which ``torch.enable_grad`` does not end."""
+    if torch.is_inference_mode_enabled():
+        raise RuntimeError("gradients are needed, which torch.inference_mode() does not allow; use torch.no_grad()")
+
+
+def check_callable(name: str, function: object) -> None:
+    """Raise ``TypeError`` unless ``function`` can be called."""
+    if not callable(function):
+        raise TypeError(f"{name} must be callable, got {type(function).__name__}")
 
 
 def check_loss(loss: object) -> Tensor:

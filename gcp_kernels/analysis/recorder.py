@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..validation import check_at_least
-from .landscape import PUBLISHED_STEPS, Landscape, checked_steps, loss_landscape
+from .landscape import PUBLISHED_STEPS, Landscape, check_callable, checked_steps, loss_landscape
 from .state import modules_behind, preserved
 
 
@@ -97,8 +97,7 @@ class LandscapeRecorder:
         model: nn.Module | None = None,
     ) -> None:
         for name, function in (("stem", stem), ("rest", rest), ("loss_fn", loss_fn)):
-            if not callable(function):
-                raise TypeError(f"{name} must be callable, got {type(function).__name__}")
+            check_callable(name, function)
         if model is not None and not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module or None, got {type(model).__name__}")
         if model is None and not (modules_behind(stem) and modules_behind(rest)):
@@ -153,8 +152,14 @@ class LandscapeRecorder:
         """Go on from a :meth:`state_dict`.
 
         Raises:
-            ValueError: it is of a recorder with another ``every`` or other ``steps``, whose records do not compare.
+            TypeError: it is no dictionary.
+            ValueError: it is no such state; it is of a recorder with another ``every`` or other ``steps``, whose
+                records do not compare.
         """
+        if not isinstance(state, dict):
+            raise TypeError(f"state must be a dict, got {type(state).__name__}")
+        if missing := [name for name in ("count", "every", "steps", "records") if name not in state]:
+            raise ValueError(f"state must be what state_dict() returned, got one without {', '.join(missing)}")
         for name, saved, own in (
             ("every", state["every"], self.every),
             ("steps", tuple(state["steps"]), self.steps),

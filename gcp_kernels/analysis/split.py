@@ -32,7 +32,7 @@ def split(model: nn.Module, after: str | nn.Module) -> tuple[nn.Module, nn.Modul
         TypeError: ``model`` is no module, or wrapped; ``after`` is neither a module nor a name.
         ValueError: ``after`` is not in the model; it is called never, or more than once; the part behind it needs more
             of what comes before than its output (a shortcut around it, the images' size); a containing module's
-            forward depends on values, so that it cannot be traced.
+            forward depends on values or draws random numbers, so that it cannot be traced.
 
     Example:
         >>> import torch
@@ -182,7 +182,7 @@ def _rest(graph: fx.Graph, cut: fx.Node, name: str) -> fx.Graph:
         crossing = [n for n in nodes if n in around - behind_cut and not behind_cut.isdisjoint(n.users)]
         reason = f"also needs what was computed before: {', '.join(map(_described, crossing))}"
     elif again := [n for n in nodes[: nodes.index(cut)] if n in needed - around and _changes_a_buffer(n)]:
-        reason = f"also needs a buffer as {', '.join(map(_described, again))} before it leaves it"
+        reason = f"also needs the result of a change made before, {', '.join(map(_described, again))}"
     if reason:
         raise ValueError(
             f"the part of the model behind {name!r} {reason}; cut where everything passes through one tensor, or use "
