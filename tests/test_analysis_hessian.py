@@ -46,6 +46,21 @@ def test_float32():
     assert abs(found.eigenvalue - 5) <= 1e-3 * 5
 
 
+@pytest.mark.parametrize("size", [1e20, 1e-30, 1e38])
+def test_float32_curvatures_whose_squares_are_no_float32(size):
+    layer = nn.Linear(2, 1, bias=False)
+    curvature = torch.tensor([0.5, -1.0]) * size
+    found = hessian_top_eigenvalue(layer, lambda: (curvature * layer.weight.square()).sum() / 2)
+    assert found.converged
+    assert abs(found.eigenvalue + size) <= 1e-3 * size
+
+
+def test_a_curvature_that_overflows_has_not_converged():
+    layer = nn.Linear(2, 1, bias=False)
+    found = hessian_top_eigenvalue(layer, lambda: (layer.weight.square() * 3e38).sum() / 0.1)
+    assert not found.converged
+
+
 def test_iterations_are_counted_and_limited():
     quadratic = Quadratic((1.0, 0.99, 0.5))
     few = hessian_top_eigenvalue(quadratic, quadratic, max_iterations=3, tolerance=POWER_ITERATION)
@@ -131,8 +146,30 @@ def test_a_network_with_covariance_pooling_against_its_dense_hessian(pool, train
     assert abs(found.eigenvalue - top) <= found.residual
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_attention_against_its_dense_hessian(training):
+    attention = nn.TransformerEncoderLayer(4, 2, 6, dropout=0.0, batch_first=True).double().train(training)
+    tokens = torch.randn(2, 5, 4, dtype=torch.float64)
+
+    def loss():
+        return attention(tokens).pow(3).mean()
+
+    found = hessian_top_eigenvalue(attention, loss, max_iterations=2000)
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        eigenvalues = torch.linalg.eigvalsh(dense_hessian(attention, loss()))
+    assert found.converged
+    assert abs(found.eigenvalue - eigenvalues[eigenvalues.abs().argmax()].item()) <= found.residual
+    assert torch.backends.cuda.flash_sdp_enabled()
+
+
 def frozen(model):
     return model.requires_grad_(False)
+
+
+def test_inference_mode_is_named():
+    layer = nn.Linear(2, 1)
+    with torch.inference_mode(), pytest.raises(RuntimeError, match=r"torch.inference_mode\(\) does not allow"):
+        hessian_top_eigenvalue(layer, lambda: layer.weight.square().sum())
 
 
 @pytest.mark.parametrize(
@@ -144,6 +181,7 @@ def frozen(model):
         ({"loss": lambda: torch.ones(2, requires_grad=True)}, ValueError, r"one element, got shape \(2,\)"),
         ({"loss": lambda: torch.ones(())}, ValueError, "does not depend on a parameter"),
         ({"loss": lambda: torch.ones((), requires_grad=True) * 2}, ValueError, "does not depend on a parameter"),
+        ({"loss": None}, TypeError, "loss must be callable, got NoneType"),
         ({"loss": lambda: 0.5}, TypeError, "the loss must be a torch.Tensor, got float"),
         ({"max_iterations": 0}, ValueError, "max_iterations must be at least 1, got 0"),
         ({"tolerance": 0}, ValueError, "tolerance must be above 0"),

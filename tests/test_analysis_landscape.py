@@ -69,6 +69,23 @@ def test_beta_is_the_largest_over_the_steps():
     assert close(result.losses, [64, 343, 15.625])
 
 
+def test_beta_of_steps_down_the_gradient():
+    assert walk(lambda y: y.square().sum() / 2, torch.ones(4), steps=(-1.0, -2.0)).beta == 1
+
+
+def test_beta_is_over_the_step_that_rounding_leaves():
+    # 100 + 0.35 is 100.5 in bfloat16: the gradient, y itself, changes by just as much; 100 + 0.1 is 100.
+    y = torch.full((4,), 100.0, dtype=torch.bfloat16)
+    assert walk(lambda y: y.square().sum() / 2, y, steps=(0.0035,)).beta == 1
+    assert walk(lambda y: y.square().sum() / 2, y, steps=(0.001,)).beta == 0
+
+
+@pytest.mark.gpu
+def test_the_loss_may_be_on_another_device():
+    result = walk(lambda y: y.cpu().square().sum() / 2, torch.ones(4, device="cuda"), steps=(1.0,))
+    assert (result.loss, result.losses, result.beta) == (2, (8,), 1)
+
+
 def test_a_zero_gradient_stays_in_place():
     result = walk(lambda y: y.square().sum() + 2, torch.zeros(3))
     assert (result.gradient_norm, result.beta) == (0, 0)
@@ -146,6 +163,11 @@ def test_works_where_gradients_are_off():
         assert not torch.is_grad_enabled()
 
 
+def test_inference_mode_is_named():
+    with torch.inference_mode(), pytest.raises(RuntimeError, match=r"torch.inference_mode\(\) does not allow"):
+        walk(lambda y: y.sum(), torch.ones(4))
+
+
 def test_published_steps():
     for name, first, last in (("resnet", 0.1, 75.0), ("mobilenet_v2", 0.045, 1.5)):
         steps = PUBLISHED_STEPS[name]
@@ -165,6 +187,10 @@ def test_steps_may_be_a_tensor():
     [
         ({"y": [1.0]}, TypeError, "y must be a torch.Tensor, got list"),
         ({"y": torch.ones(2, dtype=torch.int64)}, TypeError, "y must be float16.*, got torch.int64"),
+        ({"rest": 3}, TypeError, "rest must be callable, got int"),
+        ({"loss_fn": None}, TypeError, "loss_fn must be callable, got NoneType"),
+        ({"steps": 5}, TypeError, "steps must be several numbers, got 5 of type int"),
+        ({"steps": torch.tensor(5.0)}, TypeError, "steps must be several numbers, got 5.0 of type float"),
         ({"steps": ()}, ValueError, "at least one step size, got none"),
         ({"steps": (1.0, 0.0)}, ValueError, "finite and not zero, got 0.0"),
         ({"steps": (math.inf,)}, ValueError, "finite and not zero, got inf"),

@@ -99,8 +99,8 @@ def test_cosines():
     none = view.gradients["none"]
     for numbers in (none.norm, none.common_share, none.effective_rank, none.spectrum):
         assert not numbers.any()
-    with pytest.raises(KeyError, match="other"):
-        view.cosine("one", "other")
+    with pytest.raises(ValueError, match="other must be one of 'one', 'same', 'less', 'none', got 'more'"):
+        view.cosine("one", "more")
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e30])
@@ -137,6 +137,20 @@ def test_spatial_dimensions_and_layout():
         )
 
 
+@pytest.mark.parametrize("channel_dim", [-1, 2])
+def test_tokens(device, channel_dim):
+    x, weight = features(device=device), torch.randn(5, 5, dtype=torch.float64)
+    losses = {"avg": average(weight[0]), "gcp": covariance(weight)}
+    expected = preconditioner_view(x, losses)
+    of_tokens = {name: lambda t, loss=loss: loss(t.mT.unflatten(2, (4, 6))) for name, loss in losses.items()}
+    found = preconditioner_view(x.flatten(2).mT, of_tokens, channel_dim=channel_dim)
+    assert near(found.eigenvalues, expected.eigenvalues)
+    for name, gradient in expected.gradients.items():
+        for what, numbers in vars(gradient).items():
+            assert near(getattr(found.gradients[name], what), numbers), what
+    assert near(found.gradients["avg"].common_share, 1)
+
+
 def test_a_network_behind_the_features_is_left_as_it_was():
     head = nn.Sequential(nn.ReLU(inplace=True), nn.BatchNorm2d(5), nn.Dropout(0.5), GCP(5, dim=None), nn.Linear(15, 1))
     x = features(dtype=torch.float32)
@@ -149,11 +163,18 @@ def test_a_network_behind_the_features_is_left_as_it_was():
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_inference_mode_is_named():
+    with torch.inference_mode(), pytest.raises(RuntimeError, match=r"torch.inference_mode\(\) does not allow"):
+        preconditioner_view(features(), {"avg": torch.sum})
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
         ({"features": 1}, TypeError, "x must be a torch.Tensor, got int"),
         ({"features": torch.ones(2, 3)}, ValueError, "x must have a batch, a channel and at least one spatial"),
+        ({"channel_dim": 0}, ValueError, "channel_dim must be a dimension of x other than the batch"),
+        ({"channel_dim": "last"}, TypeError, "channel_dim must be an int, got 'last'"),
         ({"losses": [torch.sum]}, TypeError, "losses must be a mapping from names to callables, got list"),
         ({"losses": {}}, ValueError, "at least one loss"),
         ({"losses": {"avg": 1.0}}, TypeError, "must be callable, got float for 'avg'"),

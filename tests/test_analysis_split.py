@@ -1,7 +1,9 @@
 """split: the halves are the model, at the cost of a half each, and what cannot be cut is refused with the reason."""
 
 import copy
+import random
 
+import numpy
 import pytest
 import torch
 from small_models import CASES
@@ -212,7 +214,9 @@ def test_wrong_types():
 
 
 def test_a_shortcut_around_the_cut_is_refused():
-    with pytest.raises(ValueError, match=r"behind 'first' also needs what was computed before: x.* two callables"):
+    with pytest.raises(
+        ValueError, match=r"behind 'first' also needs what was computed before: the model's input; .* two callables"
+    ):
         split(two_branches(), "first")
     with pytest.raises(ValueError, match="does not use its output"):
         split(with_forward(lambda self, x: (self.first(x), self.second.weight)[1]), "first")
@@ -237,12 +241,81 @@ def test_a_forward_that_depends_on_values_is_refused():
         split(with_forward(forward), "first")
 
 
-def test_a_forward_that_draws_random_numbers_is_refused():
+def test_what_goes_around_the_cut_is_named_as_the_user_knows_it():
     def forward(self, x):
-        return self.second(self.first(x) + torch.randn(4))
+        return x + self.second(self.first(x).relu())  # the sum is behind the cut
 
+    with pytest.raises(ValueError, match="computed before: the model's input; cut where"):
+        split(with_forward(forward), "second")
+
+    def gated(self, x):
+        return self.second(x) * self.first(x).sigmoid() + self.first.weight
+
+    with pytest.raises(ValueError, match="computed before: 'second'; cut where"):
+        split(with_forward(gated), "first")
+
+
+def with_buffers(forward):
     model = with_forward(forward)
-    state = torch.get_rng_state()
+    model.register_buffer("temperature", torch.ones(()))
+    model.register_buffer("calls", torch.zeros(()))
+    return model
+
+
+def test_buffers_are_read_and_changed_when_the_halves_run():
+    def forward(self, x):
+        self.calls.add_(1)
+        return self.second(self.first(x) * (self.temperature * 2)) + self.calls
+
+    model, x = with_buffers(forward), torch.randn(2, 4)
+    stem, rest = split(model, "first")
+    assert model.calls == 0
+    model.temperature.fill_(5)
+    for call in (1, 2):
+        twin = copy.deepcopy(model)
+        assert torch.equal(rest(stem(x)), twin(x))
+        assert model.calls == twin.calls == call
+
+
+def test_a_change_of_a_buffer_before_the_cut_is_not_made_twice():
+    def forward(self, x):
+        calls = self.calls.add_(1)
+        return self.second(self.first(x)) + calls
+
+    model = with_buffers(forward)
+    with pytest.raises(ValueError, match="behind 'first' also needs the result of a change made before, add_"):
+        split(model, "first")
+    assert model.calls == 0
+
+
+def state_of_numpy():
+    return [part.tolist() if isinstance(part, numpy.ndarray) else part for part in numpy.random.get_state()]
+
+
+@pytest.mark.parametrize(
+    ("draw", "state"),
+    [
+        (lambda: torch.randn(4), lambda: torch.get_rng_state().tolist()),
+        (random.random, random.getstate),
+        (numpy.random.rand, state_of_numpy),
+    ],
+    ids=["torch", "python", "numpy"],
+)
+def test_a_forward_that_draws_random_numbers_is_refused(draw, state):
+    def forward(self, x):
+        return self.second(self.first(x) + draw())
+
+    model, before = with_forward(forward), state()
     with pytest.raises(ValueError, match="draws random numbers"):
         split(model, "first")
-    assert torch.equal(torch.get_rng_state(), state)
+    assert state() == before
+
+
+def test_a_forward_that_draws_and_cannot_be_traced_leaves_the_generators():
+    def forward(self, x):
+        return self.second(self.first(x)) if x.sum() > random.random() else x
+
+    before = random.getstate()
+    with pytest.raises(ValueError, match="cannot be traced"):
+        split(with_forward(forward), "first")
+    assert random.getstate() == before

@@ -1,6 +1,7 @@
 """preserved and LandscapeRecorder: bit for bit, training does not notice."""
 
 import copy
+import math
 import random
 
 import numpy
@@ -8,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from gcp_kernels.analysis import LandscapeRecorder, preserved, split
+from gcp_kernels.analysis import Landscape, LandscapeRecord, LandscapeRecorder, preserved, split
 from gcp_kernels.nn import GCP, DropCov
 
 cross_entropy = nn.functional.cross_entropy
@@ -189,6 +190,14 @@ def test_rows_are_the_bands_over_the_steps():
     assert row["loss_min"] < row["loss_max"]
 
 
+def test_a_band_with_a_value_that_is_no_number_has_no_ends():
+    nan = float("nan")
+    row = LandscapeRecord(1, Landscape((1.0, 2.0), (0.7, nan), (0.5, 0.1), 1.0, 1.0, nan)).row()
+    assert math.isnan(row["loss_min"])
+    assert math.isnan(row["loss_max"])
+    assert (row["distance_min"], row["distance_max"]) == (0.1, 0.5)
+
+
 def test_a_resumed_recorder_goes_on(tmp_path):
     whole, _ = train("cpu", record=True, steps=5)
     seed()
@@ -219,6 +228,15 @@ def test_the_state_of_another_recorder_is_refused():
         LandscapeRecorder(*halves, cross_entropy, every=3).load_state_dict(state)
     with pytest.raises(ValueError, match="recorder with steps="):
         LandscapeRecorder(*halves, cross_entropy, steps=(1.0,), every=2).load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    ("state", "error", "message"),
+    [({"every": 2, "count": 1}, ValueError, "got one without steps, records"), (None, TypeError, "got NoneType")],
+)
+def test_what_is_no_state_of_a_recorder_is_refused(state, error, message):
+    with pytest.raises(error, match=message):
+        LandscapeRecorder(*split(network(), "0"), cross_entropy).load_state_dict(state)
 
 
 def test_functions_need_the_model_that_they_belong_to():

@@ -153,6 +153,29 @@ def test_all_points_share_one_mask():
     assert line.losses[0] != line.losses[2]
 
 
+def test_inside_autocast_as_outside(device):
+    """Its cache of weights in bfloat16 sees no change by way of .data."""
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)).to(device)
+    x, autocast = torch.randn(5, 4, device=device), torch.autocast(device, torch.bfloat16)
+
+    def loss():
+        return model(x).float().square().sum()
+
+    def loss_in_autocast():
+        with autocast:
+            return loss()
+
+    expected, at_rest = filter_normalized_surface(model, loss_in_autocast, ALPHAS), loss_in_autocast()
+    with torch.autocast(device, torch.bfloat16):
+        inside = filter_normalized_surface(model, loss, ALPHAS)
+        after = loss()
+    assert torch.equal(inside.losses, expected.losses)
+    assert inside.losses.min() < inside.losses.max()
+    assert torch.equal(after, at_rest)
+    after.backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
 def test_shared_parameters_are_moved_once():
     layer = nn.Linear(3, 3, bias=False)
     twice = nn.Sequential(layer, layer)
@@ -164,6 +187,8 @@ def test_shared_parameters_are_moved_once():
     [
         ({"model": len}, TypeError, "model must be a torch.nn.Module, got builtin"),
         ({"model": nn.BatchNorm2d(3)}, ValueError, "no parameter of two or more dimensions"),
+        ({"loss": None}, TypeError, "loss must be callable, got NoneType"),
+        ({"second_steps": 5}, TypeError, "second_steps must be several numbers, got 5 of type int"),
         ({"steps": ()}, ValueError, "steps must have at least one"),
         ({"second_steps": (math.nan,)}, ValueError, "every one of second_steps must be finite, got nan"),
         ({"steps": (None,)}, TypeError, "every one of steps must be a number, got None"),

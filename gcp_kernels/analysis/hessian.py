@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import isfinite
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..validation import check_at_least, check_integer, check_positive
-from .landscape import check_loss
+from .landscape import check_callable, check_gradients_exist, check_loss
 from .state import preserved
 
 
@@ -47,6 +49,8 @@ def hessian_top_eigenvalue(
     comes with its sign. If the two largest have about the same magnitude, the iteration ends without converging.
 
     The model is evaluated in the mode in which it is, and left as it was (:func:`gcp_kernels.analysis.preserved`).
+    ``scaled_dot_product_attention`` is computed by its plain implementation (``SDPBackend.MATH``), the only one with a
+    second derivative.
 
     Args:
         model: whose parameters are meant; float32 or float64.
@@ -63,8 +67,8 @@ def hessian_top_eigenvalue(
             derivatives have no digits.
         ValueError: no parameter requires a gradient; the loss has several elements or depends on no parameter; an
             option is out of its range.
-        RuntimeError: from torch, where the model contains an operation without a second derivative (the fused kernels
-            of ``scaled_dot_product_attention``; ``torch.nn.attention.sdpa_kernel`` chooses another).
+        RuntimeError: from torch, where the model contains an operation without a second derivative; called under
+            ``torch.inference_mode()``.
 
     Example:
         >>> import torch
@@ -77,12 +81,15 @@ def hessian_top_eigenvalue(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    check_gradients_exist()
+    check_callable("loss", loss)
     check_at_least("max_iterations", max_iterations, 1)
     check_positive("tolerance", tolerance)
     check_integer("seed", seed)
     parameters = _differentiated(model)
     with preserved(model), torch.enable_grad():
-        value = check_loss(loss())
+        with sdpa_kernel(SDPBackend.MATH):
+            value = check_loss(loss())
         gradients = _derivatives([value], parameters, None, create_graph=True)
         if gradients is None:
             raise ValueError("the loss does not depend on a parameter of the model that requires a gradient")
@@ -131,24 +138,23 @@ def _power_iteration(
         if product is None:
             return TopEigenvalue(0.0, 0.0, iteration, True)
         quotient = _dot(vector, product)
-        rest = [h - quotient.to(v) * v for h, v in zip(product, vector, strict=True)]
+        rest = [h.double() - quotient.to(v.device) * v.double() for h, v in zip(product, vector, strict=True)]
         length = _dot(product, product).sqrt()
         eigenvalue, residual, size = torch.stack([quotient, _dot(rest, rest).sqrt(), length]).tolist()
-        if residual <= tolerance * abs(eigenvalue) or not size > 0:
-            return TopEigenvalue(eigenvalue, residual, iteration, size == size)
+        if residual <= tolerance * abs(eigenvalue) or size == 0 or not isfinite(size):
+            return TopEigenvalue(eigenvalue, residual, iteration, isfinite(size))
         vector = _scaled(product, 1 / length)
     return TopEigenvalue(eigenvalue, residual, max_iterations, False)
 
 
 def _dot(one: Sequence[Tensor], other: Sequence[Tensor]) -> Tensor:
-    """The inner product over all parameters, on the device of the first; parameters may be on several."""
-    first = one[0]
-    products = [
-        (a * b).sum().to(first.device, torch.promote_types(first.dtype, a.dtype))
-        for a, b in zip(one, other, strict=True)
-    ]
+    """The inner product over all parameters, on the device of the first; parameters may be on several.
+
+    In float64: the square of a curvature of 1e20 is beyond float32, that of 1e-30 below it.
+    """
+    products = [(a.double() * b.double()).sum().to(one[0].device) for a, b in zip(one, other, strict=True)]
     return torch.stack(products).sum()
 
 
 def _scaled(vector: Sequence[Tensor], factor: Tensor) -> list[Tensor]:
-    return [factor.to(v) * v for v in vector]
+    return [(factor.to(v.device) * v.double()).to(v.dtype) for v in vector]

@@ -34,7 +34,7 @@ class Landscape:
         distances: ||g - g_d||_2 for each step, g_d being dL/dy at y + d g.
         loss: L(f(y)), where the walk starts.
         gradient_norm: ||g||_2 there.
-        beta: effective beta-smoothness, the largest ||g - g_d||_2 / ||d g||_2.
+        beta: effective beta-smoothness, the largest ||g - g_d||_2 / ||d g||_2, with d g as the dtype of y rounds it.
     """
 
     steps: tuple[float, ...]
@@ -72,8 +72,9 @@ def loss_landscape(
     ``.grad`` of all parameters, are what they were (:func:`gcp_kernels.analysis.preserved`). That holds for ``rest``
     and ``loss_fn`` where they are modules or methods of modules, and for ``model``; the random state always.
 
-    Distances are between gradients in the dtype of ``y``, taken in float32 at least. Under float16 autocast the
-    gradient, which no gradient scaler enlarges here, may vanish: call this outside of autocast.
+    Distances are between gradients in the dtype of ``y``, taken in float32 at least. So is ||d g||_2 in beta, of the
+    step that y + d g, rounded to that dtype, really takes. Under float16 autocast the gradient, which no gradient
+    scaler enlarges here, may vanish: call this outside of autocast.
 
     Args:
         rest: f, from :func:`gcp_kernels.analysis.split` or any callable.
@@ -85,12 +86,15 @@ def loss_landscape(
         model: what a ``rest`` that is no module calls, to be left as it was.
 
     Returns:
-        A :class:`Landscape`. Where the gradient is zero the walk stays in place, with distances and beta zero.
+        A :class:`Landscape`. Where the gradient is zero, or rounding undoes a step, the walk stays in place, with
+        distance and beta zero.
 
     Raises:
-        TypeError: ``y`` is no floating-point tensor, a step is no number, ``model`` no module, the loss no tensor.
+        TypeError: ``rest`` or ``loss_fn`` cannot be called, ``y`` is no floating-point tensor, a step is no number,
+            ``model`` no module, the loss no tensor.
         ValueError: no step, or one that is zero or not finite; a loss of several elements, or one that does not depend
             on ``y``.
+        RuntimeError: called under ``torch.inference_mode()``.
 
     Example:
         >>> import torch
@@ -99,22 +103,25 @@ def loss_landscape(
         >>> walk.losses, walk.distances, walk.beta  # the gradient of |y|^2 / 2 changes by d |g| over d |g|
         ((50.0, 112.5), (5.0, 10.0), 1.0)
     """
+    check_gradients_exist()
+    check_callable("rest", rest)
+    check_callable("loss_fn", loss_fn)
     check_floating("y", y)
     steps = checked_steps(steps)
     dtype = accumulation_dtype(y.dtype)
     with preserved(*modules_behind(rest, loss_fn), *(() if model is None else (model,))) as snapshot:
-        loss, gradient = _loss_and_gradient(rest, y, target, loss_fn)
+        loss, gradient, _ = _loss_and_gradient(rest, y, target, loss_fn)
         gradient = gradient.to(dtype)
-        losses, distances = [], []
+        losses, distances, lengths = [], [], []
         for d in steps:
             snapshot.restore()
-            moved_loss, moved_gradient = _loss_and_gradient(rest, y, target, loss_fn, d * gradient)
+            moved_loss, moved_gradient, length = _loss_and_gradient(rest, y, target, loss_fn, d * gradient)
             losses.append(moved_loss)
             distances.append(torch.linalg.vector_norm(moved_gradient.to(dtype) - gradient))
+            lengths.append(length)
     norm = torch.linalg.vector_norm(gradient)
-    distance = torch.stack(distances)
-    lengths = norm * distance.new_tensor(steps).abs()
-    beta = torch.where(norm == 0, 0, distance / lengths).amax()
+    distance, length = torch.stack(distances), torch.stack(lengths)
+    beta = torch.where(length == 0, 0, distance / length).amax()
     # One transfer from the device, in a dtype that holds all of them.
     numbers = torch.stack([loss, norm, beta, *losses, *distances]).tolist()
     count = len(steps)
@@ -123,7 +130,7 @@ def loss_landscape(
 
 def checked_steps(steps: Iterable[float]) -> tuple[float, ...]:
     """The step sizes as floats; raise as :func:`loss_landscape` says."""
-    values = tuple(steps.tolist() if isinstance(steps, Tensor) else steps)
+    values = listed("steps", steps)
     if not values:
         raise ValueError("steps must have at least one step size, got none")
     for value in values:
@@ -131,6 +138,26 @@ def checked_steps(steps: Iterable[float]) -> tuple[float, ...]:
         if value == 0 or not isfinite(value):
             raise ValueError(f"every step must be finite and not zero, got {value}")
     return tuple(float(value) for value in values)
+
+
+def listed(name: str, steps: Iterable[float]) -> tuple[float, ...]:
+    """The elements of several numbers, which may be a tensor; raise ``TypeError`` if it is a single one."""
+    steps = steps.tolist() if isinstance(steps, Tensor) else steps
+    if not isinstance(steps, Iterable):
+        raise TypeError(f"{name} must be several numbers, got {steps!r} of type {type(steps).__name__}")
+    return tuple(steps)
+
+
+def check_gradients_exist() -> None:
+    """Raise ``RuntimeError`` in inference mode, which ``torch.enable_grad`` does not end."""
+    if torch.is_inference_mode_enabled():
+        raise RuntimeError("gradients are needed, which torch.inference_mode() does not allow; use torch.no_grad()")
+
+
+def check_callable(name: str, function: object) -> None:
+    """Raise ``TypeError`` unless ``function`` can be called."""
+    if not callable(function):
+        raise TypeError(f"{name} must be callable, got {type(function).__name__}")
 
 
 def check_loss(loss: object) -> Tensor:
@@ -148,14 +175,17 @@ def _loss_and_gradient(
     target: Any,
     loss_fn: Callable[[Any, Any], Tensor],
     displacement: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """L(f(y + displacement)) in the dtype of sums, and its gradient with respect to y."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """L(f(y + displacement)) in the dtype of sums, its gradient, and how far the rounded y + displacement is from y."""
+    dtype = accumulation_dtype(y.dtype)
     with torch.enable_grad():
         leaf = y.detach().requires_grad_()
         # Never the leaf itself: ``rest`` may begin with an operation in place.
         moved = leaf.clone() if displacement is None else (leaf + displacement).to(y.dtype)
+        length = torch.linalg.vector_norm(moved.detach().to(dtype) - y.detach().to(dtype))
         loss = check_loss(loss_fn(rest(moved), target))
         gradient = torch.autograd.grad(loss, leaf, allow_unused=True)[0] if loss.requires_grad else None
     if gradient is None:
         raise ValueError("the loss does not depend on y: it has no gradient with respect to it")
-    return loss.detach().to(accumulation_dtype(y.dtype)), gradient
+    # On the device of y, too: a network on several GPUs has its loss on the last.
+    return loss.detach().to(y.device, dtype), gradient, length

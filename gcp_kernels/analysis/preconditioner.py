@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from .. import functional
 from ..precision import accumulation_dtype
-from ..validation import check_features
-from .landscape import check_loss
+from ..validation import check_choice, check_features
+from .landscape import check_gradients_exist, check_loss
 from .state import modules_behind, preserved
 
 
@@ -54,15 +54,21 @@ class PreconditionerView:
         """Cosine between the gradients of two losses for each sample, (B,); 0 where one of them is zero.
 
         Raises:
-            KeyError: there is no loss of that name.
+            ValueError: there is no loss of that name.
         """
+        check_choice("one", one, tuple(self.gradients))
+        check_choice("other", other, tuple(self.gradients))
         a, b = (self.gradients[name] for name in (one, other))
         units = [_ratio(view.gradient, view.norm[:, None, None]) for view in (a, b)]
         return (units[0] * units[1]).sum((1, 2))
 
 
 def preconditioner_view(
-    features: Tensor, losses: Mapping[str, Callable[[Tensor], Tensor]], *, model: nn.Module | None = None
+    features: Tensor,
+    losses: Mapping[str, Callable[[Tensor], Tensor]],
+    *,
+    channel_dim: int = 1,
+    model: nn.Module | None = None,
 ) -> PreconditionerView:
     """Compare the gradients that several losses, one for each way of pooling, send back to the same features.
 
@@ -79,9 +85,11 @@ def preconditioner_view(
     ``model``; the random state always. ``.grad`` of parameters is not touched.
 
     Args:
-        features: x, (B, C, *spatial), what is pooled; any floating-point dtype. Not changed.
+        features: x, (B, C, *spatial), what is pooled, or with the channels in ``channel_dim``; any floating-point
+            dtype. Not changed.
         losses: by name, from features like x through pool and classifier to a loss of one element; a sum over the
             samples, or a mean, which scales the norms by 1/B.
+        channel_dim: the dimension of the channels, not 0; -1 for tokens (B, N, C).
         model: what losses that are functions call, to be left as it was.
 
     Returns:
@@ -89,10 +97,11 @@ def preconditioner_view(
 
     Raises:
         TypeError: ``features`` is no floating-point tensor, ``losses`` no mapping to callables, a loss no tensor,
-            ``model`` no module.
-        ValueError: ``features`` has no channel or position or the wrong number of dimensions; there is no loss, or one
-            has several elements or does not depend on the features; features, or their covariance in the dtype of the
-            sums, that are not finite.
+            ``channel_dim`` no int, ``model`` no module.
+        ValueError: ``features`` has no channel or position or no such ``channel_dim``, or fewer than three
+            dimensions; there is no loss, or one has several elements or does not depend on the features; features, or
+            their covariance in the dtype of the sums, that are not finite.
+        RuntimeError: called under ``torch.inference_mode()``.
 
     Example:
         >>> import torch
@@ -107,7 +116,8 @@ def preconditioner_view(
         >>> view.cosine("avg", "gcp").abs().max() < 1e-6
         tensor(True)
     """
-    check_features(features, 1)
+    check_gradients_exist()
+    check_features(features, channel_dim)
     if not isinstance(losses, Mapping):
         raise TypeError(f"losses must be a mapping from names to callables, got {type(losses).__name__}")
     if not losses:
@@ -116,7 +126,7 @@ def preconditioner_view(
         if not callable(loss):
             raise TypeError(f"losses must be callable, got {type(loss).__name__} for {name!r}")
     x = features.detach().to(accumulation_dtype(features.dtype))
-    cov = functional.covariance_pool(x, precision="high")
+    cov = functional.covariance_pool(x, channel_dim=channel_dim, precision="high")
     if not bool(cov.isfinite().all()):
         raise ValueError("features must be finite, and so must their covariance; some sample's is not")
     eigenvalues, vectors = torch.linalg.eigh(cov)
@@ -125,11 +135,11 @@ def preconditioner_view(
     with preserved(*modules_behind(*losses.values()), *(() if model is None else (model,))) as snapshot:
         for name, loss in losses.items():
             snapshot.restore()
-            gradients[name] = _described(_gradient(features, name, loss), vectors)
+            gradients[name] = _described(_gradient(features, name, loss, channel_dim), vectors)
     return PreconditionerView(eigenvalues, gradients)
 
 
-def _gradient(features: Tensor, name: str, loss: Callable[[Tensor], Tensor]) -> Tensor:
+def _gradient(features: Tensor, name: str, loss: Callable[[Tensor], Tensor], channel_dim: int) -> Tensor:
     with torch.enable_grad():
         leaf = features.detach().requires_grad_()
         # Not the leaf itself: the loss may begin with an operation in place.
@@ -137,7 +147,7 @@ def _gradient(features: Tensor, name: str, loss: Callable[[Tensor], Tensor]) -> 
         gradient = torch.autograd.grad(value, leaf, allow_unused=True)[0] if value.requires_grad else None
     if gradient is None:
         raise ValueError(f"the loss {name!r} does not depend on the features")
-    return gradient.flatten(2).to(accumulation_dtype(features.dtype))
+    return gradient.movedim(channel_dim, 1).flatten(2).to(accumulation_dtype(features.dtype))
 
 
 def _described(gradient: Tensor, vectors: Tensor) -> FeatureGradient:

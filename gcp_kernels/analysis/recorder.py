@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
+from math import isnan, nan
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..validation import check_at_least
-from .landscape import PUBLISHED_STEPS, Landscape, checked_steps, loss_landscape
+from .landscape import PUBLISHED_STEPS, Landscape, check_callable, checked_steps, loss_landscape
 from .state import modules_behind, preserved
 
 
@@ -20,16 +21,21 @@ class LandscapeRecord:
     landscape: Landscape
 
     def row(self) -> dict[str, float]:
-        """One row of a table: the step, loss and gradient norm there, the bands over d of the papers' figures, beta."""
+        """One row of a table: the step, loss and gradient norm there, the bands over d of the papers' figures, beta.
+
+        A band of which one value is no number has none as its ends either.
+        """
         walk = self.landscape
+        loss_min, loss_max = _band(walk.losses)
+        distance_min, distance_max = _band(walk.distances)
         return {
             "step": self.step,
             "loss": walk.loss,
             "gradient_norm": walk.gradient_norm,
-            "loss_min": min(walk.losses),
-            "loss_max": max(walk.losses),
-            "distance_min": min(walk.distances),
-            "distance_max": max(walk.distances),
+            "loss_min": loss_min,
+            "loss_max": loss_max,
+            "distance_min": distance_min,
+            "distance_max": distance_max,
             "beta": walk.beta,
         }
 
@@ -91,8 +97,7 @@ class LandscapeRecorder:
         model: nn.Module | None = None,
     ) -> None:
         for name, function in (("stem", stem), ("rest", rest), ("loss_fn", loss_fn)):
-            if not callable(function):
-                raise TypeError(f"{name} must be callable, got {type(function).__name__}")
+            check_callable(name, function)
         if model is not None and not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module or None, got {type(model).__name__}")
         if model is None and not (modules_behind(stem) and modules_behind(rest)):
@@ -147,8 +152,14 @@ class LandscapeRecorder:
         """Go on from a :meth:`state_dict`.
 
         Raises:
-            ValueError: it is of a recorder with another ``every`` or other ``steps``, whose records do not compare.
+            TypeError: it is no dictionary.
+            ValueError: it is no such state; it is of a recorder with another ``every`` or other ``steps``, whose
+                records do not compare.
         """
+        if not isinstance(state, dict):
+            raise TypeError(f"state must be a dict, got {type(state).__name__}")
+        if missing := [name for name in ("count", "every", "steps", "records") if name not in state]:
+            raise ValueError(f"state must be what state_dict() returned, got one without {', '.join(missing)}")
         for name, saved, own in (
             ("every", state["every"], self.every),
             ("steps", tuple(state["steps"]), self.steps),
@@ -157,6 +168,11 @@ class LandscapeRecorder:
                 raise ValueError(f"the state is of a recorder with {name}={saved}; this one has {own}")
         self.records = [LandscapeRecord(saved["step"], _landscape(saved["landscape"])) for saved in state["records"]]
         self.count = state["count"]
+
+
+def _band(values: tuple[float, ...]) -> tuple[float, float]:
+    # min and max alone pass over a NaN that is not the first.
+    return (nan, nan) if any(map(isnan, values)) else (min(values), max(values))
 
 
 def _landscape(saved: dict[str, Any]) -> Landscape:

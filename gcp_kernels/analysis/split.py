@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Iterable
 
-import torch
 from torch import Tensor, fx, nn
+
+from .state import RandomState
 
 
 def split(model: nn.Module, after: str | nn.Module) -> tuple[nn.Module, nn.Module]:
@@ -31,7 +32,7 @@ def split(model: nn.Module, after: str | nn.Module) -> tuple[nn.Module, nn.Modul
         TypeError: ``model`` is no module, or wrapped; ``after`` is neither a module nor a name.
         ValueError: ``after`` is not in the model; it is called never, or more than once; the part behind it needs more
             of what comes before than its output (a shortcut around it, the images' size); a containing module's
-            forward depends on values, so that it cannot be traced.
+            forward depends on values or draws random numbers, so that it cannot be traced.
 
     Example:
         >>> import torch
@@ -83,6 +84,9 @@ class _OneInput(nn.Module):
 class _AncestorTracer(fx.Tracer):
     """Traces the forward of those modules that contain the one named, and of no others."""
 
+    # Buffers are read when the graph runs, not when it is traced, and what is done to them in place is done then.
+    proxy_buffer_attributes = True
+
     def __init__(self, name: str) -> None:
         super().__init__()
         self._name = name
@@ -129,14 +133,16 @@ class _Half(nn.Module):
 
 
 def _traced(root: _OneInput, name: str) -> fx.Graph:
-    random = torch.get_rng_state()
+    random = RandomState.now()
     advice = "such a model takes two callables of your own in place of stem and rest"
     try:
         graph = _AncestorTracer(f"model.{name}").trace(root)
     except Exception as error:  # whatever the model's own code makes of tensors that have no values
+        random.restore()
         raise ValueError(f"a module that contains {name!r} cannot be traced ({error}); {advice}") from error
-    if not torch.equal(random, torch.get_rng_state()):
-        torch.set_rng_state(random)
+    # What it draws would be a constant of the graph.
+    if not random.same_as(RandomState.now()):
+        random.restore()
         raise ValueError(f"a module that contains {name!r} draws random numbers in its own forward; {advice}")
     return graph
 
@@ -168,9 +174,16 @@ def _rest(graph: fx.Graph, cut: fx.Node, name: str) -> fx.Graph:
     (output,) = (node for node in nodes if node.op == "output")
     around = _reached(images, lambda node: [user for user in node.users if user is not cut])
     needed = _reached(output, lambda node: [] if node is cut else node.all_input_nodes)
-    if output in around or cut not in needed:
-        through = ", ".join(node.name for node in nodes if node in around & needed and node is not output)
-        reason = f"also needs what was computed before: {through}" if output in around else "does not use its output"
+    reason = ""
+    if cut not in needed:
+        reason = "does not use its output"
+    elif output in around:
+        behind_cut = _reached(cut, lambda node: node.users) - {cut}
+        crossing = [n for n in nodes if n in around - behind_cut and not behind_cut.isdisjoint(n.users)]
+        reason = f"also needs what was computed before: {', '.join(map(_described, crossing))}"
+    elif again := [n for n in nodes[: nodes.index(cut)] if n in needed - around and _changes_a_buffer(n)]:
+        reason = f"also needs the result of a change made before, {', '.join(map(_described, again))}"
+    if reason:
         raise ValueError(
             f"the part of the model behind {name!r} {reason}; cut where everything passes through one tensor, or use "
             "two callables of your own in place of stem and rest"
@@ -182,6 +195,17 @@ def _rest(graph: fx.Graph, cut: fx.Node, name: str) -> fx.Graph:
         if node is not cut and node not in around and (behind or node in needed):
             copies[node] = rest.node_copy(node, copies.__getitem__)
     return rest
+
+
+def _described(node: fx.Node) -> str:
+    """What a user knows the node by: the name of the module that it calls, where it calls one."""
+    if node.op == "placeholder":
+        return "the model's input"
+    return repr(str(node.target).removeprefix("model.")) if node.op == "call_module" else node.name
+
+
+def _changes_a_buffer(node: fx.Node) -> bool:
+    return node.op == "call_method" and str(node.target).endswith("_") and not str(node.target).endswith("__")
 
 
 def _reached(start: fx.Node, neighbours: Callable[[fx.Node], Iterable[fx.Node]]) -> set[fx.Node]:

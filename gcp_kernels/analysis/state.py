@@ -31,6 +31,17 @@ class RandomState:
         numpy = sys.modules.get("numpy")
         return cls(torch.get_rng_state(), cuda, random.getstate(), None if numpy is None else numpy.random.get_state())
 
+    def same_as(self, other: "RandomState") -> bool:
+        """Whether no number was drawn between the two; a GPU or NumPy that only one of them knows is passed over."""
+        tensors = zip((self.cpu, *self.cuda), (other.cpu, *other.cuda), strict=False)
+        numpy = sys.modules.get("numpy")
+        parts = () if self.numpy is None or other.numpy is None else zip(self.numpy, other.numpy, strict=True)
+        return (
+            all(torch.equal(one, another) for one, another in tensors)
+            and self.python == other.python
+            and all(numpy is not None and numpy.array_equal(one, another) for one, another in parts)
+        )
+
     def restore(self) -> None:
         """Set the generators to these states."""
         torch.set_rng_state(self.cpu)

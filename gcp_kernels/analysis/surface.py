@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..precision import accumulation_dtype
 from ..validation import check_integer, check_number
-from .landscape import check_loss
+from .landscape import check_callable, check_loss, listed
 from .state import Snapshot, preserved
 
 Direction = dict[str, Tensor]
@@ -74,6 +74,7 @@ def filter_normalized_surface(
         >>> line.losses.shape, bool(line.losses[1] == layer.weight.square().sum())
         (torch.Size([3]), True)
     """
+    check_callable("loss", loss)
     alphas = _finite("steps", steps)
     betas = None if second_steps is None else _finite("second_steps", second_steps)
     directions = filter_normalized_directions(model, 1 if betas is None else 2, seed=seed)
@@ -150,12 +151,15 @@ def _moving(model: nn.Module) -> Iterator[Move]:
             # Through .data, unseen by autograd; in place, so that whoever holds the memory (a flat copy of all
             # parameters, a captured graph) sees the same.
             parameter.data.copy_(moved)
+        # What an enclosing autocast keeps are casts of the weights as they were, for it does not see .data either.
+        torch.clear_autocast_cache()
 
     try:
         yield move
     finally:
         for name, parameter in parameters.items():
             parameter.data.copy_(saved[name])
+        torch.clear_autocast_cache()
 
 
 def _loss_at(
@@ -167,7 +171,7 @@ def _loss_at(
 
 
 def _finite(name: str, steps: Iterable[float]) -> tuple[float, ...]:
-    values = tuple(steps.tolist() if isinstance(steps, Tensor) else steps)
+    values = listed(name, steps)
     if not values:
         raise ValueError(f"{name} must have at least one step size, got none")
     for value in values:
