@@ -42,10 +42,15 @@ def test_a_small_run_of_the_command_writes_everything(tmp_path):
     completed = subprocess.run(
         [sys.executable, "-m", "gcp_kernels", "reproduce", "--small", "--output", str(folder)],
         capture_output=True, text=True, check=True, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        timeout=300,
     )  # fmt: skip
     assert sorted(path.name for path in folder.iterdir()) == sorted((*TABLES, *PLOTS, "report.md"))
     report = (folder / "report.md").read_text(encoding="utf-8")
+    assert not completed.stderr, "no progress bar into a pipe"
     assert "`python -m gcp_kernels reproduce --small`" in report
+    assert f"- **W{reproduce.SMALL_MEANS_NOTHING[1:]}.**" in report
+    assert reproduce.SMALL_MEANS_NOTHING in completed.stdout
+    assert f"({reproduce.SMALL.flatness_images} of them)" in report
     summary = report.split("## Verdicts")[1].split("\n\n")[1]
     assert summary.count("\n") == 7
     assert summary in completed.stdout
@@ -69,6 +74,44 @@ def test_same_flags_same_tables(tmp_path, capsys):
         assert (tmp_path / "first" / table).read_bytes() == (tmp_path / "second" / table).read_bytes()
     assert len(read(tmp_path / "first" / "convergence.csv")) == 2
     assert "undecided" in capsys.readouterr().out
+
+
+def test_what_is_not_measured_is_said(tmp_path, capsys):
+    needs_the_extra()
+    flags = ("--small", "--seeds", "1", "--epochs", "1", "--pools", "gcp", "--landscape-every", "1000", "--output")
+    assert reproduce.run(parse(*flags, str(tmp_path / "new"))) == 0
+    row = "| 1. the loss is smoother | not measured: no training step was recorded |"
+    report = (tmp_path / "new" / "report.md").read_text(encoding="utf-8")
+    assert row in capsys.readouterr().out
+    assert row in report
+    assert "test images, 1 seed\n" in report
+    assert not (tmp_path / "new" / "landscape.png").exists()
+
+
+def test_an_interruption_ends_with_one_line_and_leaves_nothing(tmp_path, capsys, monkeypatch):
+    needs_the_extra()
+
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(reproduce, "run_all", interrupted)
+    (tmp_path / "there").mkdir()
+    for folder in (tmp_path / "there" / "new" / "folder", tmp_path / "there"):
+        assert reproduce.run(parse("--small", "--output", str(folder))) == 130
+        error = capsys.readouterr().err
+        assert error == (
+            "gcp_kernels reproduce: error: interrupted; runs that are not yet written are lost, and it cannot resume\n"
+        )
+        assert list((tmp_path / "there").iterdir()) == []
+
+
+def test_the_settings_of_cudnn_allow_no_tf32():
+    before = torch.backends.cudnn.allow_tf32
+    with experiment._own_random_state(0, torch.device("cpu")):
+        assert not torch.backends.cudnn.allow_tf32
+        assert torch.backends.cudnn.deterministic
+        assert not torch.backends.cudnn.benchmark
+    assert torch.backends.cudnn.allow_tf32 == before
 
 
 @pytest.fixture
@@ -173,6 +216,7 @@ def test_bad_arguments_are_refused(arguments, message, capsys):
         (("--output", "file"), "file: it is a file; name a new folder"),
         (("--output", "file/inside"), "file/inside: it cannot be made"),
         (("--output", "new", "--landscape-range", "2", "1"), "LOW must be below HIGH, got 2 1"),
+        (("--output", "new", "--pools", "avg"), "--pools: avg always runs; name another to compare with it"),
     ],
 )
 def test_what_cannot_work_is_refused_before_any_work(flags, message, tmp_path, capsys, monkeypatch):
@@ -193,6 +237,7 @@ def test_a_training_that_diverges_ends_with_one_error(tmp_path, capsys, monkeypa
     monkeypatch.setattr(experiment, "LEARNING_RATE", 1e38)
     assert reproduce.run(parse("--small", "--landscape-every", "1000", "--output", str(tmp_path / "new"))) == 1
     assert "error: avg, seed 0: the training loss is nan in epoch 1, step" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
 
 
 def test_missing_packages_give_one_error_that_names_the_extra(tmp_path, capsys, monkeypatch):

@@ -1,6 +1,7 @@
 """Figures of runs with known answers, and the rule of verdicts in every outcome."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from reproduction_runs import made_run
@@ -8,6 +9,7 @@ from reproduction_runs import made_run
 from gcp_kernels.reproduction.claims import (
     CLAIMS,
     MEASURES,
+    NOT_MEASURED,
     NOT_SUPPORTED,
     SUPPORTED,
     UNDECIDED,
@@ -18,7 +20,7 @@ from gcp_kernels.reproduction.claims import (
     verdict,
     verdicts,
 )
-from gcp_kernels.reproduction.figures import figures_of
+from gcp_kernels.reproduction.figures import figures_of, worst_residual
 
 LOWER = Measure(6, "made_up", "a number that should be small")
 HIGHER = Measure(4, "made_up", "a number that should be large", higher_is_better=True)
@@ -31,6 +33,8 @@ HIGHER = Measure(4, "made_up", "a number that should be large", higher_is_better
         ([1.0, 1.0, 1.0], SUPPORTED),
         ([1.0, -0.9, 0.1], UNDECIDED),
         ([2.0, 0.1], UNDECIDED),  # all in the claimed direction, and two seeds are too few to say so
+        ([1.0, 1.0], UNDECIDED),  # a margin of zero, by chance
+        ([-1.0, -1.0], NOT_SUPPORTED),
         ([0.0, 0.0, 0.0], NOT_SUPPORTED),
         ([-1.0, -1.1, -0.9], NOT_SUPPORTED),
         ([-1.0, 0.5, 0.4], NOT_SUPPORTED),
@@ -88,15 +92,17 @@ def test_figures_without_their_counterpart_are_refused(figures):
     ],
 )
 def test_a_claim_wants_all_of_its_measures_and_no_relative_one(outcomes, expected):
-    gains = {SUPPORTED: [1.0, 1.0], UNDECIDED: [2.0, 0.1], NOT_SUPPORTED: [-1.0, -1.0]}
-    made = [verdict(HIGHER, "gcp", [0.0, 0.0], gains[outcome]) for outcome in outcomes]
+    gains = {SUPPORTED: [1.0] * 3, UNDECIDED: [2.0, 0.1, 0.1], NOT_SUPPORTED: [-1.0] * 3}
+    nothing = [0.0] * 3
+    made = [verdict(HIGHER, "gcp", nothing, gains[outcome]) for outcome in outcomes]
     relative = Measure(4, "made_up", "relative", higher_is_better=True, relative=True)
     others = [
-        verdict(relative, "gcp", [0.0, 0.0], gains[NOT_SUPPORTED]),
-        verdict(HIGHER, "dropcov", [0.0, 0.0], gains[NOT_SUPPORTED]),
-        verdict(LOWER, "gcp", [0.0, 0.0], [1.0, 1.0]),
+        verdict(relative, "gcp", nothing, gains[NOT_SUPPORTED]),
+        verdict(HIGHER, "dropcov", nothing, gains[NOT_SUPPORTED]),
+        verdict(LOWER, "gcp", nothing, [1.0] * 3),
     ]
     assert of_claim(4, "gcp", made + others) == expected
+    assert of_claim(1, "gcp", made + others) == NOT_MEASURED
 
 
 def test_every_claim_has_a_measure_that_counts():
@@ -131,6 +137,39 @@ def test_figures_with_known_answers():
     by_key = {v.measure.key: v for v in verdicts(figures)}
     assert by_key["epochs_to_target"].outcome == NOT_SUPPORTED
     assert by_key["epochs_to_target"].mean == math.inf
+
+
+def test_a_quotient_by_zero_is_no_number_and_decides_nothing():
+    """Average pooling that makes no error under noise, a loss of zero, a gradient of zero."""
+    runs = [made_run(pool, seed) for pool in ("avg", "gcp") for seed in range(3)]
+    for run in runs:
+        run.robustness.update({key: 100.0 for key in run.robustness if key[0] == "noise" and run.pool == "avg"})
+        for row in run.walks:
+            row.update(loss=0.0, gradient_norm=0.0)
+    runs = [replace(run, flatness=replace(run.flatness, loss=0.0)) for run in runs]
+    by_key = {v.measure.key: v for v in verdicts(figures_of(runs))}
+    for key in ("corruption_error", "loss_range_relative", "gradient_distance_relative", "surface_rise_relative"):
+        assert math.isnan(by_key[key].mean), key
+        assert by_key[key].outcome == UNDECIDED, key
+    assert by_key["accuracy_noise"].outcome == NOT_SUPPORTED
+
+
+@pytest.mark.parametrize(
+    ("eigenvalue", "residual", "figure"),
+    [(-2.0, 0.2, 2.0), (-2.0, 0.21, math.nan), (0.0, 0.0, 0.0), (0.0, 1.0, math.nan), (math.nan, math.nan, math.nan)],
+)
+def test_an_eigenvalue_far_from_converged_is_no_number(eigenvalue, residual, figure):
+    runs = [made_run(pool, seed) for pool in ("avg", "gcp") for seed in range(3)]
+    assert verdicts(figures_of(runs))[-3].measure.key == "hessian_eigenvalue"
+    flatness = replace(runs[-1].flatness, eigenvalue=eigenvalue, residual=residual)
+    runs[-1] = replace(runs[-1], flatness=flatness)
+    found = figures_of(runs)["hessian_eigenvalue"]
+    assert found["gcp"] == pytest.approx([2.0, 2.0, figure], nan_ok=True)
+    assert found["avg"] == [2.0] * 3
+    if math.isnan(figure):
+        assert verdicts(figures_of(runs))[-3].outcome == UNDECIDED
+    worst = math.nan if math.isnan(eigenvalue) else max(0.005, flatness.relative_residual)
+    assert worst_residual(runs) == pytest.approx(worst, nan_ok=True)
 
 
 def test_figures_want_the_same_seeds_of_every_pool():

@@ -12,6 +12,7 @@ import argparse
 import shlex
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -20,14 +21,15 @@ import torch
 from .. import __version__
 from ..reproduction.claims import BASELINE, CLAIMS
 from ..reproduction.experiment import Settings
-from ..reproduction.report import summary
+from ..reproduction.report import plural, summary
 from ..reproduction.run import run_all, write_folder
 from ..training import POOLS, SCHEDULES, NonFiniteLossError, load_digits_split
 from .argument_types import device_argument, integer_from, number_from
 from .demo_extra import device_name, missing_packages
 
 DEFAULT = Settings()
-# Shows in seconds that everything works; its verdicts mean nothing.
+SMALL_MEANS_NOTHING = "with --small the training is too short and too little is measured: the verdicts mean nothing"
+# Shows in seconds that everything works.
 SMALL = Settings(
     seeds=2, epochs=2, batch_size=60, landscape_every=4, landscape_steps=3, test_images=100, flatness_images=30,
     hessian_iterations=3, surface_directions=1,
@@ -65,9 +67,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run it; 0 when done, 1 for a missing package or a training that diverged, 2 for an unusable output or range."""
-    started = time.perf_counter()
+    """Run it.
+
+    Returns:
+        0 when done, 1 for a missing package or a training that diverged, 2 for poolings, an output or a range that
+        cannot be used, 130 when interrupted.
+    """
     settings = settings_of(args)
+    if settings.pools == (BASELINE,):
+        return fail(f"--pools: {BASELINE} always runs; name another to compare with it", 2)
     if settings.landscape_range[0] >= settings.landscape_range[1]:
         low, high = settings.landscape_range
         return fail(f"--landscape-range: LOW must be below HIGH, got {low:g} {high:g}", 2)
@@ -75,10 +83,22 @@ def run(args: argparse.Namespace) -> int:
         return fail(f"--output {args.output}: {problem}", 2)
     if missing := missing_packages(plotting=True):
         return fail(f'{", ".join(missing)} missing; reproduce needs: pip install "gcp-kernels[demo]"', 1)
+    missing_folders = [folder for folder in (args.output, *args.output.parents) if not folder.exists()]
     try:
         args.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         return fail(f"--output {args.output}: it cannot be made: {error.strerror}", 2)
+    try:
+        return run_and_write(args, settings)
+    except KeyboardInterrupt:
+        return fail("interrupted; runs that are not yet written are lost, and it cannot resume", 130)
+    finally:
+        remove_empty(missing_folders)
+
+
+def run_and_write(args: argparse.Namespace, settings: Settings) -> int:
+    """Everything after the checks, into a folder that is there; exit codes as of :func:`run`."""
+    started = time.perf_counter()
     print(f"gcp_kernels {__version__}, torch {torch.__version__}, {device_name(settings.device)}")
     digits = load_digits_split(settings.device)
     if settings.test_images is not None:
@@ -93,13 +113,17 @@ def run(args: argparse.Namespace) -> int:
         return fail(str(error), 1)
     seconds, busy = time.perf_counter() - started, time.process_time()
     circumstances = (
-        f"{len(digits.train_labels)} training and {len(digits.test_labels)} test images, {settings.seeds} seeds",
+        f"{len(digits.train_labels)} training and {len(digits.test_labels)} test images, "
+        f"{plural(settings.seeds, 'seed')}",
         f"`{command_line(args)}`: {seconds:.0f} s, {busy:.0f} s of processor time",
         f"gcp_kernels {__version__}, torch {torch.__version__}, {device_name(settings.device)}",
+        *([f"**{SMALL_MEANS_NOTHING[0].upper()}{SMALL_MEANS_NOTHING[1:]}.**"] if args.small else []),
     )
     every = write_folder(args.output, settings, runs, circumstances)
     pools = [pool for pool in settings.pools if pool != BASELINE]
-    print("\n" + summary([claim for claim in CLAIMS if any(v.measure.claim == claim for v in every)], pools, every))
+    print("\n" + summary(list(CLAIMS), pools, every))
+    if args.small:
+        print(f"\n{SMALL_MEANS_NOTHING}")
     print(f"\nwritten to {args.output}, with report.md, in {time.perf_counter() - started:.0f} s")
     return 0
 
@@ -125,6 +149,15 @@ def output_problem(path: Path) -> str | None:
     if path.exists():
         return "it is a file; name a new folder"
     return None
+
+
+def remove_empty(folders: Sequence[Path]) -> None:
+    """Remove those, innermost first, up to the first that is not empty."""
+    for folder in folders:
+        try:
+            folder.rmdir()
+        except OSError:
+            return
 
 
 def command_line(args: argparse.Namespace) -> str:

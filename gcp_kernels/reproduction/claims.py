@@ -6,9 +6,12 @@ deviation of the gains and t the 97.5 % quantile of Student's distribution with 
 
 - supported: the mean gain exceeds its margin;
 - not supported: the mean gain is zero or negative;
-- undecided: positive, but within the margin; or one seed only, which has none; or no number.
+- undecided: positive, but within the margin or from fewer than three seeds; or one seed only; or no number.
 
-A claim with several measures is supported if all are, not supported if one is not supported, otherwise undecided.
+The spread of two gains says next to nothing, and two counts that happen to be equal have none at all.
+
+A claim with several measures is supported if all are, not supported if one is not supported, otherwise undecided; not
+measured if it has none.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,6 +22,9 @@ from statistics import stdev
 from .corruptions import NAMES
 
 SUPPORTED, NOT_SUPPORTED, UNDECIDED = "supported", "not supported", "undecided"
+# Only measures of the landscape can be missing, where no walk was recorded.
+NOT_MEASURED = "not measured: no training step was recorded"
+SEEDS_TO_SUPPORT = 3
 BASELINE = "avg"
 
 # 97.5 % quantiles of Student's distribution for 1 to 30 degrees of freedom; the last serves beyond, and errs to the
@@ -133,6 +139,8 @@ def verdicts(figures: Figures) -> list[Verdict]:
 def of_claim(claim: int, pool: str, every: Sequence[Verdict]) -> str:
     """The verdict on a claim for one pool, from those of its measures that are not relative."""
     outcomes = {v.outcome for v in every if v.measure.claim == claim and v.pool == pool and not v.measure.relative}
+    if not outcomes:
+        return NOT_MEASURED
     if outcomes == {SUPPORTED}:
         return SUPPORTED
     return NOT_SUPPORTED if NOT_SUPPORTED in outcomes else UNDECIDED
@@ -158,4 +166,4 @@ def _outcome(gain: float, margin: float, seeds: int) -> str:
         return UNDECIDED
     if gain <= 0:
         return NOT_SUPPORTED
-    return SUPPORTED if gain > margin else UNDECIDED
+    return SUPPORTED if gain > margin and seeds >= SEEDS_TO_SUPPORT else UNDECIDED

@@ -2,18 +2,20 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from math import inf
+from math import inf, isnan, nan
 from statistics import fmean
 
 from .claims import BASELINE
 from .corruptions import NAMES, STRENGTHS
 from .experiment import Run
+from .flatness import RESIDUAL_ALLOWED
 
 
 def figures_of(runs: Sequence[Run]) -> dict[str, dict[str, list[float]]]:
     """Measure key -> pool -> one figure per seed, seeds in ascending order.
 
-    Measures of the landscape are missing where no walk was recorded.
+    Measures of the landscape are missing where no walk was recorded. A figure is NaN where it would be divided by zero,
+    and a Hessian eigenvalue too where its power iteration was still far off.
 
     Raises:
         ValueError: the seeds of some pool are not those of average pooling.
@@ -28,9 +30,9 @@ def figures_of(runs: Sequence[Run]) -> dict[str, dict[str, list[float]]]:
         "accuracy": lambda run: run.epochs[-1].accuracy,
         **{f"accuracy_{name}": partial(mean_accuracy, name=name) for name in NAMES},
         "accuracy_lost": lambda run: run.epochs[-1].accuracy - fmean(run.robustness.values()),
-        "hessian_eigenvalue": lambda run: abs(run.flatness.eigenvalue),
+        "hessian_eigenvalue": hessian_eigenvalue,
         "surface_rise": lambda run: run.flatness.rise,
-        "surface_rise_relative": lambda run: run.flatness.rise / run.flatness.loss,
+        "surface_rise_relative": lambda run: quotient(run.flatness.rise, run.flatness.loss),
     }
     if all(run.walks for run in runs):
         alone |= LANDSCAPE
@@ -42,6 +44,22 @@ def figures_of(runs: Sequence[Run]) -> dict[str, dict[str, list[float]]]:
         key: {pool: [figure(*pair) for pair in zip(by_pool[pool], baselines, strict=True)] for pool in pools}
         for key, figure in beside.items()
     }
+
+
+def quotient(part: float, whole: float) -> float:
+    """``part / whole``; NaN, on which no verdict is given, where ``whole`` is zero."""
+    return part / whole if whole else nan
+
+
+def hessian_eigenvalue(run: Run) -> float:
+    """The magnitude of the largest one; NaN where its relative residual exceeds ``RESIDUAL_ALLOWED``."""
+    return abs(run.flatness.eigenvalue) if run.flatness.relative_residual <= RESIDUAL_ALLOWED else nan
+
+
+def worst_residual(runs: Sequence[Run]) -> float:
+    """The largest relative residual of the runs' Hessian eigenvalues; NaN if one is."""
+    residuals = [run.flatness.relative_residual for run in runs]
+    return nan if any(map(isnan, residuals)) else max(residuals)
 
 
 def loss_range(run: Run) -> float:
@@ -57,10 +75,12 @@ def gradient_distance(run: Run) -> float:
 # A quotient of means, not a mean of quotients: late in training, with losses near zero, single quotients are arbitrary.
 LANDSCAPE: dict[str, Callable[[Run], float]] = {
     "loss_range": loss_range,
-    "loss_range_relative": lambda run: loss_range(run) / fmean(row["loss"] for row in run.walks),
+    "loss_range_relative": lambda run: quotient(loss_range(run), fmean(row["loss"] for row in run.walks)),
     "beta": lambda run: fmean(row["beta"] for row in run.walks),
     "gradient_distance": gradient_distance,
-    "gradient_distance_relative": lambda run: gradient_distance(run) / fmean(row["gradient_norm"] for row in run.walks),
+    "gradient_distance_relative": lambda run: quotient(
+        gradient_distance(run), fmean(row["gradient_norm"] for row in run.walks)
+    ),
 }
 
 
@@ -82,6 +102,7 @@ def epochs_to(target: float, run: Run) -> float:
 def corruption_error(run: Run, average: Run) -> float:
     """Mean corruption error after Hendrycks & Dietterich, average pooling of the same seed in place of AlexNet.
 
-    For each corruption the error summed over strengths, in per cent of average pooling's; mean over corruptions.
+    For each corruption the error summed over strengths, in per cent of average pooling's; mean over corruptions. NaN
+    where average pooling makes no error under one of them.
     """
-    return 100 * fmean((100 - mean_accuracy(run, name)) / (100 - mean_accuracy(average, name)) for name in NAMES)
+    return 100 * fmean(quotient(100 - mean_accuracy(run, name), 100 - mean_accuracy(average, name)) for name in NAMES)

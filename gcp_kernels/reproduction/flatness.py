@@ -1,6 +1,7 @@
 """How flat the loss is around trained weights: its largest curvature, and its rise in random directions."""
 
 from dataclasses import dataclass
+from math import inf
 from statistics import fmean
 
 import torch
@@ -12,6 +13,8 @@ from ..analysis import filter_normalized_surface, hessian_top_eigenvalue
 # In units of the weights' own norm, filter by filter. With average pooling the loss at the end of training, 0.02, grows
 # fourfold at 0.1; at 0.5 it is above that of guessing (2.3), and nothing is left of the minimum.
 SURFACE_STEPS = (-0.2, -0.1, 0.1, 0.2)
+# A tenth of the eigenvalue: the Hessian, being symmetric, has one within the residual of what was found.
+RESIDUAL_ALLOWED = 0.1
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,12 @@ class Flatness:
     eigenvalue: float
     residual: float
     surface: tuple[tuple[float, ...], ...]
+
+    @property
+    def relative_residual(self) -> float:
+        """The residual as a share of the eigenvalue's magnitude; zero where both are zero."""
+        size = abs(self.eigenvalue)
+        return self.residual / size if size else (inf if self.residual else 0.0)
 
     @property
     def rise(self) -> float:

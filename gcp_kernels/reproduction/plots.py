@@ -21,6 +21,7 @@ LABELS = {
     "elementwise": "GCP, element-wise root",
     "none": "plain covariance",
 }
+SIZE = (9.0, 3.6)  # inches
 COLORS = {pool: f"C{number}" for number, pool in enumerate(LABELS)}
 
 
@@ -34,7 +35,7 @@ def write_plots(folder: Path, runs: Sequence[Run]) -> list[Path]:
         # The figure is made without pyplot: no display is needed and no global state of matplotlib changes.
         from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(9.0, 3.6), layout="constrained")
+        figure = Figure(figsize=SIZE, layout="constrained")
         draw(figure, runs)
         paths.append(folder / f"{name}.png")
         figure.savefig(paths[-1], dpi=90)
@@ -42,27 +43,41 @@ def write_plots(folder: Path, runs: Sequence[Run]) -> list[Path]:
 
 
 def landscape(figure: Any, runs: Sequence[Run]) -> None:
-    """The bands over the walk of loss and gradient distance against the training step; ends are means over seeds."""
-    for axes, quantity, label in zip(
-        figure.subplots(1, 2), ("loss", "distance"), ("loss", "change of gradient"), strict=True
+    """The bands over the walk of loss and gradient distance against the training step; ends are means over seeds.
+
+    One column for each pooling, for bands cover each other, with one scale in a row.
+    """
+    pools = _pools(runs)
+    figure.set_size_inches(max(SIZE[0], 2.3 * len(pools)), 1.5 * SIZE[1])
+    rows_of_axes = figure.subplots(2, len(pools), sharex=True, sharey="row", squeeze=False)
+    for row_of_axes, quantity, label in zip(
+        rows_of_axes, ("loss", "distance"), ("loss", "change of gradient"), strict=True
     ):
-        for pool in _pools(runs):
+        for axes, pool in zip(row_of_axes, pools, strict=True):
             seeds = [run.walks for run in runs if run.pool == pool]
             low, high = (
                 [fmean(row[f"{quantity}_{end}"] for row in rows) for rows in zip(*seeds, strict=True)]
                 for end in ("min", "max")
             )
             steps = [row["step"] for row in seeds[0]]
-            axes.fill_between(steps, low, high, alpha=0.35, color=COLORS[pool], label=LABELS[pool])
+            axes.fill_between(steps, low, high, alpha=0.35, color=COLORS[pool])
             axes.plot(steps, high, color=COLORS[pool], linewidth=1)
             axes.plot(steps, low, color=COLORS[pool], linewidth=1)
-        axes.set(xlabel="training step", ylabel=f"{label}, along the gradient", ylim=(0, None))
-        axes.grid(alpha=0.3)
-        axes.legend()
+            axes.grid(alpha=0.3)
+        row_of_axes[0].set(ylabel=f"{label},\nalong the gradient", ylim=(0, None))
+    for axes, pool in zip(rows_of_axes[0], pools, strict=True):
+        axes.set_title(LABELS[pool], fontsize="medium")
+    for axes in rows_of_axes[1]:
+        axes.set(xlabel="training step")
 
 
 def convergence(figure: Any, runs: Sequence[Run]) -> None:
-    """Test accuracy and training loss by epoch: mean over seeds, and one standard deviation to each side."""
+    """Test accuracy and training loss by epoch: mean over seeds, and one standard deviation to each side.
+
+    On the logarithmic axis of the loss no further down than the lowest seed, for the deviation may exceed the mean.
+    """
+    from matplotlib.ticker import MaxNLocator
+
     accuracy_axes, loss_axes = figure.subplots(1, 2)
     finals = []
     for pool in _pools(runs):
@@ -75,11 +90,14 @@ def convergence(figure: Any, runs: Sequence[Run]) -> None:
             numbers = range(1, len(means) + 1)
             axes.plot(numbers, means, "o-", markersize=3, color=COLORS[pool], label=LABELS[pool])
             low, high = ([m + sign * s for m, s in zip(means, deviations, strict=True)] for sign in (-1, 1))
+            if quantity == "loss":
+                low = [max(end, min(values)) for end, values in zip(low, points, strict=True)]
             axes.fill_between(numbers, low, high, alpha=0.2, color=COLORS[pool])
     # Early epochs would squeeze the part where the poolings differ into a few pixels.
     accuracy_axes.set(xlabel="epoch", ylabel="test accuracy (%)", ylim=(min(80.0, min(finals) - 10.0), 100.5))
-    loss_axes.set(xlabel="epoch", ylabel="training loss", ylim=(0, None))
+    loss_axes.set(xlabel="epoch", ylabel="training loss", yscale="log")
     for axes in (accuracy_axes, loss_axes):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(alpha=0.3)
         axes.legend()
 
@@ -102,9 +120,10 @@ def robustness(figure: Any, runs: Sequence[Run]) -> None:
             heights = [fmean(seeds) for seeds in values]
             axes.bar(places, heights, width, yerr=errors, color=COLORS[pool], label=LABELS[pool], capsize=2)
         axes.set_xticks(range(len(bars)), list(bars))
-        axes.set(xlabel=title, ylabel="test accuracy (%)", ylim=(0, 115), yticks=range(0, 101, 20))
+        axes.set(xlabel=title, ylabel="test accuracy (%)", ylim=(0, 105), yticks=range(0, 101, 20))
         axes.grid(alpha=0.3, axis="y")
-        axes.legend(loc="upper center", ncols=len(pools), fontsize="small")
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=min(3, len(pools)), fontsize="small")
 
 
 def _pools(runs: Sequence[Run]) -> list[str]:

@@ -6,14 +6,14 @@ from pathlib import Path
 from ..training import DigitsSplit, NonFiniteLossError, steps_per_epoch
 from .claims import Verdict, verdicts
 from .experiment import Run, Settings, train_and_measure
-from .figures import figures_of
+from .figures import figures_of, worst_residual
 from .plots import write_plots
 from .report import report
-from .tables import write_tables
+from .tables import write_claims, write_tables
 
 
 def run_all(settings: Settings, digits: DigitsSplit, say: Callable[[str], object]) -> list[Run]:
-    """Every pool from every seed, in turn, with a progress bar; ``say`` is given a line about each that is done.
+    """Every pool from every seed, in turn; ``say`` is given a line about each that is done, a terminal a progress bar.
 
     Raises:
         NonFiniteLossError: a training diverged; the message says which.
@@ -22,7 +22,7 @@ def run_all(settings: Settings, digits: DigitsSplit, say: Callable[[str], object
 
     runs = []
     steps = settings.epochs * steps_per_epoch(len(digits.train_labels), settings.batch_size)
-    with tqdm(total=len(settings.pools) * settings.seeds * steps, unit="step", leave=False) as bar:
+    with tqdm(total=len(settings.pools) * settings.seeds * steps, unit="step", leave=False, disable=None) as bar:
         for seed in range(settings.seeds):
             for pool in settings.pools:
                 try:
@@ -37,10 +37,15 @@ def run_all(settings: Settings, digits: DigitsSplit, say: Callable[[str], object
 
 
 def write_folder(folder: Path, settings: Settings, runs: Sequence[Run], circumstances: Sequence[str]) -> list[Verdict]:
-    """Write tables, plots and ``report.md`` into an existing folder, and return the verdicts."""
+    """Write tables, plots and ``report.md`` into an existing folder, and return the verdicts.
+
+    What was measured is written first, before anything is computed from it that might fail.
+    """
+    write_tables(folder, runs)
     figures = figures_of(runs)
     every = verdicts(figures)
-    write_tables(folder, runs, every)
+    write_claims(folder, every)
+    text = report(settings, figures, every, circumstances, worst_residual(runs))
+    (folder / "report.md").write_text(text, encoding="utf-8")
     write_plots(folder, runs)
-    (folder / "report.md").write_text(report(settings, figures, every, circumstances), encoding="utf-8")
     return every

@@ -11,18 +11,23 @@ from .flatness import SURFACE_STEPS
 Row = Mapping[str, object]
 
 
-def write_tables(folder: Path, runs: Sequence[Run], verdicts: Sequence[Verdict]) -> None:
-    """Write convergence, landscape, robustness, flatness and claims into an existing folder."""
+def write_tables(folder: Path, runs: Sequence[Run]) -> None:
+    """Write convergence, landscape (where walks were recorded), robustness and flatness into an existing folder."""
     tables = {
         "convergence": convergence(runs),
         "landscape": landscape(runs),
         "robustness": robustness(runs),
         "flatness": flatness(runs),
-        "claims": claims(verdicts),
     }
     for name, rows in tables.items():
         if rows:
             write(folder / f"{name}.csv", rows)
+
+
+def write_claims(folder: Path, verdicts: Sequence[Verdict]) -> None:
+    """Write the verdicts into an existing folder; no file where there are none."""
+    if verdicts:
+        write(folder / "claims.csv", claims(verdicts))
 
 
 def write(path: Path, rows: Sequence[Row]) -> None:
