@@ -166,6 +166,13 @@ def test_resuming_with_other_options_names_them_all(finished, capsys, monkeypatc
     assert "processes is 1 in the saved run, not 2" in capsys.readouterr().err
 
 
+def test_a_process_that_fails_alone_says_why(tmp_path, capsys, monkeypatch):
+    for name, value in {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    assert run(tmp_path / "run", "--data", str(tmp_path / "nowhere")) == 2
+    assert "error in process 1: " in capsys.readouterr().err
+
+
 def copy_of(folder, target):
     target.mkdir()
     for path in folder.iterdir():
@@ -175,9 +182,10 @@ def copy_of(folder, target):
 
 def test_a_damaged_folder_is_named(finished, tmp_path, capsys):
     damaged = copy_of(finished, tmp_path / "damaged")
-    (damaged / "checkpoint.pt").write_bytes((finished / "checkpoint.pt").read_bytes()[:5000])
-    assert run(damaged, "--resume") == 1
-    assert f"{damaged / 'checkpoint.pt'} cannot be read" in capsys.readouterr().err
+    for content in ((finished / "checkpoint.pt").read_bytes()[:5000], b"hello\n"):
+        (damaged / "checkpoint.pt").write_bytes(content)
+        assert run(damaged, "--resume") == 1
+        assert f"{damaged / 'checkpoint.pt'} cannot be read" in capsys.readouterr().err
 
     changed = copy_of(finished, tmp_path / "changed")
     config = json.loads((changed / "config.json").read_text())
