@@ -8,8 +8,8 @@
 // A product stays in registers until everyone has read its operands; then it may overwrite them. Each warp owns a tile
 // of the result: four block rows by two block columns above the diagonal, or the upper half of four by four on it. The
 // diagonal tiles are the first warps. At C = 256 these are 16 warps, and each quarter of the multiprocessor issues the
-// same number of products. Up to C = 64 a tile has half as many rows, and a sample three warps instead of one: a
-// multiprocessor has few such samples, and a warp alone waits for every load of its own.
+// same number of products. Up to C = 64 a tile has half as many rows, and from C = 33 on a sample has three warps
+// instead of one: a multiprocessor has few such samples, and a warp alone waits for every load of its own.
 //
 // Where a matrix lives is a matter of memory alone: resident in shared memory, or in a slab of global memory that
 // belongs to this CTA, from which its block columns are streamed through a ring in shared memory (`Stream`).
