@@ -107,7 +107,7 @@ def test_an_interruption_ends_with_one_line_and_leaves_nothing(tmp_path, capsys,
 
 def test_the_settings_of_cudnn_allow_no_tf32():
     before = torch.backends.cudnn.allow_tf32
-    with experiment._own_random_state(0, torch.device("cpu")):
+    with experiment.reproducible(torch.device("cpu")):
         assert not torch.backends.cudnn.allow_tf32
         assert torch.backends.cudnn.deterministic
         assert not torch.backends.cudnn.benchmark

@@ -1,7 +1,6 @@
 """One run: a network with one pooling, trained from one seed, with everything that is measured on the way and after."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -11,6 +10,7 @@ from torch.nn import functional
 from ..analysis import LandscapeRecorder, evenly_spaced, split
 from ..training import DigitsSplit, Epoch, accuracy, build_network, fit, scheduler, steps_per_epoch
 from ..training.digits import BATCH_SIZE
+from ..training.run import reproducible
 from .corruptions import NAMES, STRENGTHS, corrupted
 from .flatness import Flatness, measure_flatness
 
@@ -75,7 +75,8 @@ def train_and_measure(
 
     ``progress`` is called after every training step.
     """
-    with _own_random_state(seed, settings.device):
+    with reproducible(settings.device):
+        torch.manual_seed(seed)  # DropCov's masks come from it
         network = build_network(pool, seed).to(settings.device)
         optimizer = torch.optim.SGD(
             network.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY
@@ -125,15 +126,3 @@ def accuracy_under_corruption(network: nn.Module, digits: DigitsSplit) -> dict[t
         for name in NAMES
         for strength in STRENGTHS
     }
-
-
-@contextmanager
-def _own_random_state(seed: int, device: torch.device) -> Iterator[None]:
-    """Start the global generators, which DropCov's masks come from, at ``seed``; put them back afterwards."""
-    with (
-        torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
-        # TF32 would be switched on by the default of flags.
-        torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
-    ):
-        torch.manual_seed(seed)
-        yield

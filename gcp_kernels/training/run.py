@@ -28,6 +28,7 @@ def reproducible(device: torch.device) -> Iterator[None]:
     """Inside, cuDNN chooses the same algorithms again; afterwards torch's random states are what they were before."""
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=[device] if device.type == "cuda" else []))
+        # TF32 would be switched on by the default of flags.
         stack.enter_context(
             torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
         )
