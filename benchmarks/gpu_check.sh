@@ -349,6 +349,8 @@ main() {
   cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 2
   # Set for a machine without a GPU, this would have the kernels interpreted here too.
   unset TRITON_INTERPRET
+  # What a part has printed before its limit is in its log.
+  export PYTHONUNBUFFERED=1
   choose_processes
   child='' failures=0 part=build
   trap interrupted INT TERM

@@ -89,9 +89,28 @@ def run(args: argparse.Namespace, device: torch.device, capability: int) -> int:
             print(f"FAILED  no kernel of {name} can run: {reason}")
             return 1
     found = selected(args, capability)
-    failures = sum(not passes(check, device) for check in found)
+    failures = 0
+    for number, check in enumerate(found, 1):
+        if passes(check, device):
+            continue
+        failures += 1
+        if number < len(found) and lost(device):
+            # After an illegal access this process can use the GPU no more, and every later check would seem to fail.
+            print(f"{number} checks, {failures} failed; the others in a new process", flush=True)
+            first, step = args.share
+            subprocess.call(share_command(args, first + step * number, step), cwd=CHECKOUT)
+            return 1
     print(f"{len(found)} checks, {failures} failed", flush=True)
     return 1 if failures else 0
+
+
+def lost(device: torch.device) -> bool:
+    """Whether an error stays with the process."""
+    try:
+        torch.cuda.synchronize(device)
+    except RuntimeError:
+        return True
+    return False
 
 
 def passes(check: Check, device: torch.device) -> bool:
@@ -138,11 +157,16 @@ def in_processes(args: argparse.Namespace) -> int:
             return 1
         # torch and Triton ask the driver for functions that it may not have, which is no error of a kernel; a launch
         # that fails raises in the checks.
-        options = ["--report-api-errors", "no", "--target-processes", "all", "--error-exitcode", str(FOUND)]
+        options = ["--report-api-errors", "no", "--target-processes", "application-only"]
+        options += ["--error-exitcode", str(FOUND)]
+        # Kernels of torch, in which truths are computed, would take most of the time. Triton's names are not mangled.
+        options += ["--kernel-name", "kns=gcp_kernels", "--kernel-name", "regex=^[a-z_]+_kernel$"]
         prefix = [program, "--tool", args.tool, *options]
-    shares = [[*prefix, *share_command(args, index)] for index in range(args.jobs)]
-    # Blocks of torch's cache would hide that a kernel leaves its own.
-    environment = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"} if prefix else dict(os.environ)
+    shares = [[*prefix, *share_command(args, index, args.jobs)] for index in range(args.jobs)]
+    # Float64 results come from the CPU: threads of as many processes as there are cores would wait for one another.
+    environment = {"OMP_NUM_THREADS": "1", **os.environ}
+    if prefix:  # blocks of torch's cache would hide that a kernel leaves its own
+        environment["PYTORCH_NO_CUDA_MEMORY_CACHING"] = "1"
     # A file each: a pipe that nobody reads yet would stop its process.
     outputs = [tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") for _ in shares]  # noqa: SIM115
     running = [
@@ -170,11 +194,11 @@ def in_processes(args: argparse.Namespace) -> int:
     return worst
 
 
-def share_command(args: argparse.Namespace, index: int) -> list[str]:
+def share_command(args: argparse.Namespace, index: int, step: int) -> list[str]:
     """A share of the checks, in a process of its own and without a tool."""
     only = [] if args.only is None else ["--only", args.only]
     names = [word for name in args.backend for word in ("--backend", name)]
-    return [sys.executable, "-m", "benchmarks.sanitize", *names, *only, "--share", str(index), str(args.jobs)]
+    return [sys.executable, "-m", "benchmarks.sanitize", *names, *only, "--share", str(index), str(step)]
 
 
 def verdict(tool: str | None, code: int, printed: str) -> str | None:

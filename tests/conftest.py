@@ -4,6 +4,7 @@ Without a GPU the Triton kernels are interpreted on the CPU, so every test of a 
 """
 
 import os
+import signal
 from collections.abc import Iterator
 
 # The matrices here are small, and threads that wait for one another on a shared machine cost ten times the work. Set
@@ -26,7 +27,15 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
+def stop(*_: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # timeout sends it twice
+    pytest.exit("stopped by SIGTERM")
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    # Who stops the run for taking too long still gets the failures so far, and the file of --junit-xml.
+    if not hasattr(config, "workerinput"):
+        signal.signal(signal.SIGTERM, stop)
     for line in (
         "gpu: needs a CUDA GPU",
         "operation(name): run on each backend, on each device, that can run the operation",
