@@ -3,7 +3,8 @@
 Each operation of the CUDA extension and of the Triton backend runs forward and backward, in every form of launch and
 with matrices resident and streamed. ``--tool memcheck`` and ``--tool racecheck`` run the same under that tool, and fail
 where it finds anything, where it is missing, and where it did not see the kernels. Without a tool it shows that they
-run, and compiles Triton's.
+run, and compiles Triton's. A check that takes its process along, or the GPU from it, is named, and those after it go on
+in a new process.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,8 +34,22 @@ if TYPE_CHECKING:
 TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
 NAME = "compute-sanitizer"
 BACKENDS = ("cuda", "triton")
-# What the tool ends with where it found something; the checks themselves end with 1.
+# What the tool ends with where it found something; the checks themselves end with 1, or with LOST where their process
+# can use the GPU no more.
 FOUND = 86
+LOST = 87
+TOOL_OPTIONS = (
+    # torch and Triton ask the driver for functions that it may not have, which is no error of a kernel; a launch that
+    # fails raises in the checks.
+    *("--report-api-errors", "no"),
+    # Not the compilers that Triton starts.
+    *("--target-processes", "application-only"),
+    # After a wrong access the kernel ends, and other checks of the process can go on.
+    *("--destroy-on-device-error", "kernel"),
+    *("--error-exitcode", str(FOUND)),
+    # Kernels of torch, in which truths are computed, would take most of the time. Triton's names are not mangled.
+    *("--kernel-name", "kns=gcp_kernels", "--kernel-name", "regex=^[a-z_]+_kernel$"),
+)
 CHECKOUT = Path(__file__).resolve().parent.parent
 NO_GPU = "needs a GPU that torch can use"
 
@@ -48,11 +64,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for check in selected(args, capability=90):
             print(check)
         return 0
-    if args.tool is not None or args.jobs > 1:
-        return in_processes(args)
-    device = torch.device("cuda", torch.cuda.current_device())
-    major, minor = torch.cuda.get_device_capability(device)
-    return run(args, device, 10 * major + minor)
+    major, minor = torch.cuda.get_device_capability()
+    if args.share is None:
+        return in_processes(args, 10 * major + minor)
+    return run(args, torch.device("cuda", torch.cuda.current_device()), 10 * major + minor)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -65,10 +80,16 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", metavar="TEXT", help='checks that have this text, such as "C=256" or "on chip"')
     parser.add_argument("--jobs", type=integer_from(1), default=1, help="processes that share the checks (1)")
     parser.add_argument(
-        "--share", type=int, nargs=2, default=(0, 1), metavar=("I", "N"), help="every N-th check from I"
+        "--share",
+        type=int,
+        nargs=2,
+        metavar=("I", "N"),
+        help="every N-th check from I, in this process",
     )
     parser.add_argument("--list", action="store_true", help="print the checks for compute capability 9.0, and end")
     args = parser.parse_args(arguments)
+    if args.share is not None and (args.tool is not None or args.jobs > 1):
+        parser.error("--share is for one process without a tool")
     args.backend = tuple(args.backend or BACKENDS)
     return args
 
@@ -77,7 +98,7 @@ def selected(args: argparse.Namespace, capability: int) -> list[Check]:
     from .sanitize_cases import checks
 
     found = [one for one in checks(args.backend, capability) if args.only is None or args.only in str(one)]
-    first, step = args.share
+    first, step = args.share or (0, 1)
     return found[first::step]
 
 
@@ -89,23 +110,26 @@ def run(args: argparse.Namespace, device: torch.device, capability: int) -> int:
             print(f"FAILED  no kernel of {name} can run: {reason}")
             return 1
     found = selected(args, capability)
+    print(begin_line(len(found)), flush=True)
     failures = 0
     for number, check in enumerate(found, 1):
         if passes(check, device):
             continue
         failures += 1
-        if number < len(found) and lost(device):
-            # After an illegal access this process can use the GPU no more, and every later check would seem to fail.
-            print(f"{number} checks, {failures} failed; the others in a new process", flush=True)
-            first, step = args.share
-            subprocess.call(share_command(args, first + step * number, step), cwd=CHECKOUT)
-            return 1
+        if lost(device):
+            print(f"{number} checks, {failures} failed; this process can use the GPU no more", flush=True)
+            return LOST
     print(f"{len(found)} checks, {failures} failed", flush=True)
     return 1 if failures else 0
 
 
+def begin_line(checks: int) -> str:
+    """What a process prints before its first check."""
+    return f"{checks} checks begin"
+
+
 def lost(device: torch.device) -> bool:
-    """Whether an error stays with the process."""
+    """Whether an error stays with the process, as an illegal access does: every later check would seem to fail."""
     try:
         torch.cuda.synchronize(device)
     except RuntimeError:
@@ -115,10 +139,10 @@ def lost(device: torch.device) -> bool:
 
 def passes(check: Check, device: torch.device) -> bool:
     """Run one check and print how it went; what this GPU cannot run is no failure."""
-    if (reason := check.why_not(device)) is not None:
-        print(f"not run {check}: {reason}", flush=True)
-        return True
     try:
+        if (reason := check.why_not(device)) is not None:
+            print(f"not run {check}: {reason}", flush=True)
+            return True
         errors = check.errors(device)
         torch.cuda.synchronize(device)
     except Exception as error:  # whatever it is, it is this check's result; the next ones go on
@@ -144,8 +168,8 @@ def layout(check: Any, device: torch.device) -> str:
     return "".join(f" {resident}/{matrices}" for resident, matrices in counts) + " resident"
 
 
-def in_processes(args: argparse.Namespace) -> int:
-    """The checks shared among processes, each under the tool; what they print comes one process after another."""
+def in_processes(args: argparse.Namespace, capability: int) -> int:
+    """The checks shared among processes, each under the tool; what a process printed comes when it has ended."""
     prefix: list[str] = []
     if args.tool is not None:
         program = tool_path()
@@ -155,56 +179,85 @@ def in_processes(args: argparse.Namespace) -> int:
                 "the CUDA toolkit has it"
             )
             return 1
-        # torch and Triton ask the driver for functions that it may not have, which is no error of a kernel; a launch
-        # that fails raises in the checks.
-        options = ["--report-api-errors", "no", "--target-processes", "application-only"]
-        options += ["--error-exitcode", str(FOUND)]
-        # Kernels of torch, in which truths are computed, would take most of the time. Triton's names are not mangled.
-        options += ["--kernel-name", "kns=gcp_kernels", "--kernel-name", "regex=^[a-z_]+_kernel$"]
-        prefix = [program, "--tool", args.tool, *options]
-    shares = [[*prefix, *share_command(args, index, args.jobs)] for index in range(args.jobs)]
+        prefix = [program, "--tool", args.tool, *TOOL_OPTIONS]
     # Float64 results come from the CPU: threads of as many processes as there are cores would wait for one another.
     environment = {"OMP_NUM_THREADS": "1", **os.environ}
     if prefix:  # blocks of torch's cache would hide that a kernel leaves its own
         environment["PYTORCH_NO_CUDA_MEMORY_CACHING"] = "1"
-    # A file each: a pipe that nobody reads yet would stop its process.
-    outputs = [tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") for _ in shares]  # noqa: SIM115
-    running = [
-        subprocess.Popen(command, cwd=CHECKOUT, env=environment, stdout=output, stderr=subprocess.STDOUT)
-        for command, output in zip(shares, outputs, strict=True)
-    ]
+    found = selected(args, capability)
+    if not found:
+        print(f"FAILED  no check has the text {args.only!r}; --list prints them")
+        return 1
+    running = [Share(args, prefix, environment, index) for index in range(min(args.jobs, len(found)))]
     # Who ends this for taking too long still reads what was found so far.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     worst = 0
     try:
-        for process in running:
-            process.wait()
+        while running:
+            time.sleep(0.05)
+            for share in [one for one in running if one.process.poll() is not None]:
+                running.remove(share)
+                worst |= share.end()
+                if (rest := share.first_left(found)) is not None:
+                    running.append(Share(args, prefix, environment, rest))
     finally:
-        for command, process, output in zip(shares, running, outputs, strict=True):
-            process.kill()
-            code = process.wait()
-            output.seek(0)
-            printed = output.read()
-            output.close()
-            print(printed, end="", flush=True)
-            problem = verdict(args.tool, code, printed)
-            if problem is not None:
-                print(f"FAILED  {' '.join(command[len(prefix) :])}: {problem}", flush=True)
-                worst = 1
+        for share in running:
+            share.process.kill()
+            share.end()
     return worst
 
 
-def share_command(args: argparse.Namespace, index: int, step: int) -> list[str]:
+class Share:
+    """A process of some checks, every ``--jobs``-th from ``first``, and what it prints."""
+
+    def __init__(self, args: argparse.Namespace, prefix: list[str], environment: dict[str, str], first: int) -> None:
+        self.args, self.first = args, first
+        self.command = share_command(args, first)
+        # A file: a pipe that nobody reads yet would stop the process.
+        self._output = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
+        self.process = subprocess.Popen(
+            [*prefix, *self.command], cwd=CHECKOUT, env=environment, stdout=self._output, stderr=subprocess.STDOUT
+        )
+        self._printed = ""
+
+    def end(self) -> int:
+        """Print what it printed, and what was wrong with it; 1 if something was."""
+        code = self.process.wait()
+        self._output.seek(0)
+        self._printed = self._output.read()
+        self._output.close()
+        print(self._printed, end="", flush=True)
+        problem = verdict(self.args.tool, code, self._printed)
+        if problem is not None:
+            print(f"FAILED  {' '.join(self.command)}: {problem}", flush=True)
+        return 0 if problem is None else 1
+
+    def first_left(self, found: Sequence[Check]) -> int | None:
+        """The first check that it did not come to; the one that ended it is named. None if there is none."""
+        begun = re.search(r"^\d+ checks begin$", self._printed, re.MULTILINE)
+        if begun is None or re.search(r"^\d+ checks, \d+ failed$", self._printed, re.MULTILINE):
+            return None  # nothing began, and nothing would in another process; or it came to its end
+        done = len(re.findall(r"^(?:ok|FAILED|not run) ", self._printed, re.MULTILINE))
+        left = self.first + self.args.jobs * done
+        if "can use the GPU no more" not in self._printed and left < len(found):
+            print(f"FAILED  {found[left]}: its process ended with {self.process.returncode}", flush=True)
+            left += self.args.jobs
+        return left if left < len(found) else None
+
+
+def share_command(args: argparse.Namespace, first: int) -> list[str]:
     """A share of the checks, in a process of its own and without a tool."""
     only = [] if args.only is None else ["--only", args.only]
     names = [word for name in args.backend for word in ("--backend", name)]
-    return [sys.executable, "-m", "benchmarks.sanitize", *names, *only, "--share", str(index), str(step)]
+    return [sys.executable, "-m", "benchmarks.sanitize", *names, *only, "--share", str(first), str(args.jobs)]
 
 
 def verdict(tool: str | None, code: int, printed: str) -> str | None:
     """What was wrong with a share."""
     if code == FOUND and tool is not None:
         return f"{tool} found errors"
+    if code == LOST:
+        return "after the last of its checks it could use the GPU no more"
     if code:
         return f"ended with {code}"
     if tool is None:

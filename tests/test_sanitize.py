@@ -52,6 +52,18 @@ def test_every_triton_kernel_is_launched(arch):
         }
 
 
+def test_the_tool_is_told_the_names_of_all_kernels():
+    """The tool checks only kernels that a filter lets through."""
+    ours, tritons = (value.partition("=")[2] for value in sanitize.TOOL_OPTIONS if value.startswith(("kns=", "regex=")))
+    for source in KERNELS.glob("*.py"):
+        for name in re.findall(r"^def (\w+_kernel)\(", source.read_text(encoding="utf-8"), flags=re.MULTILINE):
+            assert re.search(tritons, name), name
+    sources = [path for path in (ROOT / "csrc").rglob("*.cu*") if "__global__" in path.read_text(encoding="utf-8")]
+    assert sources
+    for path in sources:
+        assert f"namespace {ours} {{" in path.read_text(encoding="utf-8"), path.name
+
+
 def test_every_operation_and_channel_count_of_the_extension_is_there():
     found = sanitize_cases.checks(("cuda",), 90)
     assert {one.operation for one in found} == {"isqrt_pool", "covariance_pool", "triu_vec", "triu_unvec"}
@@ -146,6 +158,10 @@ def test_the_exit_status_is_that_of_the_checks(capsys, monkeypatch):
         monkeypatch.setattr(sanitize, "selected", lambda *_, found=found: found)
         assert sanitize.run(args, CPU, 90) == code
         assert capsys.readouterr().out.endswith(f"{len(found)} checks, {code} failed\n")
+    # Wrong numbers leave the GPU usable, an illegal access does not.
+    monkeypatch.setattr(sanitize, "lost", lambda device: True)
+    assert sanitize.run(args, CPU, 90) == sanitize.LOST
+    assert capsys.readouterr().out.splitlines()[-1].startswith("2 checks, 1 failed; ")
     assert sanitize.run(sanitize.parse(["--backend", "cuda"]), CPU, 90) == 1
     assert capsys.readouterr().out.startswith("FAILED  no kernel of cuda can run: ")
 
@@ -173,6 +189,7 @@ def tool(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     monkeypatch.setenv("ARGUMENTS", str(tmp_path / "arguments"))
     monkeypatch.setattr(sanitize.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(sanitize.torch.cuda, "get_device_capability", lambda: (9, 0))
     return tmp_path / "arguments"
 
 
@@ -183,8 +200,53 @@ def test_the_tool_gets_every_share_of_the_checks(tool, capsys):
     for index, call in enumerate(calls):
         assert call.startswith("1 --tool racecheck ")
         assert "--error-exitcode 86" in call
+        # Neither compilers nor torch's kernels are instrumented, and a wrong access ends its kernel alone.
+        assert "--target-processes application-only --destroy-on-device-error kernel" in call
+        assert "--kernel-name kns=gcp_kernels --kernel-name regex=^[a-z_]+_kernel$" in call
         assert call.endswith(f"-m benchmarks.sanitize --backend cuda --only C=100 --share {index} 2")
     assert capsys.readouterr().out.count("RACECHECK SUMMARY") == 2
+
+
+@pytest.mark.parametrize(
+    ("ending", "named"),
+    [
+        ('echo "2 checks, 1 failed; this process can use the GPU no more"; exit 87', False),
+        ("kill -SEGV $$", True),
+    ],
+)
+def test_checks_after_one_that_takes_the_gpu_or_its_process_along_go_on_in_another(tool, capsys, ending, named):
+    program = Path(os.environ["CUDA_HOME"], "bin", "compute-sanitizer")
+    program.write_text(
+        '#!/bin/sh\necho "$*" >> "$ARGUMENTS"\necho "========= ERROR SUMMARY: 0 errors"\n'
+        'case "$*" in *"--share 0 3") echo "5 checks begin"; echo "ok      first: right"\n'
+        f'  [ {int(named)} = 1 ] || echo "FAILED  second: an illegal access"\n{ending} ;; esac\n'
+        'echo "1 checks begin"; echo "ok      another: right"; echo "1 checks, 0 failed"\n'
+    )
+    assert sanitize.main(["--tool", "memcheck", "--backend", "cuda", "--jobs", "3"]) == 1
+    # The first process came to its second check, which is number 3; the next of its share is number 6.
+    calls = [re.search(r"--tool memcheck .*--share (\d) 3$", call)[1] for call in tool.read_text().splitlines()]
+    assert sorted(calls) == ["0", "1", "2", "6"]
+    printed = capsys.readouterr().out
+    second = str(sanitize_cases.checks(("cuda",), 90)[3])
+    assert (f"FAILED  {second}: its process ended with -11" in printed) == named
+    assert printed.count("ok      another: right") == 3
+
+
+def test_a_process_that_does_not_begin_is_not_tried_for_every_check(tool, capsys, monkeypatch):
+    monkeypatch.setenv("ENDS_WITH", "1")
+    assert sanitize.main(["--tool", "memcheck", "--jobs", "2"]) == 1
+    assert len(tool.read_text().splitlines()) == 2
+
+
+def test_a_text_that_no_check_has_is_a_failure(tool, capsys):
+    assert sanitize.main(["--only", "C=7"]) == 1
+    assert "no check has the text 'C=7'" in capsys.readouterr().out
+
+
+def test_a_share_is_for_one_process(capsys):
+    with pytest.raises(SystemExit):
+        sanitize.parse(["--share", "0", "2", "--tool", "memcheck"])
+    assert "--share is for one process without a tool" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
