@@ -3,9 +3,11 @@
 Without a GPU the Triton kernels are interpreted on the CPU, so every test of a backend runs on them too.
 """
 
+import importlib.util
 import os
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 # The matrices here are small, and threads that wait for one another on a shared machine cost ten times the work. Set
 # before torch is there, and inherited by the processes that tests start.
@@ -27,20 +29,53 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
+# What a process of tests ends with that has lost the GPU.
+LOST = 86
+
+
 def stop(*_: object) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # timeout sends it twice
-    pytest.exit("stopped by SIGTERM")
+    # PYTEST_CURRENT_TEST is the test of this process; with workers this process has none.
+    running = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")[0]
+    pytest.exit("stopped by SIGTERM" + (f" in {running}" if running else ""))
+
+
+def stop_later(*_: object) -> None:
+    signal.alarm(2)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # Who stops the run for taking too long still gets the failures so far, and the file of --junit-xml.
-    if not hasattr(config, "workerinput"):
-        signal.signal(signal.SIGTERM, stop)
+    # Who stops the run for taking too long still gets the failures so far, and the file of --junit-xml. timeout sends
+    # the signal to workers too, who have to be there until the process that reports has heard of it as well.
+    signal.signal(signal.SIGTERM, stop_later if hasattr(config, "workerinput") else stop)
     for line in (
         "gpu: needs a CUDA GPU",
         "operation(name): run on each backend, on each device, that can run the operation",
     ):
         config.addinivalue_line("markers", line)
+    if os.environ.get("TRITON_INTERPRET") == "1" and importlib.util.find_spec("triton") is not None:
+        import triton_interpreter
+
+        if (reason := triton_interpreter.why_not()) is not None:
+            triton_interpreter.skip_what_wants_it(reason)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Any:
+    """After an illegal access a process can use the GPU no more, and all its later tests would seem to fail.
+
+    Of several workers this one ends: xdist names the test, and starts another for those that are left. A process that
+    has all the tests ends them, in order.
+    """
+    result = yield
+    if torch.cuda.is_initialized():
+        try:
+            torch.cuda.synchronize()
+        except RuntimeError as error:
+            if hasattr(item.config, "workerinput"):
+                os._exit(LOST)
+            pytest.exit(f"the GPU is lost to this process after {item.nodeid}: {error}", returncode=LOST)
+    return result
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
