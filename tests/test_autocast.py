@@ -1,5 +1,6 @@
 """Autocast: a function takes what it is given, forward and backward, whatever autocast does to matrix products."""
 
+import re
 from collections.abc import Callable
 
 import inputs
@@ -7,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gcp_kernels import covariance_pool, fused_gcp, newton_schulz_sqrt, triu_unvec, triu_vec
+from gcp_kernels import covariance_pool, fused_gcp, newton_schulz_sqrt, precision, triu_unvec, triu_vec
 from gcp_kernels.nn import GCP
 
 FUNCTIONS: dict[str, tuple[Callable[[Tensor], Tensor], tuple[int, ...]]] = {
@@ -107,3 +108,32 @@ def test_network_trains_a_step_under_autocast(autocast_dtype: torch.dtype, devic
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
         assert parameter.grad.any(), name
+
+
+def test_autocast_is_disabled_on_every_device_that_has_it(monkeypatch):
+    """On any that torch knows, and without the question, which Dynamo of torch 2.10 and 2.11 cannot trace."""
+    with pytest.raises(RuntimeError) as refused:
+        torch.device("nonsense")
+    names = re.search(r"Expected one of (.*) device type", str(refused.value))[1].split(", ")
+    assert {"cpu", "cuda", "meta"} <= set(names)
+    current = [name for name in names if name not in ("mkldnn", "opengl", "opencl", "ideep", "hip")]  # deprecated
+    without = {name for name in current if not torch.amp.is_autocast_available(name)}
+    assert without == precision._WITHOUT_AUTOCAST
+
+    def asked(device_type):
+        raise AssertionError("asked again")
+
+    monkeypatch.setattr(torch.amp, "is_autocast_available", asked)
+    with torch.autocast("cpu", dtype=torch.bfloat16), precision.without_autocast(torch.device("cpu")):
+        assert not torch.is_autocast_enabled("cpu")
+    with precision.without_autocast(torch.device("meta")):
+        pass
+
+
+def test_dynamo_traces_a_region_without_autocast():
+    def doubled(x):
+        with precision.without_autocast(x.device):
+            return 2 * x
+
+    compiled = torch.compile(doubled, backend="eager", fullgraph=True)
+    assert torch.equal(compiled(torch.ones(3)), torch.full((3,), 2.0))

@@ -65,6 +65,44 @@ def test_selftest_finds_a_wrong_backend(monkeypatch, capsys, fault):
     assert f"{devices * len(selftest.ARITHMETIC)} failed" in report
 
 
+@pytest.mark.parametrize("lost", [False, True])
+def test_selftest_goes_on_after_a_row_that_raises_unless_the_gpu_is_lost(monkeypatch, capsys, lost):
+    def broken(x, *, backend, **options):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    def synchronize():
+        if lost:
+            raise RuntimeError("CUDA error: the same again")
+
+    monkeypatch.setattr(selftest, "BACKENDS", {"torch": selftest.BACKENDS["torch"]})
+    monkeypatch.setattr(selftest, "SHAPES", [(2, 5, 7)])
+    monkeypatch.setitem(selftest.FUNCTIONS, "covariance_pool", broken)
+    monkeypatch.setattr(selftest.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(selftest.torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(selftest.torch.cuda, "synchronize", synchronize)
+    assert main(["selftest"]) == 1
+    report = capsys.readouterr().out
+    kinds = len(selftest.ARITHMETIC)
+    raised = re.findall(r"^torch +cpu +covariance_pool .*  FAILED RuntimeError: CUDA error: an illegal", report, re.M)
+    assert len(raised) == (1 if lost else kinds)
+    # isqrt_pool comes before what raises, and all other functions after it.
+    assert report.count("  ok\n") == (kinds if lost else kinds * (len(selftest.FUNCTIONS) - 1))
+    assert ("this process can use the GPU no more" in report) == lost
+    assert f"{1 if lost else kinds} failed" in report
+
+
+def test_selftest_shows_each_row_at_once(monkeypatch):
+    """Stopped for taking too long it leaves what it has found so far, also in a file."""
+    flushed = []
+    monkeypatch.setattr("builtins.print", lambda *values, flush=False, **_: flushed.append((values, flush)))
+    monkeypatch.setattr(selftest, "BACKENDS", {"torch": selftest.BACKENDS["torch"]})
+    monkeypatch.setattr(selftest, "SHAPES", [(2, 5, 7)])
+    selftest.run(None)
+    rows = [flush for values, flush in flushed if str(values[0]).endswith("  ok")]
+    assert rows
+    assert all(rows)
+
+
 @pytest.mark.parametrize("arguments", [[], ["nonsense"], ["info", "--nonsense"]])
 def test_wrong_arguments_exit_with_2_and_say_what_is_allowed(arguments, capsys):
     with pytest.raises(SystemExit) as exit_:

@@ -1,4 +1,4 @@
-"""How a run of tests ends early, with the hooks of conftest.py: stopped from outside, without the GPU, or uninterpreted."""
+"""How a run of tests ends early, by the hooks of conftest.py: stopped, without the GPU, or with nothing interpreted."""
 
 import importlib.util
 import os

@@ -63,24 +63,54 @@ def run(args: argparse.Namespace) -> int:
     failures = checks = 0
     skipped = []
     for name, device, operation, arithmetic in _cases():
-        inputs = [_input(operation, shape).to(device, arithmetic.dtype) for shape in SHAPES]
-        precision = arithmetic.precision or "default"
-        reasons = {reason for x in inputs if (reason := BACKENDS[name].why_not(operation, x, precision))}
-        if reasons:
-            skipped.append(f"not checked: {name} on {device}, {operation}: {'; '.join(sorted(reasons))}")
+        row = f"{name:<9}{device:<8}{operation:<28}{arithmetic!s:<14}"
+        try:
+            found = _checked(name, device, operation, arithmetic)
+        except Exception as error:  # of whatever kind, it is this row's result, and the next ones go on
+            checks += 1
+            failures += 1
+            print(f"{row}  FAILED {type(error).__name__}: {error}", flush=True)
+            if _gpu_is_lost():
+                print("this process can use the GPU no more: the rows that are left are not checked", flush=True)
+                break
             continue
-        options = {} if operation in WITHOUT_PRECISION else {"precision": arithmetic.precision}
-        errors = [_errors(FUNCTIONS[operation], x, backend=name, **options) for x in inputs]
-        output, gradient = (max(kind, key=_nan_is_largest) for kind in zip(*errors, strict=True))
+        if isinstance(found, str):
+            skipped.append(f"not checked: {name} on {device}, {operation}: {found}")
+            continue
+        output, gradient = found
         right = output <= arithmetic.tolerance and gradient <= arithmetic.tolerance
         checks += 1
         failures += not right
         print(
-            f"{name:<9}{device:<8}{operation:<28}{arithmetic!s:<14}{output:>9.1e}{gradient:>10.1e}"
-            f"{arithmetic.tolerance:>10.1e}  {'ok' if right else 'WRONG'}"
+            f"{row}{output:>9.1e}{gradient:>10.1e}{arithmetic.tolerance:>10.1e}  {'ok' if right else 'WRONG'}",
+            flush=True,  # of a table that is stopped, what is finished counts
         )
     print("", *dict.fromkeys(skipped), "", f"{checks - failures} passed, {failures} failed", sep="\n")
     return 1 if failures else 0
+
+
+def _checked(name: str, device: str, operation: str, arithmetic: Arithmetic) -> tuple[float, float] | str:
+    """The largest errors of output and gradient over all shapes, or why the backend cannot run them."""
+    inputs = [_input(operation, shape).to(device, arithmetic.dtype) for shape in SHAPES]
+    precision = arithmetic.precision or "default"
+    reasons = {reason for x in inputs if (reason := BACKENDS[name].why_not(operation, x, precision))}
+    if reasons:
+        return "; ".join(sorted(reasons))
+    options = {} if operation in WITHOUT_PRECISION else {"precision": arithmetic.precision}
+    errors = [_errors(FUNCTIONS[operation], x, backend=name, **options) for x in inputs]
+    output, gradient = (max(kind, key=_nan_is_largest) for kind in zip(*errors, strict=True))
+    return output, gradient
+
+
+def _gpu_is_lost() -> bool:
+    """Whether an error stays with this process, as an illegal access does: every later row would seem to fail."""
+    if not torch.cuda.is_initialized():
+        return False
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        return True
+    return False
 
 
 def _cases() -> Iterator[tuple[str, str, str, Arithmetic]]:

@@ -1,8 +1,8 @@
 """The Triton kernels: device functions shared by all of them, and one module per form of launch.
 
-Up to Triton 3.7 the key of a kernel in its cache depends on what was hashed before (triton-lang/triton#10494): constants
-that a function finds in those it calls are part of its key only if these were hashed first. Two processes that launch
-kernels in another order would each compile for themselves. So all are hashed here, in one order.
+Up to Triton 3.7 the key of a kernel in its cache depends on what was hashed before (triton-lang/triton#10494):
+constants that a function finds in those it calls are part of its key only if these were hashed first. Two processes
+that launch kernels in another order would each compile for themselves. So all are hashed here, in one order.
 """
 
 from . import arithmetic, covariance, features, gradient, iteration, on_chip, persistent, phases, tiles, triangle
