@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything that only a GPU can show, in one run of about eight minutes, into one folder: see docs/gpu.md.
+# Everything that only a GPU can show, in one run of at most half an hour, into one folder: see docs/gpu.md.
 # Clocks, power limits and MIG are read and never set; nothing is downloaded.
 set -u
 
@@ -12,13 +12,15 @@ gpu_check_<GPU>_<date>. Its summary.txt has a line for each part: passed, FAILED
 status is 0 when every part passed or was skipped by an option, 1 when one failed, 2 when nothing could begin.
 
 Parts, in this order:
-  build      the extension, in place, for this GPU's architecture alone
+  build      the extension, in place, for this GPU's architecture alone; one that is there and newer than its sources is
+             taken as it is
   info       python -m gcp_kernels info: which backend serves what, and why not
+  kernels    python -m benchmarks first-contact: every kernel in every form once, in processes that may crash
   selftest   python -m gcp_kernels selftest: every backend against the float64 reference
-  kernels    python -m benchmarks.sanitize: every kernel in every form on few samples, without a tool
-  memcheck   the same under compute-sanitizer's memcheck
+  memcheck   python -m benchmarks sanitize: every kernel on few samples under compute-sanitizer's memcheck
   racecheck  the same under its racecheck
-  tests      the test suite, but for what a GPU adds nothing to (--all-tests)
+  gpu        the tests that need a GPU
+  tests      the others that a GPU adds something to (--all-tests: every one)
   large      tests of tensors beyond 2^31 elements, one at a time
   benchmark  python -m benchmarks run, the standard set, in the time that is left
   plots      python -m benchmarks plot
@@ -26,33 +28,42 @@ Parts, in this order:
 options:
   --only A,B       only these parts; into a FOLDER that is there already, if you like
   --skip A,B       all parts but these
-  --minutes N      for the whole run (8); the limit of every part is a share of it
+  --minutes N      for the whole run (30); the limit of every part is a share of it
   --processes N    for tests and kernels (by cores and GPU memory); compute-sanitizer gets four at most
   --all-tests      also the tests that a GPU adds nothing to: they take about an hour, so give --minutes
+  --pack DIR       at the end, also when interrupted: what matters most, and an archive of everything, in seven files at
+                   most, for a machine from which only a few files can be brought
   --python FILE    the interpreter (PYTHON if set, else python3, else python), which has torch
   --list           print the parts, and end
 TEXT
 }
 
-PARTS=(build info selftest kernels memcheck racecheck tests large benchmark plots)
+PARTS=(build info kernels selftest memcheck racecheck gpu tests large benchmark plots)
 # Parts that a machine without a GPU can run.
 WITHOUT_GPU=" info selftest plots "
 
-# Seconds that a part may take in a run of eight minutes. They are limits: together they are more than eight minutes,
-# and what is not used is left to the benchmark, which begins no measurement after its share.
-declare -A LIMIT=([build]=210 [info]=30 [selftest]=60 [kernels]=60 [memcheck]=75 [racecheck]=90 [tests]=180 [large]=60
-  [benchmark]=120 [plots]=30)
-RUN_MINUTES=8
+# Seconds that a part may take; together they are the whole run. Most parts need a third of them where a cache of Triton's
+# kernels was carried along. What is not used is left to the benchmark, which begins no measurement after its share.
+declare -A LIMIT=([build]=200 [info]=20 [kernels]=200 [selftest]=240 [memcheck]=200 [racecheck]=180 [gpu]=120 [tests]=300
+  [large]=60 [benchmark]=250 [plots]=30)
+RUN_MINUTES=30
+# What a part that is stopped has for ending in order: processes of tests are waited for, summaries are written.
+GRACE=20
 LEAST_BENCHMARK=60
 
 GPU_FIELDS=name,driver_version,memory.total,clocks.sm,clocks.max.sm,clocks.mem,power.draw,power.limit,temperature.gpu
 GPU_FIELDS+=,mig.mode.current,persistence_mode
 
 # Tests that show the same without a GPU, where continuous integration runs them: kernels compiled for every
-# architecture, wheels built, kernels emulated on the CPU, and the scripts, linters and peers of the suite itself.
+# architecture, wheels built, kernels emulated on the CPU, choices made by pure functions, networks trained on the CPU,
+# and the scripts, linters and peers of the suite itself.
 WITHOUT_A_GAIN=(test_static.py test_static_extension.py test_build.py test_pooling_emulated.py test_triangle_emulated.py
   test_cuda_backend.py test_benchmark_commands.py test_benchmark_peers.py test_launch_overhead.py test_layering.py
-  test_demo.py test_gpu_check.py test_sanitize.py)
+  test_demo.py test_reproduce.py test_triton_config.py test_tune.py test_kernel_cache_keys.py test_run_endings.py
+  test_gpu_check.py test_sanitize.py)
+# Of the others, what runs on a GPU or compiles for one: by the parameters and files that tests are named for. Kernels
+# of torch itself are its own affair.
+WITH_A_GAIN='(cuda or triton or gpu) and not torch-cuda'
 
 fail_early() {
   printf 'gpu_check: %s\n' "$1" >&2
@@ -82,13 +93,13 @@ positive() {
 }
 
 parse() {
-  only='' skip='' folder='' minutes=$RUN_MINUTES processes='' all_tests=0 python=${PYTHON:-}
+  only='' skip='' folder='' pack='' minutes=$RUN_MINUTES processes='' all_tests=0 python=${PYTHON:-}
   while (($#)); do
     case $1 in
       -h | --help) usage && exit 0 ;;
       --list) printf '%s\n' "${PARTS[@]}" && exit 0 ;;
       --all-tests) all_tests=1 ;;
-      --only | --skip | --minutes | --processes | --python)
+      --only | --skip | --minutes | --processes | --python | --pack)
         [[ -n ${2:-} ]] || fail_early "$1 needs a value"
         case $1 in
           --only) only=$(parts_in "$1" "$2") || exit 2 ;;
@@ -96,6 +107,7 @@ parse() {
           --minutes) positive "$1" "$2" && minutes=$2 ;;
           --processes) positive "$1" "$2" && processes=$2 ;;
           --python) python=$2 ;;
+          --pack) pack=$2 ;;
         esac
         shift
         ;;
@@ -166,6 +178,10 @@ make_folder() {
   mkdir -p "$folder" || fail_early "$folder cannot be made"
   folder=$(cd "$folder" && pwd) || exit 2
   summary=$folder/summary.txt
+  [[ -n $pack ]] || return 0
+  mkdir -p "$pack" || fail_early "--pack: $pack cannot be made"
+  pack=$(cd "$pack" && pwd) || exit 2
+  [[ $pack/ != "$folder"/* ]] || fail_early "--pack: $pack is the FOLDER, or in it"
 }
 
 commit() {
@@ -215,7 +231,7 @@ run_part() {
   grep -av '^[[:space:]]*$' "$log" | tail -n 12 | sed 's/^/    | /'
 }
 
-# A command under a limit of seconds: what is still running then is asked to end, and ten seconds later made to. In the
+# A command under a limit of seconds: what is still running then is asked to end, and GRACE seconds later made to. In the
 # background, so that an interrupt reaches this script at once.
 limited() {
   local limit=$1
@@ -223,7 +239,7 @@ limited() {
   printf '$'
   printf ' %q' "$@"
   printf '\n'
-  timeout --kill-after=10 "$limit" "$@" &
+  timeout --kill-after="$GRACE" "$limit" "$@" &
   child=$!
   wait "$child"
 }
@@ -237,6 +253,9 @@ has_module() {
 
 part_build() {
   local missing=0
+  if limited "$1" "$python" -m benchmarks.extension_file "$architecture"; then
+    return 0
+  fi
   has_module pip pip || missing=1
   "$python" -c 'import setuptools, sys; sys.exit(int(setuptools.__version__.split(".")[0]) < 77)' 2> /dev/null || {
     printf 'setuptools 77 or newer is missing: %s -m pip install "setuptools>=77"\n' "$python"
@@ -258,38 +277,57 @@ part_selftest() {
 }
 
 part_kernels() {
-  limited "$1" "$python" -m benchmarks.sanitize --jobs "$processes"
+  # It ends by itself before the limit, and names what was not begun.
+  limited "$1" "$python" -m benchmarks first-contact --jobs "$processes" --seconds "$(($1 * 9 / 10))" \
+    --output "$folder/kernels.jsonl"
 }
 
 part_memcheck() {
-  limited "$1" "$python" -m benchmarks.sanitize --tool memcheck --jobs "$((processes < 4 ? processes : 4))"
+  limited "$1" "$python" -m benchmarks sanitize --tool memcheck --jobs "$((processes < 4 ? processes : 4))"
 }
 
 part_racecheck() {
-  limited "$1" "$python" -m benchmarks.sanitize --tool racecheck --jobs "$((processes < 4 ? processes : 4))"
+  limited "$1" "$python" -m benchmarks sanitize --tool racecheck --jobs "$((processes < 4 ? processes : 4))"
 }
 
-part_tests() {
-  local file options=(-q -ra -p no:cacheprovider --durations=15 --junit-xml "$folder/tests.xml" -m "not slow")
+# pytest under a limit, in as many processes as there are for it.
+run_pytest() {
+  local limit=$1 options=(-q -ra -p no:cacheprovider --durations=15)
+  shift
   has_module pytest pytest || return 1
-  if ((all_tests == 0)); then
-    echo "left out, because a GPU adds nothing to them (--all-tests runs them): tests of the CPU's backends, and"
-    printf '  tests/%s\n' "${WITHOUT_A_GAIN[@]}"
-    for file in "${WITHOUT_A_GAIN[@]}"; do
-      options+=(--ignore "tests/$file")
-    done
-    options+=(-k "not -cpu and not [cpu")
+  if has_module pytest_timeout pytest-timeout; then
+    # Of a test that hangs the stacks are printed, and the others go on.
+    options+=(--timeout 150 --timeout-method thread)
   else
-    options+=(-m "not (gpu and slow)")
+    echo "without it a test that hangs takes the time of all others"
   fi
-  echo "tests of tensors beyond 2^31 elements are the part 'large'"
   if has_module xdist pytest-xdist; then
     # Neighbours share compiled kernels, and most stay together.
     options+=(-n "$processes" --dist worksteal)
   else
     echo "without it the tests run one after another"
   fi
-  limited "$1" "$python" -m pytest "${options[@]}" tests
+  limited "$limit" "$python" -m pytest "${options[@]}" "$@" tests
+}
+
+part_gpu() {
+  run_pytest "$1" --junit-xml "$folder/gpu.xml" -m "gpu and not slow"
+}
+
+part_tests() {
+  local file options=(--junit-xml "$folder/tests.xml")
+  if ((all_tests == 0)); then
+    echo "left out, because a GPU adds nothing to them (--all-tests runs them): tests not named for a GPU or Triton, and"
+    printf '  tests/%s\n' "${WITHOUT_A_GAIN[@]}"
+    for file in "${WITHOUT_A_GAIN[@]}"; do
+      options+=(--ignore "tests/$file")
+    done
+    options+=(-m "not slow and not gpu" -k "$WITH_A_GAIN")
+  else
+    options+=(-m "not gpu")
+  fi
+  echo "tests that need a GPU are the part 'gpu', those of tensors beyond 2^31 elements the part 'large'"
+  run_pytest "$1" "${options[@]}"
 }
 
 part_large() {
@@ -334,10 +372,21 @@ choose_processes() {
   processes=$((processes > 16 ? 16 : processes < 1 ? 1 : processes))
 }
 
+# What is read first, as it is, and everything in an archive; seven files, in no folder of their own.
+pack_results() {
+  local file
+  [[ -n $pack ]] || return 0
+  for file in summary.txt machine.txt kernels.log gpu.log tests.log benchmark/table.txt; do
+    [[ ! -f $folder/$file ]] || cp "$folder/$file" "$pack/${file/\//-}"
+  done
+  tar czf "$pack/everything.tgz" -C "$folder" . || echo "$pack/everything.tgz cannot be written"
+}
+
 interrupted() {
   trap - INT TERM
   [[ -z $child ]] || kill "$child" 2> /dev/null
   report "$part" FAILED - "interrupted"
+  pack_results
   exit 130
 }
 
@@ -369,7 +418,8 @@ main() {
   else
     echo "$failures of ${#PARTS[@]} parts FAILED, in $SECONDS s" | tee -a "$summary"
   fi
-  echo "written to $folder"
+  pack_results
+  echo "written to $folder${pack:+, packed into $pack}"
   ((failures == 0))
 }
 

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
@@ -13,7 +14,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "benchmarks" / "gpu_check.sh"
-PARTS = ("build", "info", "selftest", "kernels", "memcheck", "racecheck", "tests", "large", "benchmark", "plots")
+PARTS = (
+    "build", "info", "kernels", "selftest", "memcheck", "racecheck", "gpu", "tests", "large", "benchmark", "plots",
+)  # fmt: skip
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash"),
@@ -33,6 +36,10 @@ fi
 if [[ ${1:-} == -c ]]; then
   for module in ${MISSING:-}; do [[ $2 == "import $module" ]] && exit 1; done
   exit 0
+fi
+if [[ "$*" == *extension_file* ]]; then
+  [[ -n ${PREBUILT:-} ]] && echo "it is taken as it is" && exit 0
+  echo "it has to be built" && exit 1
 fi
 printf '%s\\n' "$*" >> "$CALLS"
 interpret=${TRITON_INTERPRET:-unset}
@@ -100,17 +107,21 @@ def test_everything_passes(machine):
     }  # fmt: skip
     for line in (folder / "summary.txt").read_text().splitlines():
         assert line in done.stdout
-    build, info, selftest, kernels, memcheck, racecheck, tests, large, benchmark, plots = machine.calls
+    build, info, kernels, selftest, memcheck, racecheck, gpu, tests, large, benchmark, plots = machine.calls
     assert build == "-m pip install --verbose --no-index --no-build-isolation --no-deps --editable ."
     assert "ARCH=9.0 CUDA=1 INTERPRET=unset" in (folder / "build.log").read_text()
     assert (info, selftest) == ("-m gcp_kernels info", "-m gcp_kernels selftest")
-    assert re.fullmatch(r"-m benchmarks\.sanitize --jobs \d+", kernels)
-    assert re.fullmatch(r"-m benchmarks\.sanitize --tool memcheck --jobs [1-4]", memcheck)
-    assert re.fullmatch(r"-m benchmarks\.sanitize --tool racecheck --jobs [1-4]", racecheck)
+    wanted = rf"-m benchmarks first-contact --jobs \d+ --seconds 180 --output {re.escape(str(folder))}/kernels\.jsonl"
+    assert re.fullmatch(wanted, kernels)
+    assert re.fullmatch(r"-m benchmarks sanitize --tool memcheck --jobs [1-4]", memcheck)
+    assert re.fullmatch(r"-m benchmarks sanitize --tool racecheck --jobs [1-4]", racecheck)
+    assert gpu.startswith("-m pytest ")
+    assert gpu.endswith("-m gpu and not slow tests")
+    assert "--timeout 150" in gpu
     assert tests.startswith("-m pytest ")
-    assert "-m not slow" in tests
+    assert "-m not slow and not gpu" in tests
     assert "--ignore tests/test_static.py" in tests
-    assert "-k not -cpu and not [cpu" in tests
+    assert "-k (cuda or triton or gpu) and not torch-cuda" in tests
     assert "-m gpu and slow tests" in large
     assert re.fullmatch(
         rf"-m benchmarks run --set standard --device cuda --output {re.escape(str(folder))}/benchmark --budget \d+",
@@ -130,8 +141,9 @@ def test_the_folder_is_named_for_the_gpu_and_the_day(machine):
 @pytest.mark.parametrize("part", PARTS)
 def test_every_failure_is_visible_and_stops_nothing(machine, part):
     texts = {
-        "build": "pip install", "info": "gcp_kernels info", "kernels": "sanitize --jobs", "tests": "not slow",
-        "large": "gpu and slow", "benchmark": "benchmarks run", "plots": "benchmarks plot",
+        "build": "pip install", "info": "gcp_kernels info", "kernels": "first-contact", "gpu": "gpu and not slow",
+        "tests": "not slow and not gpu", "large": "gpu and slow", "benchmark": "benchmarks run",
+        "plots": "benchmarks plot",
     }  # fmt: skip
     done = machine.run("out", FAIL=texts.get(part, part))
     assert done.returncode == 1
@@ -139,7 +151,7 @@ def test_every_failure_is_visible_and_stops_nothing(machine, part):
     assert len(machine.calls) == len(PARTS), "all others ran too"
     summary = (machine.folder / "out" / "summary.txt").read_text()
     assert re.search(rf"^{part} +FAILED +\d+ s  exit status 3; see {part}\.log$", summary, re.MULTILINE)
-    assert "1 of 10 parts FAILED" in summary
+    assert "1 of 11 parts FAILED" in summary
     assert "    | what went wrong" in done.stdout
     assert "what went wrong" in (machine.folder / "out" / f"{part}.log").read_text()
 
@@ -163,7 +175,7 @@ def test_a_part_that_takes_too_long_is_stopped_and_says_so(machine):
 def test_an_interrupt_ends_it_and_is_in_the_summary(machine):
     machine.calls_file.write_text("")
     running = subprocess.Popen(
-        [str(SCRIPT), "--python", str(machine.python), "out"],
+        [str(SCRIPT), "--python", str(machine.python), "--pack", "packed", "out"],
         cwd=machine.folder, env=machine.environment(SLOW="selftest"), stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     until = time.monotonic() + 30
@@ -177,6 +189,8 @@ def test_an_interrupt_ends_it_and_is_in_the_summary(machine):
     assert re.search(
         r"^selftest +FAILED +- s  interrupted$", (machine.folder / "out" / "summary.txt").read_text(), re.M
     )
+    with tarfile.open(machine.folder / "packed" / "everything.tgz") as archive:
+        assert "./kernels.log" in archive.getnames()
 
 
 def test_only_and_skip(machine):
@@ -189,9 +203,9 @@ def test_only_and_skip(machine):
         part for part in PARTS if part not in ("info", "plots")
     ]
     assert len(machine.calls) == 1
-    done = machine.run("--skip", "build,tests,large,memcheck,racecheck", "skipping")
+    done = machine.run("--skip", "build,gpu,tests,large,memcheck,racecheck", "skipping")
     assert done.returncode == 0
-    assert list(verdicts(machine.folder / "skipping").values()).count("skipped") == 5
+    assert list(verdicts(machine.folder / "skipping").values()).count("skipped") == 6
     assert "build      skipped      0 s  --skip" in done.stdout
 
 
@@ -205,16 +219,19 @@ def test_results_of_two_runs_do_not_mix(machine):
 
 
 def test_what_is_missing_is_named(machine):
-    done = machine.run("out", MISSING="pytest matplotlib pip xdist ninja")
+    done = machine.run("out", MISSING="pytest matplotlib pip xdist ninja pytest_timeout")
     found = verdicts(machine.folder / "out")
-    assert [part for part in PARTS if found[part] == "FAILED"] == ["build", "tests", "large", "plots"]
+    assert [part for part in PARTS if found[part] == "FAILED"] == ["build", "gpu", "tests", "large", "plots"]
     for name in ("pytest", "matplotlib", "pip"):
         assert re.search(rf"^    \| {name} is missing: .*/stand in -m pip install {name}$", done.stdout, re.MULTILINE)
-    done = machine.run("slower", MISSING="xdist ninja")
+    done = machine.run("slower", MISSING="xdist ninja pytest_timeout")
     assert done.returncode == 0
     assert "one after another" in (machine.folder / "slower" / "tests.log").read_text()
     assert "one after another" in (machine.folder / "slower" / "build.log").read_text()
-    assert " -n " not in machine.calls[6]
+    gpu, tests = machine.calls[6:8]
+    for call in (gpu, tests):
+        assert " -n " not in call
+        assert "--timeout" not in call
 
 
 def test_measurements_that_were_left_out_are_in_the_summary(machine):
@@ -226,11 +243,11 @@ def test_measurements_that_were_left_out_are_in_the_summary(machine):
 
 
 def test_minutes_and_processes_are_passed_on(machine):
-    machine.run("--only", "benchmark,tests", "--minutes", "16", "--processes", "3", "out")
+    machine.run("--only", "benchmark,tests", "--minutes", "60", "--processes", "3", "out")
     tests, benchmark = machine.calls
     assert "-n 3 --dist worksteal" in tests
     budget = int(benchmark.split()[-1])
-    assert 900 < budget <= 960
+    assert 3000 < budget <= 3600
     machine.run("--only", "tests", "small", GIBIBYTES="7")
     assert int(re.search(r"-n (\d+) ", machine.calls[0])[1]) <= 2, "each process takes memory of the GPU"
 
@@ -240,7 +257,8 @@ def test_all_tests_leaves_none_out(machine):
     tests, large = machine.calls
     assert "--ignore" not in tests
     assert "-k" not in tests.split()
-    assert tests.index("-m not slow") < tests.index("-m not (gpu and slow)"), "pytest takes the last"
+    assert "-m not gpu" in tests
+    assert "not slow" not in tests
     assert "-m gpu and slow" in large
     left_out = (machine.folder / "out" / "tests.log").read_text()
     assert "left out" not in left_out
@@ -253,10 +271,44 @@ def test_the_log_says_which_tests_are_left_out(machine):
     named = re.findall(r"^  tests/(test_\w+\.py)$", log, re.MULTILINE)
     assert len(named) > 5
     for name in named:
-        path = ROOT / "tests" / name
-        assert path.is_file(), f"{name} is named in the script and is not there"
-        wants_gpu = re.findall(r"mark\.gpu\b", path.read_text(encoding="utf-8"))
-        assert name in ("test_sanitize.py", "test_gpu_check.py") or not wants_gpu, name
+        assert (ROOT / "tests" / name).is_file(), f"{name} is named in the script and is not there"
+    machine.run("--only", "gpu", "other")
+    assert "--ignore" not in machine.calls[0], "tests that need a GPU are left out of no file"
+
+
+def test_the_limits_add_up_to_the_minutes_that_are_promised():
+    text = SCRIPT.read_text()
+    limits = dict(re.findall(r"\[(\w+)\]=(\d+)", text[text.index("declare -A LIMIT") : text.index("RUN_MINUTES")]))
+    minutes = int(re.search(r"^RUN_MINUTES=(\d+)$", text, re.MULTILINE)[1])
+    assert tuple(limits) == PARTS
+    assert sum(map(int, limits.values())) == 60 * minutes
+    assert f"--minutes N      for the whole run ({minutes})" in text
+    assert f"at most {minutes} minutes" in (ROOT / "docs" / "gpu.md").read_text(encoding="utf-8")
+    assert f"at most {minutes} minutes" in (ROOT / "README.md").read_text(encoding="utf-8")
+    for path in (SCRIPT, ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        assert "eight minutes" not in path.read_text(encoding="utf-8"), path.name
+
+
+def test_an_extension_that_is_there_is_not_built(machine):
+    done = machine.run("--only", "build", "out", PREBUILT="1")
+    assert done.returncode == 0
+    assert machine.calls == []
+    assert "it is taken as it is" in (machine.folder / "out" / "build.log").read_text()
+
+
+def test_what_is_packed_is_a_few_files_with_everything_in_one(machine):
+    table = "benchmarks run"
+    assert machine.run("--pack", "brought back", "out", FAIL=table).returncode == 1
+    packed = machine.folder / "brought back"
+    assert len(list(packed.rglob("*"))) < 8, "a borrowed machine gives eight files back"
+    names = {path.name for path in packed.iterdir()}
+    assert names >= {"summary.txt", "machine.txt", "kernels.log", "gpu.log", "tests.log", "everything.tgz"}
+    with tarfile.open(packed / "everything.tgz") as archive:
+        inside = {Path(name).name for name in archive.getnames()}
+    assert inside >= {f"{part}.log" for part in PARTS} | {"summary.txt", "benchmark"}
+    refused = machine.run("--pack", "other/within", "other")
+    assert refused.returncode == 2
+    assert "is the FOLDER, or in it" in refused.stderr
 
 
 @pytest.mark.parametrize("named", ["default", "stand in"])
@@ -298,6 +350,7 @@ def test_this_interpreter_is_asked_for_a_gpu(machine):
         (["--only"], "--only needs a value"),
         (["--minutes", "0"], "--minutes takes a number from 1, got '0'"),
         (["--processes", "many"], "--processes takes a number from 1, got 'many'"),
+        (["--pack"], "--pack needs a value"),
         (["--fast"], "there is no option --fast"),
         (["one", "two"], "one FOLDER, got 'one' and 'two'"),
         (["--python", "/no/such/python"], "there is no '/no/such/python'"),

@@ -1,0 +1,62 @@
+"""Whether the extension that lies in the checkout can be taken as it is, or has to be built.
+
+    python -m benchmarks.extension_file 9.0
+
+says which, and exits with 0 or 1.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+FILE = "gcp_kernels/_C.abi3.so"
+BUILD_INFO = "gcp_kernels/_build_info.py"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the answer for the architecture that is named, such as 9.0; 0 if it can be taken, else 1."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if len(arguments) != 1 or not re.fullmatch(r"\d+\.\d", arguments[0]):
+        print(f"one architecture, such as 9.0, got {' '.join(arguments) or 'none'}", file=sys.stderr)
+        return 2
+    reason = why_not(CHECKOUT, arguments[0])
+    print(f"{FILE} is taken as it is" if reason is None else f"{FILE} has to be built: {reason}", flush=True)
+    return 0 if reason is None else 1
+
+
+def why_not(checkout: Path, architecture: str, python: str = sys.executable) -> str | None:
+    """Why the extension in a checkout cannot be taken for a GPU of this architecture; None if it can.
+
+    It is older than a source, was built for others, or ``python`` cannot import it.
+    """
+    built, info = checkout / FILE, checkout / BUILD_INFO
+    for path in (built, info):
+        if not path.is_file():
+            return f"there is no {path.relative_to(checkout)}"
+    sources = [checkout / "setup.py", *(path for path in (checkout / "csrc").rglob("*") if path.is_file())]
+    newer = sorted(str(path.relative_to(checkout)) for path in sources if path.stat().st_mtime > built.stat().st_mtime)
+    if newer:
+        return f"{newer[0]} is newer"
+    if (found := architectures(info)) is None or architecture not in found:
+        return f"it was built for {', '.join(found or ['no architecture'])}, not for {architecture}"
+    command = [python, "-c", "import torch, gcp_kernels._C"]
+    done = subprocess.run(command, cwd=checkout, capture_output=True, text=True)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+        return f"it cannot be imported: {lines[-1]}"
+    return None
+
+
+def architectures(info: Path) -> list[str] | None:
+    """What the build says it was built for, machine code alone; None where nothing was built."""
+    found = re.search(r" for ([\d.;+a-zA-Z ]+)'?$", info.read_text(encoding="utf-8").strip())
+    return None if found is None else [name.removesuffix("+PTX") for name in re.split(r"[; ]", found[1])]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
