@@ -1,10 +1,14 @@
-# make demo   set up .venv here and train on real digits, with average and with covariance pooling
-# make test   set up .venv here and run every test
+# make demo         set up .venv here and train on real digits, with average and with covariance pooling
+# make test         set up .venv here and run every test
+# make test-oldest  set up an environment of the oldest Python, torch, Triton and numpy that pyproject.toml promises, and
+#                   one of the next torch, and run what depends on them: operators, compilation, transforms, layers,
+#                   interpreted and compiled kernels. Several GB to download, 15 minutes on two cores
 #
 # PYTHON   the interpreter to start from
 # VENV     where the virtual environment goes
 # TORCH    what pip is asked for as torch when VENV is made; name a version here if the newest is not wanted
 # OPTIONS  for pytest: "-n 2 --dist loadfile" runs the tests in two processes
+# PYTHON310, PYTHON312  the interpreters of test-oldest
 #
 # make clean first, to make VENV anew with other values.
 
@@ -12,8 +16,10 @@ PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch
 OPTIONS ?=
+PYTHON310 ?= python3.10
+PYTHON312 ?= python3.12
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-oldest lint clean
 
 demo: $(VENV)/.ready
 	$(VENV)/bin/python -m gcp_kernels demo
@@ -38,5 +44,28 @@ $(VENV)/.ready: pyproject.toml setup.py $(shell find csrc -type f)
 	$(VENV)/bin/pip install --quiet --no-deps "pytorchcv==0.0.74" "torchvision==0.28.0" "timm==1.0.31"
 	touch $@
 
+# Each torch with the torchvision that was built for it. Nothing of the package is installed: the tests run in the
+# checkout, beside whatever VENV has built there. The interpreter of Triton 3.6 cannot run with numpy 2.4 or newer.
+test-oldest: test-torch-2.10.0 test-torch-2.11.0
+test-torch-2.10.0: OLD_PYTHON = $(PYTHON310)
+test-torch-2.11.0: OLD_PYTHON = $(PYTHON312)
+TORCHVISION_2.10.0 = 0.25.0
+TORCHVISION_2.11.0 = 0.26.0
+OLDEST_TESTS = precision mixed_precision autocast operators operator_arguments inference_graphs compiled_models \
+  transforms scaled_covariance_transforms normalization_transforms nn nn_normalization cross_covariance dropcov_layer \
+  matrix_function triton_kernels triton_edges triton_memory triton_config triton_choices kernel_cache_keys static \
+  run_endings commands
+
+.PRECIOUS: .venv-torch-%/.ready
+test-torch-%: .venv-torch-%/.ready
+	.venv-torch-$*/bin/python -m pytest -p no:cacheprovider -m "not slow" $(OPTIONS) $(OLDEST_TESTS:%=tests/test_%.py)
+
+.venv-torch-%/.ready: Makefile
+	$(OLD_PYTHON) -m venv .venv-torch-$*
+	.venv-torch-$*/bin/pip install --quiet "torch==$*" "triton==3.6.0" "numpy<2.4" "setuptools>=77,<82" ninja "pytest>=8" \
+	  pytest-xdist pytest-timeout scikit-learn matplotlib tqdm huggingface_hub safetensors pyyaml pillow
+	.venv-torch-$*/bin/pip install --quiet --no-deps "torchvision==$(TORCHVISION_$*)" "timm==1.0.31"
+	touch $@
+
 clean:
-	rm -rf $(VENV) build *.egg-info gcp_kernels/_build_info.py gcp_kernels/_C*.so gcp_demo.png
+	rm -rf $(VENV) .venv-torch-* build *.egg-info gcp_kernels/_build_info.py gcp_kernels/_C*.so gcp_demo.png
