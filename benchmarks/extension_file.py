@@ -2,11 +2,13 @@
 
     python -m benchmarks.extension_file 9.0
 
-says which, and exits with 0 or 1.
+says which, and exits with 0 or 1. Where the build was noted (``note_sources``), its sources are known by what they
+say; else by their time, which a copied checkout may have lost.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 import subprocess
 import sys
@@ -32,16 +34,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def why_not(checkout: Path, architecture: str, python: str = sys.executable) -> str | None:
     """Why the extension in a checkout cannot be taken for a GPU of this architecture; None if it can.
 
-    It is older than a source, was built for others, or ``python`` cannot import it.
+    It was built of other sources or for other GPUs, or ``python`` cannot import it.
     """
     built, info = checkout / FILE, checkout / BUILD_INFO
     for path in (built, info):
         if not path.is_file():
             return f"there is no {path.relative_to(checkout)}"
-    sources = [checkout / "setup.py", *(path for path in (checkout / "csrc").rglob("*") if path.is_file())]
-    newer = sorted(str(path.relative_to(checkout)) for path in sources if path.stat().st_mtime > built.stat().st_mtime)
-    if newer:
-        return f"{newer[0]} is newer"
+    noted = re.search(r"^SOURCES = '(\w+)'$", info.read_text(encoding="utf-8"), re.MULTILINE)
+    if noted is not None:
+        if noted[1] != digest(checkout):
+            return "its sources have changed"
+    elif newer := [path for path in sources(checkout) if path.stat().st_mtime > built.stat().st_mtime]:
+        return f"{newer[0].relative_to(checkout)} is newer"
     if (found := architectures(info)) is None or architecture not in found:
         return f"it was built for {', '.join(found or ['no architecture'])}, not for {architecture}"
     command = [python, "-c", "import torch, gcp_kernels._C"]
@@ -52,9 +56,29 @@ def why_not(checkout: Path, architecture: str, python: str = sys.executable) -> 
     return None
 
 
+def sources(checkout: Path) -> list[Path]:
+    """What the extension is built of."""
+    return [checkout / "setup.py", *sorted(path for path in (checkout / "csrc").rglob("*") if path.is_file())]
+
+
+def digest(checkout: Path) -> str:
+    """A hash of the sources, by name and content."""
+    whole = hashlib.sha256()
+    for path in sources(checkout):
+        whole.update(f"{path.relative_to(checkout)} {path.stat().st_size}\n".encode() + path.read_bytes())
+    return whole.hexdigest()[:16]
+
+
+def note_sources(checkout: Path) -> None:
+    """Say in the build's own file what the extension was built of: the sources that are there now."""
+    info = checkout / BUILD_INFO
+    kept = [line for line in info.read_text(encoding="utf-8").splitlines() if not line.startswith("SOURCES = ")]
+    info.write_text("\n".join([*kept, f"SOURCES = {digest(checkout)!r}", ""]), encoding="utf-8")
+
+
 def architectures(info: Path) -> list[str] | None:
     """What the build says it was built for, machine code alone; None where nothing was built."""
-    found = re.search(r" for ([\d.;+a-zA-Z ]+)'?$", info.read_text(encoding="utf-8").strip())
+    found = re.search(r"^DETAIL = '.* for ([\d.;+a-zA-Z ]+)'$", info.read_text(encoding="utf-8"), re.MULTILINE)
     return None if found is None else [name.removesuffix("+PTX") for name in re.split(r"[; ]", found[1])]
 
 

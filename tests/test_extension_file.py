@@ -60,6 +60,19 @@ def test_anything_else_has_to_be_built(checkout, imports):
     assert reason() == "there is no gcp_kernels/_C.abi3.so"
 
 
+def test_a_noted_build_is_known_by_what_its_sources_say(checkout, imports):
+    """In a copied checkout the times of files say nothing."""
+    extension_file.note_sources(checkout)
+    os.utime(checkout / "csrc/pooling.cu", (2e9, 2e9))
+    assert extension_file.why_not(checkout, "9.0", imports) is None
+    (checkout / "csrc/pooling.cu").write_text("another")
+    os.utime(checkout / "csrc/pooling.cu", (1e9, 1e9))
+    assert extension_file.why_not(checkout, "9.0", imports) == "its sources have changed"
+    extension_file.note_sources(checkout)
+    assert extension_file.why_not(checkout, "9.0", imports) is None
+    assert (checkout / extension_file.BUILD_INFO).read_text().count("SOURCES") == 1
+
+
 def test_what_does_not_import_has_to_be_built(checkout):
     assert "it cannot be imported: " in extension_file.why_not(checkout, "9.0", sys.executable)
 
