@@ -16,6 +16,7 @@ COMMANDS = {
     "dropcov": "DropCov against its definition written out",
     "sanitize": "every kernel on few samples, under compute-sanitizer if asked",
     "tune": "search for launch configurations on this GPU",
+    "rehearse": "prepare work for a borrowed GPU without network, on a machine without one",
     "end-to-end": "a training step of a ResNet-18 with each pooling",
 }
 

@@ -1,0 +1,123 @@
+#!/usr/bin/env bash
+# A command's worth of work on a GPU that is lent for minutes and has no network: see docs/gpu.md. Each step ends within
+# ten minutes, takes what `python -m benchmarks rehearse` has packed, and leaves eight files at most in OUT.
+set -u
+
+usage() {
+  cat << 'TEXT'
+usage: benchmarks/borrowed_gpu.sh STEP [OUT]
+
+  works    does every kernel run, and is it right? every kernel once, then the self-test (triton.tgz)
+  memory   right by luck? memcheck, racecheck and synccheck (triton.tgz)
+  tests    those that need a GPU, then those that one adds something to (triton.tgz, tests.tgz)
+  figures  benchmark of networks and channels, profiles (triton.tgz)
+  tuning   the forms that are most used, and tensors beyond 2^31 elements (triton.tgz, tune.tgz)
+
+OUT is the folder whose files are brought back, by default $OUT. CARRIED has the archives (.gpu), PYTHON is the
+interpreter (python3), TRITON_CACHE_DIR where the archives are unpacked (/tmp/gcp_kernels_triton).
+TEXT
+}
+
+CARRIED=${CARRIED:-.gpu}
+PYTHON=${PYTHON:-python3}
+
+# The archives that are here, into Triton's cache: it is kept from step to step, as long as the machine is.
+unpack() {
+  local name
+  mkdir -p "$TRITON_CACHE_DIR"
+  for name in "$@"; do
+    if [[ -f $CARRIED/$name ]]; then
+      tar xzf "$CARRIED/$name" -C "$TRITON_CACHE_DIR"
+    else
+      echo "$CARRIED/$name is not here: kernels that it has are compiled"
+    fi
+  done
+  carried=$(kernels_in_cache)
+}
+
+kernels_in_cache() {
+  find "$TRITON_CACHE_DIR" -mindepth 1 -maxdepth 1 | wc -l
+}
+
+# Parts of gpu_check.sh, their limits being a share of so many minutes; results into OUT.
+check() {
+  benchmarks/gpu_check.sh --python "$PYTHON" --minutes "$1" --only "$2" --pack "$out" "$work"
+}
+
+# A command under a limit of seconds, its output at the end of a file of OUT; says how it ended.
+into() {
+  local file=$1 limit=$2
+  shift 2
+  timeout --kill-after=10 "$limit" "$@" >> "$out/$file" 2>&1
+  echo "$file: exit status $?, at $SECONDS s"
+}
+
+works() {
+  unpack triton.tgz
+  check 25 build,info,kernels,selftest
+}
+
+memory() {
+  unpack triton.tgz
+  check 24 build,memcheck,racecheck
+  into synccheck.txt 100 "$PYTHON" -m benchmarks sanitize --tool synccheck --only C=100 --jobs 4
+  grep -hE '^FAILED|SUMMARY' "$out/synccheck.txt" | sort | uniq -c | head -n 20
+}
+
+tests() {
+  unpack triton.tgz tests.tgz
+  check 26 build,gpu,tests
+}
+
+figures() {
+  unpack triton.tgz
+  # Not into OUT, which has enough files.
+  benchmarks/gpu_check.sh --python "$PYTHON" --minutes 20 --only build "$work"
+  into table.txt 170 "$PYTHON" -m benchmarks run --output "$work/benchmark" --group network --group channels \
+    --provider gcp_kernels --provider autograd --provider average --budget 110
+  profile cuda 256
+  profile cuda 64
+  profile triton 512
+  tar czf "$out/benchmark.tgz" -C "$work" benchmark
+  tail -n 75 "$out/table.txt"
+}
+
+# Both kernels of a pass, after one that compiled them: the report, and what it says in words.
+profile() {
+  local name=$1$2 kernels='regex:^(isqrt_|)(forward|backward)_kernel'
+  into profiles.txt 70 ncu --clock-control none --set full --import-source no -k "$kernels" -s 2 -c 2 \
+    -f -o "$out/$name" "$PYTHON" -m benchmarks.gpu_profile "$1" "$2" bfloat16 fast
+  into profiles.txt 15 ncu --import "$out/$name.ncu-rep" --page details
+}
+
+tuning() {
+  local kernel
+  unpack triton.tgz tune.tgz
+  for kernel in persistent-backward persistent-forward on-chip-forward; do
+    into tuning.txt 150 "$PYTHON" -m benchmarks tune "$kernel" --precision fast --jobs "$(nproc)" \
+      --output "$out/$kernel.py"
+  done
+  check 30 large
+}
+
+main() {
+  case ${1:-} in
+    works | memory | tests | figures | tuning) step=$1 ;;
+    -h | --help) usage && exit 0 ;;
+    *) usage >&2 && exit 2 ;;
+  esac
+  out=${2:-${OUT:-}}
+  [[ -n $out ]] || { echo "borrowed_gpu: OUT is not set, and no folder was named" >&2 && exit 2; }
+  mkdir -p "$out" && out=$(cd "$out" && pwd) || exit 2
+  cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 2
+  work=$(mktemp -d)
+  export OMP_NUM_THREADS=1 PYTHONUNBUFFERED=1 TRITON_CACHE_DIR=${TRITON_CACHE_DIR:-/tmp/gcp_kernels_triton}
+  "$step"
+  status=$?
+  # Launchers are compiled where the driver is. More than some forty new entries: kernels were compiled that should
+  # have been carried.
+  echo "Triton's cache: ${carried} entries carried, $(kernels_in_cache) now; $SECONDS s"
+  return "$status"
+}
+
+main "$@"
