@@ -37,7 +37,7 @@ if [[ ${1:-} == -c ]]; then
   for module in ${MISSING:-}; do [[ $2 == "import $module" ]] && exit 1; done
   exit 0
 fi
-if [[ "$*" == *extension_file* ]]; then
+if [[ "$*" == *benchmarks.extension_file* ]]; then
   [[ -n ${PREBUILT:-} ]] && echo "it is taken as it is" && exit 0
   echo "it has to be built" && exit 1
 fi
