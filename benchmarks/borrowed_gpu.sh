@@ -14,7 +14,7 @@ usage: benchmarks/borrowed_gpu.sh STEP [OUT]
   tuning   the forms that are most used, and tensors beyond 2^31 elements (triton.tgz, tune.tgz)
 
 OUT is the folder whose files are brought back, by default $OUT. CARRIED has the archives (.gpu), PYTHON is the
-interpreter (python3), TRITON_CACHE_DIR where the archives are unpacked (/tmp/gcp_kernels_triton).
+interpreter (python3), TRITON_CACHE_DIR where the archives are unpacked (/tmp/tc).
 TEXT
 }
 
@@ -32,6 +32,9 @@ unpack() {
       echo "$CARRIED/$name is not here: kernels that it has are compiled"
     fi
   done
+  # Triton's cache names files by whole paths, those of /tmp/tc: anywhere else all would be compiled again.
+  find "$TRITON_CACHE_DIR" -name '__grp__*.json' -exec \
+    sed -i "s#\"/[^\"]*/\([^/\"]*/[^/\"]*\)\"#\"$TRITON_CACHE_DIR/\1\"#g" {} +
   carried=$(kernels_in_cache)
 }
 
@@ -111,7 +114,7 @@ main() {
   mkdir -p "$out" && out=$(cd "$out" && pwd) || exit 2
   cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 2
   work=$(mktemp -d)
-  export OMP_NUM_THREADS=1 PYTHONUNBUFFERED=1 TRITON_CACHE_DIR=${TRITON_CACHE_DIR:-/tmp/gcp_kernels_triton}
+  export OMP_NUM_THREADS=1 PYTHONUNBUFFERED=1 TRITON_CACHE_DIR=${TRITON_CACHE_DIR:-/tmp/tc}
   "$step"
   status=$?
   # Launchers are compiled where the driver is. More than some forty new entries: kernels were compiled that should

@@ -7,6 +7,8 @@ It says what is missing and how to get it, builds the extension and fills Triton
 from __future__ import annotations
 
 import argparse
+import io
+import json
 import os
 import shutil
 import subprocess
@@ -25,9 +27,13 @@ from . import extension_file, gpu_machine
 
 CHECKOUT = extension_file.CHECKOUT
 MIB = 2**20
-# What Triton reads of a kernel that it has compiled; what counts products or tunes reads its first stage too.
+# What Triton reads of a kernel that it has compiled; what counts in its stages, as tuning does, reads these too.
 LOADED = (".json", ".cubin")
-ALSO_READ = (*LOADED, ".ttir")
+ALSO_READ = (*LOADED, ".ttir", ".ttgir")
+# Where the archives are unpacked: Triton's cache names the files of a kernel by their whole paths, and one that was
+# moved is compiled again.
+UNPACKED = "/tmp/tc"
+GROUP = "__grp__"
 # Tests of the steps themselves, of what they call, and of what they rely on.
 TESTS = ("borrowed_gpu", "gpu_check", "extension_file", "kernel_cache_keys", "run_endings")
 # Of the tests that launch Triton's kernels, those that a GPU adds nothing to, or that compile for themselves.
@@ -105,13 +111,14 @@ def triton(plan: Rehearsal) -> str:
     said = plan.run(*warm(plan), TRITON_CACHE_DIR=str(cache)).strip().splitlines()[-1]
     archive = pack(cache, plan.folder / "triton.tgz", ALSO_READ)
     with tempfile.TemporaryDirectory() as unpacked:
-        with tarfile.open(archive) as packed:
-            packed.extractall(unpacked, filter="data")
-        before = len(os.listdir(unpacked))
+        unpack(archive, Path(unpacked))
+        before = set(Path(unpacked).rglob("*"))
         plan.run(*warm(plan), TRITON_CACHE_DIR=unpacked)
-        missed = len(os.listdir(unpacked)) - before
-    if missed:
-        raise Failed(f"{missed} kernels were compiled again beside the archive: their keys changed, or it lacks them")
+        written = {path.parent for path in Path(unpacked).rglob("*") if path.is_file() and path not in before}
+    if written:
+        raise Failed(
+            f"{len(written)} kernels were compiled again beside the archive: keys changed, or files are missing"
+        )
     return f"{said}; none again with the archive"
 
 
@@ -198,12 +205,35 @@ def fresh(folder: Path) -> Path:
 
 
 def pack(cache: Path, archive: Path, suffixes: Sequence[str]) -> Path:
-    """What Triton reads of a cache."""
+    """What Triton reads of a cache, for the place where it is unpacked."""
     with tarfile.open(archive, "w:gz") as packed:
         for path in sorted(cache.rglob("*")):
-            if path.suffix in suffixes:
-                packed.add(path, path.relative_to(cache))
+            if path.suffix not in suffixes:
+                continue
+            entry = packed.gettarinfo(path, str(path.relative_to(cache)))
+            content = path.read_bytes()
+            if path.name.startswith(GROUP):
+                content = located(content, UNPACKED)
+            entry.size = len(content)
+            packed.addfile(entry, io.BytesIO(content))
     return archive
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """An archive anywhere else than at its place."""
+    with tarfile.open(archive) as packed:
+        packed.extractall(folder, filter="data")
+    for path in folder.rglob(f"{GROUP}*"):
+        path.write_bytes(located(path.read_bytes(), str(folder)))
+
+
+def located(group: bytes, cache: str) -> bytes:
+    """The list of a kernel's files, as it is in a cache of this path; each is in the folder of its key."""
+    listed = json.loads(group)
+    listed["child_paths"] = {
+        name: str(Path(cache, *Path(path).parts[-2:])) for name, path in listed["child_paths"].items()
+    }
+    return json.dumps(listed).encode()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

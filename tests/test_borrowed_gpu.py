@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import importlib.util
+import json
 import os
 import re
 import shlex
@@ -55,6 +56,8 @@ class Lent:
             kernel = folder / name.removesuffix(".tgz") / "kernel.cubin"
             kernel.parent.mkdir()
             kernel.write_text("")
+            paths = {"kernel.cubin": f"/tmp/tc/{kernel.parent.name}/kernel.cubin", "kernel.ptx": "/tmp/tc/other/k.ptx"}
+            (kernel.parent / "__grp__kernel.json").write_text(json.dumps({"child_paths": paths}))
             with tarfile.open(carried / name, "w:gz") as archive:
                 archive.add(kernel.parent, f"./{kernel.parent.name}")
         inherited = {name: value for name, value in os.environ.items() if name not in ("PYTHON", "OUT")}
@@ -94,6 +97,15 @@ def test_a_step_ends_within_ten_minutes_and_leaves_few_files(lent, step):
     reports = sum(call[:1] == ["ncu"] and "-o" in call for call in lent.calls)
     assert len(files) + reports <= 8
     assert {path.name for path in lent.cache.iterdir()} == {name.removesuffix(".tgz") for name in STEPS[step]}
+    for name in STEPS[step]:
+        key = name.removesuffix(".tgz")
+        listed = json.loads((lent.cache / key / "__grp__kernel.json").read_text())
+        assert listed == {
+            "child_paths": {
+                "kernel.cubin": f"{lent.cache}/{key}/kernel.cubin",
+                "kernel.ptx": f"{lent.cache}/other/k.ptx",
+            }
+        }, "Triton opens what is listed"
     assert re.search(rf"^Triton's cache: {len(STEPS[step])} entries carried", done.stdout, re.MULTILINE)
 
 
