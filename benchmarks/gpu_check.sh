@@ -44,8 +44,8 @@ WITHOUT_GPU=" info selftest plots "
 
 # Seconds that a part may take; together they are the whole run. Most parts need a third of them where a cache of Triton's
 # kernels was carried along. What is not used is left to the benchmark, which begins no measurement after its share.
-declare -A LIMIT=([build]=200 [info]=20 [kernels]=200 [selftest]=240 [memcheck]=200 [racecheck]=180 [gpu]=120 [tests]=300
-  [large]=60 [benchmark]=250 [plots]=30)
+declare -A LIMIT=([build]=200 [info]=40 [kernels]=200 [selftest]=240 [memcheck]=200 [racecheck]=180 [gpu]=120 [tests]=300
+  [large]=60 [benchmark]=230 [plots]=30)
 RUN_MINUTES=30
 # What a part that is stopped has for ending in order: processes of tests are waited for, summaries are written.
 GRACE=20
