@@ -1,6 +1,7 @@
 """Checks that go wrong in every way, and the process that serves them: for tests of first contact."""
 
 import atexit
+import json
 import os
 import signal
 import subprocess
@@ -45,9 +46,12 @@ def illegal():
 
 
 def garbage():
-    print('{"check": "family A ok last", "outcome": {}}', "\x00\xff no newline", end="")
+    """Also what looks like the answer to this very check, in family A at the third place."""
+    outcome = {"verdict": "WRONG", "reason": "", "errors": [], "seconds": None, "allowed": False}
+    answer = json.dumps({"check": "family A garbage 2", "outcome": outcome, "lost": False})
+    print(f"\n{answer}\n\x00\xff no newline", end="")
     sys.stdout.flush()
-    os.write(1, b"\n{}\n5\n[1]\n" + bytes(range(256)))
+    os.write(1, b"\n{}\n5\n[1]\n" + answer.encode() + b"\n" + bytes(range(256)))
     os.write(2, bytes(range(256)))
 
 
