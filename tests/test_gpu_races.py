@@ -1,4 +1,4 @@
-"""Races of the kernels: the same samples again and again must give the same bits, whatever was in memory before.
+"""Races of kernels: the same samples again and again must give the same bits, whatever was in memory before.
 
 A missing barrier is wrong only now and then, and only where threads run at the same time. So on a GPU each launch is
 repeated 200 times, with more samples than programs (a slab is used again while other programs are at work), and before
@@ -75,6 +75,11 @@ def cases() -> Iterator[Case]:
             yield case(config.COVARIANCE, c=100, source="scaled features")
 
 
+def name_of(case: Case) -> str:
+    programs = f" {case.choice.programs} programs" if isinstance(case.choice, Persistent) else ""
+    return str(LaunchCheck(case)).removeprefix("triton ") + programs
+
+
 @pytest.fixture
 def poisoned_slabs(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     """Every slab of the Triton kernels is NaN before the launch; gives those that were asked for."""
@@ -112,7 +117,7 @@ def test_a_result_that_changes_now_and_then_is_seen():
         assert_repeats([torch.tensor([NAN])], lambda: [torch.tensor([NAN])], 200)
 
 
-@pytest.mark.parametrize("case", list(cases()), ids=lambda case: str(LaunchCheck(case)).removeprefix("triton "))
+@pytest.mark.parametrize("case", list(cases()), ids=name_of)
 def test_triton_launches_repeat_bit_for_bit(case: Case, poisoned_slabs: list[Tensor]) -> None:
     held = Pass(case, DEVICE)
 
