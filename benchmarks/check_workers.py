@@ -74,7 +74,7 @@ class _Run:
     async def run(self, jobs: int) -> None:
         # With exceptions as results it is done when all slots are, and none is left with a process.
         slots = asyncio.gather(*(self._slot() for _ in range(jobs)), return_exceptions=True)
-        stopped = f"out of time: {self._limits.whole:g} s for all checks are over"
+        stopped = f"out of time: {self._limits.whole:.0f} s for all checks are over"
         loop = asyncio.get_running_loop()
 
         def stop(name: str) -> None:

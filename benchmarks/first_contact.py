@@ -51,11 +51,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.serve:
         serve(checks(args.backend, capability_of(args.device)), args.device)
         return 0
+    begun = time.monotonic()
     with contextlib.ExitStack() as stack:
         stream = None
         if args.output is not None:
             stream = stack.enter_context(args.output.open("w", encoding="utf-8"))
-        table = Table(environment(args.device), stream)
+        table = Table(environment(args.device), stream, begun)
         there = tuple(name for name in args.backend if importlib.util.find_spec(MODULES[name]) is not None)
         for name in args.backend:
             if name not in there:
@@ -63,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         chosen = [
             one for one in checks(there, capability_of(args.device)) if args.only is None or args.only in str(one)
         ]
-        run(chosen, args, table)
+        run(chosen, args, table, max(1.0, begun + args.seconds - time.monotonic()))
         return table.finish()
 
 
@@ -75,7 +76,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--backend", action="append", choices=BACKENDS, help="may be repeated (both)")
     parser.add_argument("--only", metavar="TEXT", help='checks that have this text, such as "C=256" or "on chip"')
     parser.add_argument("--jobs", type=integer_from(1), help=f"processes at a time (one for each core, {MOST_JOBS})")
-    parser.add_argument("--seconds", type=number_from(0, above=True), default=180.0, help="for all checks (180)")
+    parser.add_argument("--seconds", type=number_from(0, above=True), default=170.0, help="for everything (170)")
     parser.add_argument(
         "--check-seconds", type=number_from(0, above=True), default=60.0, help="for one, compilation included (60)"
     )
@@ -116,12 +117,12 @@ def how_to_get(backend: str, capability: int) -> str:
     )
 
 
-def run(chosen: Sequence[Check], args: argparse.Namespace, table: Table) -> None:
-    """The checks, by family, reported to the table."""
+def run(chosen: Sequence[Check], args: argparse.Namespace, table: Table, seconds: float) -> None:
+    """The checks, by family, reported to the table, in so many seconds."""
     # Float64 results come from the CPU: threads of as many processes as there are cores would wait for one another.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     by_name = {str(check): check for check in chosen}
-    limits = Limits(START_SECONDS, args.check_seconds, args.seconds)
+    limits = Limits(START_SECONDS, args.check_seconds, seconds)
     run_families(
         families(chosen, args.device), args.jobs, limits, lambda name, outcome: table.add(by_name[name], outcome)
     )
@@ -145,9 +146,9 @@ def command(backend: str, device: torch.device) -> list[str]:
 class Table:
     """Prints each outcome when it comes, and writes it as a line of JSON if there is a stream."""
 
-    def __init__(self, machine: dict[str, Any], stream: TextIO | None) -> None:
+    def __init__(self, machine: dict[str, Any], stream: TextIO | None, begun: float) -> None:
         self._stream = stream
-        self._begun = time.monotonic()
+        self._begun = begun
         self._verdicts: Counter[str] = Counter()
         self._failures: list[tuple[Any, str]] = []
         # Whether any kernel of a backend was at work.

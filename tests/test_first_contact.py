@@ -234,7 +234,9 @@ def test_all_is_well(contact):
 
 
 def table(capsys, *outcomes):
-    found = Table(dict.fromkeys(("device", "driver", "cuda", "torch", "triton", "commit"), "made up"), None)
+    found = Table(
+        dict.fromkeys(("device", "driver", "cuda", "torch", "triton", "commit"), "made up"), None, time.monotonic()
+    )
     for backend, outcome in outcomes:
         found.add(Fake("A", "ok", 0, backend), outcome)
     return found.finish(), capsys.readouterr().out
@@ -262,7 +264,7 @@ def test_what_is_not_there_is_said_with_how_to_get_it(monkeypatch, capsys):
     monkeypatch.setattr(first_contact, "MODULES", {"cuda": "gcp_kernels._nowhere", "triton": "triton"})
     asked = []
     monkeypatch.setattr(first_contact, "checks", lambda names, capability: asked.append(names) or fakes("A:ok"))
-    monkeypatch.setattr(first_contact, "run", lambda chosen, args, table: table.add(chosen[0], Outcome(OK)))
+    monkeypatch.setattr(first_contact, "run", lambda chosen, args, table, seconds: table.add(chosen[0], Outcome(OK)))
     assert first_contact.main(["--device", "cpu"]) == 1
     printed = capsys.readouterr().out
     assert asked == [("triton",)]
