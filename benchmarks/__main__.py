@@ -14,6 +14,7 @@ COMMANDS = {
     "static-extension": "what it made of every CUDA kernel of the built extension, without a GPU",
     "overhead": "time from a Python call to its launch, without a GPU",
     "dropcov": "DropCov against its definition written out",
+    "first-contact": "does every kernel run on this GPU, and is it right; one table, whatever crashes",
     "sanitize": "every kernel on few samples, under compute-sanitizer if asked",
     "tune": "search for launch configurations on this GPU",
     "rehearse": "prepare work for a borrowed GPU without network, on a machine without one",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,12 +18,31 @@ from gcp_kernels.precision import PLANES
 from .cases import DTYPES
 from .truth import PROMISE, worst_sample_error
 
-CHANNELS = (32, 64, 100, 128, 176, 256)
+# Where a block has 99 to 227 KiB of shared memory, some of these are small, some resident and some streamed, each way
+# and in each precision, if any C is: 80 is resident backward in "high" with 99. The small ones have a warp or three.
+CHANNELS = (16, 32, 48, 64, 80, 100, 128, 176, 256)
+# One for each form of the CUDA kernels, which read and write elements of every type.
+FORM_CHANNELS = (48, 80, 256)
 # The first step, one in the middle and the last one.
 N_ITER = 3
 SAMPLES, POSITIONS = 3, 49
 ARITHMETIC = {"fast": "bfloat16", "high": "float32"}
 OPERATIONS = ("isqrt_pool", "covariance_pool", "newton_schulz_sqrt", "triu_vec", "triu_unvec")
+
+
+@dataclass(frozen=True)
+class Work:
+    """Numbers on a device: ``launch`` runs the kernels on them, ``exact`` computes in float64 what they must give.
+
+    Both give as many tensors (B, ...); the exact ones are on the CPU.
+    """
+
+    launch: Callable[[], list[Tensor]]
+    exact: Callable[[], list[Tensor]]
+
+    def errors(self, found: list[Tensor]) -> list[float]:
+        """Relative errors of the worst sample; infinite where a result is not a number."""
+        return [worst_sample_error(one.cpu(), true) for one, true in zip(found, self.exact(), strict=True)]
 
 
 @dataclass(frozen=True)
@@ -47,6 +67,35 @@ class FunctionCheck:
         flags = {"channels_last": self.channels_last, "scaled": self.scaled, "a CTA with two samples": self.wraps}
         return " ".join([*words, *(name for name, given in flags.items() if given)])
 
+    @property
+    def kernel(self) -> str:
+        return f"{self.backend} {self.operation}"
+
+    @property
+    def form(self) -> str:
+        flags = {self.output: True, "channels_last": self.channels_last, "scaled": self.scaled, "wraps": self.wraps}
+        return " ".join(name for name, given in flags.items() if given)
+
+    @property
+    def shape(self) -> str:
+        """Of what the function is given."""
+        batch = "(SMs+1)" if self.wraps else str(SAMPLES)
+        if self.operation == "triu_unvec":
+            return f"{batch}x{self.c * (self.c + 1) // 2}"
+        return f"{batch}x{self.c}x{POSITIONS if self.operation.endswith('pool') else self.c}"
+
+    @property
+    def family(self) -> str:
+        """What shares a process with it at first contact."""
+        precision = "" if self.operation.startswith("triu") else f" {self.precision}"
+        return f"{self.backend} {'triangle' if not precision else self.operation}{precision}"
+
+    @property
+    def difficulty(self) -> tuple[int, int]:
+        """The simplest first: a plain call on few channels."""
+        unusual = (self.output != "triu", self.channels_last, self.scaled, 2 * self.wraps)
+        return sum(unusual), self.c
+
     def why_not(self, device: torch.device) -> str | None:
         """Why the backend cannot run it on this GPU."""
         dtype = DTYPES[self.dtype]
@@ -57,18 +106,30 @@ class FunctionCheck:
 
     def errors(self, device: torch.device) -> list[float]:
         """Relative errors of value and gradients against float64, which is computed on the CPU."""
+        work = self.work(device)
+        return work.errors(work.launch())
+
+    def work(self, device: torch.device) -> Work:
+        """Value and gradients, for a random upstream gradient."""
         numbers = self._numbers(device)
         leaves = [one.to(device).requires_grad_() for one in numbers]
         if self.channels_last:
             with torch.no_grad():
                 leaves[0] = leaves[0].mT.contiguous().mT.requires_grad_()
-        exact_leaves = [one.double().requires_grad_() for one in numbers]
-        value, exact = self._value(leaves, self.backend), self._value(exact_leaves, "reference")
-        upstream = torch.randn(exact.shape, generator=torch.Generator().manual_seed(1)).to(DTYPES[self.dtype])
-        gradients = torch.autograd.grad(value, leaves, upstream.to(device))
-        exact_gradients = torch.autograd.grad(exact, exact_leaves, upstream.double())
-        pairs = zip((value, *gradients), (exact, *exact_gradients), strict=True)
-        return [worst_sample_error(found.cpu(), true.detach()) for found, true in pairs]
+        upstream = torch.randn(self._value_shape(len(numbers[0])), generator=torch.Generator().manual_seed(1))
+        upstream = upstream.to(DTYPES[self.dtype])
+        on_device = upstream.to(device)
+
+        def value_and_gradients(leaves: list[Tensor], backend: str, upstream: Tensor) -> list[Tensor]:
+            value = self._value(leaves, backend)
+            return [value.detach(), *torch.autograd.grad(value, leaves, upstream)]
+
+        return Work(
+            launch=lambda: value_and_gradients(leaves, self.backend, on_device),
+            exact=lambda: value_and_gradients(
+                [one.double().requires_grad_() for one in numbers], "reference", upstream.double()
+            ),
+        )
 
     @property
     def limit(self) -> float:
@@ -89,6 +150,10 @@ class FunctionCheck:
             source = features
         scales = [torch.rand(b, self.c, generator=generator) + 0.5] if self.scaled else []
         return [one.to(DTYPES[self.dtype]) for one in (source, *scales)]
+
+    def _value_shape(self, b: int) -> tuple[int, ...]:
+        triangle = self.operation == "triu_vec" or (self.operation.endswith("pool") and self.output == "triu")
+        return (b, self.c * (self.c + 1) // 2) if triangle else (b, self.c, self.c)
 
     def _value(self, leaves: list[Tensor], backend: str) -> Tensor:
         if self.operation.startswith("triu"):
@@ -119,6 +184,40 @@ class LaunchCheck:
         layout = " channels_last" if case.channels_last else ""
         return f"triton {case.form} {direction} of {case.source} C={case.c} {dtype} {case.precision}{layout}"
 
+    @property
+    def precision(self) -> str:
+        return str(self.case.precision)
+
+    @property
+    def dtype(self) -> str:
+        return str(self.case.dtype).removeprefix("torch.")
+
+    @property
+    def kernel(self) -> str:
+        return f"triton {self.case.form} {'backward' if self.case.backward else 'forward'}"
+
+    @property
+    def form(self) -> str:
+        case = self.case
+        words = [case.source, "triu" if case.triu else "full", "channels_last" if case.channels_last else ""]
+        return " ".join(word for word in words if word)
+
+    @property
+    def shape(self) -> str:
+        """Of the features or matrices."""
+        case = self.case
+        return f"{case.b}x{case.c}x{case.c if case.source == 'matrix' else case.m}"
+
+    @property
+    def family(self) -> str:
+        """What shares a process with it at first contact."""
+        return f"{self.kernel} {self.precision}"
+
+    @property
+    def difficulty(self) -> tuple[int, int]:
+        """The simplest first: contiguous features of few channels."""
+        return self.case.channels_last + (self.case.source != "features"), self.case.c
+
     def why_not(self, device: torch.device) -> str | None:
         """Why Triton cannot run here."""
         x = torch.zeros((), dtype=self.case.dtype, device=device).expand(1, self.case.c, 1)
@@ -126,10 +225,26 @@ class LaunchCheck:
         return reason
 
     def errors(self, device: torch.device) -> list[float]:
-        """Relative error against float64; infinite where an element is not written."""
+        """Relative errors against float64; infinite where an element is not written."""
+        work = self.work(device)
+        return work.errors(work.launch())
+
+    def work(self, device: torch.device) -> Work:
+        """What the pass fills; it is filled with NaN before. Numbers and truth are made on the CPU."""
+        from .static_kernels import Tensors
         from .triton_pass import Pass
 
-        return [Pass(self.case, device).error(self.case)]
+        held = Pass(self.case, torch.device("cpu"))
+        on_device = copy(held)
+        on_device.tensors = Tensors(*(None if one is None else one.to(device) for one in vars(held.tensors).values()))
+
+        def launch() -> list[Tensor]:
+            for tensor in on_device.filled:
+                tensor.fill_(math.nan)
+            on_device.call(self.case)()
+            return on_device.filled
+
+        return Work(launch, lambda: held.exact)
 
     @property
     def limit(self) -> float:
@@ -163,13 +278,17 @@ def cuda_checks() -> Iterator[FunctionCheck]:
             yield plain
             yield replace(plain, scaled=True, output="full", channels_last=True)
         yield FunctionCheck("cuda", "covariance_pool", 256, precision, dtype, wraps=True)
-        unusual = FunctionCheck("cuda", "isqrt_pool", 100, precision, "float16")
-        yield unusual
-        yield replace(unusual, channels_last=True, output="full")
+        for c in FORM_CHANNELS:
+            for other in sorted({"float16", "bfloat16", "float32"} - {dtype}):
+                yield FunctionCheck("cuda", "isqrt_pool", c, precision, other)
+        yield FunctionCheck("cuda", "isqrt_pool", 100, precision, "float16", output="full", channels_last=True)
         for operation in ("triu_vec", "triu_unvec"):
             yield FunctionCheck("cuda", operation, 100, precision, dtype)
-    yield FunctionCheck("cuda", "triu_vec", 33, "fast", "float16")
-    yield FunctionCheck("cuda", "triu_unvec", 33, "fast", "float16")
+    for c in (60, 100, 256):
+        yield FunctionCheck("cuda", "covariance_pool", c, "fast", "float16")
+    for precision, dtype in (("fast", "float16"), ("high", "float64")):
+        for operation in ("triu_vec", "triu_unvec"):
+            yield FunctionCheck("cuda", operation, 33, precision, dtype)
 
 
 def triton_functions() -> Iterator[FunctionCheck]:

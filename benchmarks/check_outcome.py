@@ -1,0 +1,113 @@
+"""What came of one check, and a process that runs checks for another one, one at a time, by their names.
+
+The process is made to be lost: whoever asks knows which check it was at, and goes on with another process.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from .sanitize_cases import Work
+
+OK, WRONG, CRASHED, HUNG, NOT_RUN = VERDICTS = ("ok", "WRONG", "CRASHED", "HUNG", "NOT RUN")
+# Sent to a process that takes too long: it says where it is.
+WHERE = signal.SIGUSR1
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """``errors`` are relative ones of value and gradients; ``seconds`` those of the first call, compilation included.
+
+    ``allowed`` marks what is not run because this machine cannot, which is no failure.
+    """
+
+    verdict: str
+    reason: str = ""
+    errors: tuple[float, ...] = ()
+    seconds: float | None = None
+    allowed: bool = False
+
+    @property
+    def failed(self) -> bool:
+        return self.verdict != OK and not self.allowed
+
+
+class Runnable(Protocol):
+    """A check, as far as running it goes."""
+
+    @property
+    def limit(self) -> float: ...
+
+    def why_not(self, device: torch.device) -> str | None: ...
+
+    def work(self, device: torch.device) -> Work: ...
+
+
+def outcome_of(check: Runnable, device: torch.device) -> Outcome:
+    """Run one check in this process. Whatever it raises is its outcome."""
+    seconds = None
+    try:
+        if (reason := check.why_not(device)) is not None:
+            return Outcome(NOT_RUN, reason, allowed=True)
+        work = check.work(device)
+        begun = time.perf_counter()
+        found = work.launch()
+        synchronize(device)
+        seconds = time.perf_counter() - begun
+        errors = tuple(work.errors(found))
+    except Exception as error:
+        return Outcome(CRASHED, f"{type(error).__name__}: {error}", seconds=seconds)
+    right = all(error <= check.limit for error in errors)
+    return Outcome(OK if right else WRONG, "", errors, seconds)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for the device; raises what a kernel did wrong."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def lost(device: torch.device) -> bool:
+    """Whether an error stays with the process, as after an illegal access."""
+    try:
+        synchronize(device)
+    except RuntimeError:
+        return True
+    return False
+
+
+def serve(checks: Iterable[Runnable], device: torch.device) -> None:
+    """Answer each name on standard input with the outcome of that check, until there is no more, or the device is lost.
+
+    Names and answers are lines of JSON. The answers go to what was standard output; what else is printed, by Python or
+    by a library, goes to standard error.
+    """
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
+        os.dup2(2, 1)
+        faulthandler.enable(all_threads=False)
+        faulthandler.register(WHERE, all_threads=False)
+        by_name = {str(check): check for check in checks}
+
+        def answer(**content: Any) -> None:
+            # A line of its own, whatever stood there before.
+            answers.write("\n" + json.dumps(content) + "\n")
+            answers.flush()
+
+        answer(ready=True)
+        for line in sys.stdin:
+            name = json.loads(line)
+            outcome = outcome_of(by_name[name], device)
+            gone = outcome.verdict == CRASHED and lost(device)
+            answer(check=name, outcome=vars(outcome), lost=gone)
+            if gone:
+                return
