@@ -1,7 +1,8 @@
 """``python -m benchmarks.static``: every configuration that the Triton backend ships, compiled without a GPU.
 
-A table of what the assembler made of each kernel on each architecture. The exit status is 1 if a kernel spills
-registers, needs more memory than a block may have, or has products that do not run on tensor cores.
+A table of what the assembler made of each kernel on each architecture, and with ``--loops`` of each loop of products.
+The exit status is 1 if a kernel spills too many registers, needs more memory than a block may have, has products that
+do not run on tensor cores, or reads one before it has ended.
 """
 
 from __future__ import annotations
@@ -68,6 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print_header(arch)
         for row in measure(shipped(arch, args.variants, args.only), args.jobs):
             print_row(row)
+            if args.loops:
+                print_loops(row)
             rows.append(row)
     if args.json is not None:
         write_json(args.json, rows)
@@ -96,6 +99,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--only", metavar="TEXT", help='kernels whose row has this text, such as "on chip backward"')
     parser.add_argument("--variants", action="store_true", help="other inputs too: layouts, dtypes, sizes; takes long")
+    parser.add_argument("--loops", action="store_true", help="barriers, waits, shared memory and loads of a k step")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes at a time (one per CPU)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows as JSON lines too")
     args = parser.parse_args(arguments)
@@ -159,6 +163,12 @@ def print_row(row: Row) -> None:
         f"  {cores:15}{figures.ldsm:4}{figures.instructions:7}  {row}",
         flush=True,
     )
+
+
+def print_loops(row: Row) -> None:
+    """A trip through each loop of products: loads from global memory by bits."""
+    for loop in row.figures.loops:
+        print(f"{'':11}in a trip: {', '.join(f'{name} {count}' for name, count in loop.items())}", flush=True)
 
 
 def write_json(path: Path, rows: Iterable[Row]) -> None:

@@ -24,6 +24,8 @@ from triton.runtime.cache import triton_key
 from .sass import counted
 from .static_gate import Figures
 from .static_kernels import Kernel
+from .static_waits import unwaited
+from .stub_driver import StubDriver, stubbed
 
 
 class Compilation:
@@ -103,7 +105,9 @@ def compiled(kernel: Kernel) -> Figures:
     )
     # JSON has made lists of tuples, and options have no lists.
     options = {key: tuple(value) if isinstance(value, list) else value for key, value in data["options"].items()}
-    program = compile(source, target=GPUTarget("cuda", kernel.arch, 32), options=options)
+    # Kernels ask the driver in use for what they are compiled.
+    with stubbed(StubDriver(kernel.arch)):
+        program = compile(source, target=GPUTarget("cuda", kernel.arch, 32), options=options)
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder, "kernel.cubin")
         cubin.write_bytes(program.asm["cubin"])
@@ -114,4 +118,5 @@ def compiled(kernel: Kernel) -> Figures:
         shared=program.metadata.shared,
         tensor_memory=getattr(program.metadata, "tmem_size", None) or 0,
         products=len(re.findall(r"\btt\.dot\b", program.asm["ttir"])),
+        unwaited=tuple(unwaited(program.asm["ttgir"])),
     )

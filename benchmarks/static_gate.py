@@ -20,6 +20,11 @@ SHARED_LIMIT = {
 }
 # Columns of a multiprocessor's tensor memory, which sm_100 has.
 TENSOR_MEMORY_LIMIT = 512
+# Bytes of registers that a thread may spill. What is shipped spills around its loops of products, not in them: a few
+# hundred cached accesses of a pass that executes tens of thousands of instructions. A spill in every step of a sum
+# takes thousands of bytes, or is in the counts of the loops; and how many bytes it is changes with the compiler by a
+# hundred or two. No search may drop a configuration for that, so the clock decides below the bound.
+SPILL_LIMIT = 512
 
 
 @dataclass(frozen=True)
@@ -28,8 +33,9 @@ class Figures:
 
     ``stack`` is in bytes per thread, ``shared`` in bytes per block, ``tensor_memory`` in columns. ``products`` are
     those in Triton's IR, all other counts are of instructions: LDL and STL (``loads`` and ``stores`` of what is
-    spilled), those of tensor cores by name, LDSM, and all. Where ``failure`` says why there is no program, the rest is
-    zero.
+    spilled), those of tensor cores by name, LDSM, all, and by kind those of a trip through each loop of products.
+    ``unwaited`` has every access to a product that may not have ended. Where ``failure`` says why there is no program,
+    the rest is zero.
     """
 
     registers: int = 0
@@ -42,16 +48,23 @@ class Figures:
     tensor_cores: dict[str, int] = field(default_factory=dict)
     ldsm: int = 0
     instructions: int = 0
+    loops: tuple[dict[str, int], ...] = ()
+    unwaited: tuple[str, ...] = ()
     failure: str | None = None
 
 
 def problems(arch: int, figures: Figures) -> list[str]:
-    """What is not accepted: spilled registers, more memory than a block may have, products without tensor cores."""
+    """What is not accepted.
+
+    More spilled registers than :data:`SPILL_LIMIT`, more memory than a block may have, products without tensor cores,
+    products that are read before they have ended.
+    """
     if figures.failure is not None:
         return [f"it does not compile: {figures.failure}"]
     found = []
-    if figures.stack or figures.loads or figures.stores:
-        found.append(f"it spills {figures.stack} bytes (LDL {figures.loads}, STL {figures.stores})")
+    if figures.stack > SPILL_LIMIT:
+        spilled = f"{figures.stack} bytes (LDL {figures.loads}, STL {figures.stores})"
+        found.append(f"it spills {spilled}, of {SPILL_LIMIT} at most")
     if figures.shared > SHARED_LIMIT[arch]:
         limit = f"sm_{arch} gives a block {SHARED_LIMIT[arch]}"
         found.append(f"it needs {figures.shared} bytes of shared memory, {limit}")
@@ -59,4 +72,6 @@ def problems(arch: int, figures: Figures) -> list[str]:
         found.append(f"it needs {figures.tensor_memory} columns of tensor memory of {TENSOR_MEMORY_LIMIT}")
     if figures.products and not sum(figures.tensor_cores.values()):
         found.append(f"no instruction of tensor cores computes its products ({figures.products} in Triton's IR)")
+    if figures.unwaited:
+        found.append(f"it does not wait for the product before {figures.unwaited[0]}")
     return found

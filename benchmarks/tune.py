@@ -3,11 +3,11 @@
 It prints a replacement for a table in ``gcp_kernels/backends/triton/config.py``, the measured reason above each entry.
 A person reads it and puts it there: nothing is searched for when the package runs.
 
-Every candidate is compiled first, for all architectures that the table serves, and is out if it spills registers, needs
-too much shared memory or leaves its products to scalar arithmetic. What is left runs once on the very inputs that are
-timed, and is out if float64 disagrees. The rest is timed beside what is shipped, which stays unless something is
-faster by more than the spread. ``thresholds`` times a program for each sample against a launch for each phase, over
-B, C and M.
+Every candidate is compiled first, for all architectures that the table serves, and is out if it spills more registers
+than ``static`` allows, needs too much shared memory or leaves its products to scalar arithmetic. What is left, and what
+is shipped in any case, runs once on the very inputs that are timed, and is out if float64 disagrees. The rest is timed
+beside what is shipped, which stays unless something is faster by more than the spread. ``thresholds`` times a program
+for each sample against a launch for each phase, over B, C and M.
 
 The CUDA C++ kernels have nothing to search for. Threads follow from C; matrices are resident in shared memory as far as
 they fit, and the ring for streaming takes what is left, because each resident one saves its traffic through L2 and
@@ -94,7 +94,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     default = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("kernels", nargs="+", metavar="KERNEL", help=f"all, or of {', '.join(KERNELS)}")
     parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=PRECISIONS, help="only these (both)")
-    parser.add_argument("--only", metavar="TEXT", help='candidates that have this text, such as "warps=8, stages=2"')
+    parser.add_argument("--only", metavar="TEXT", help='candidates that have this text, such as "warps=4, stages=3"')
     parser.add_argument("--dry-run", action="store_true", help="compile and list the candidates; needs no GPU")
     parser.add_argument("--arch", type=int, choices=sorted(SHARED_LIMIT), metavar="N", help="of --dry-run, such as 90")
     parser.add_argument("--device", type=device_argument, default=default, help="cuda or cuda:N (cuda)")
@@ -146,11 +146,12 @@ def dry_run(args: argparse.Namespace, table: Table, arch: Architecture, compiler
         archs = ", ".join(f"sm_{number}" for number in compiled_for(one.kernel, arch.capability))
         print(f"\n{one.name}, in {table.name}, compiled for {archs}; to be timed: ", end="")
         print(", ".join(described(case) for case in one.cases))
-        for option in found.legal:
+        for option in (option for option in found.legal if option not in found.rejected):
             print(f"  {option or f'no entry but {one.rival}'}{', shipped' if option == one.shipped else ''}")
         for option, problem in found.rejected.items():
-            print(f"! {option}{', shipped' if option == one.shipped else ''}: {problem}")
-        print(f"{len(found.legal)} of {len(found.legal) + len(found.rejected)} are legal", flush=True)
+            print(f"! {option}{', shipped, timed all the same' if option == one.shipped else ''}: {problem}")
+        count = len({*found.legal, *found.rejected})
+        print(f"{count - len(found.rejected)} of {count} are legal", flush=True)
     if "thresholds" in args.kernels:
         from .tune_thresholds import cases
 

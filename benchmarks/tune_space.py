@@ -19,11 +19,13 @@ TABLES = {"AMPERE": 80, "HOPPER": 90, "BLACKWELL": 100, "BLACKWELL_CONSUMER": 12
 KERNELS = ("on-chip-forward", "on-chip-backward", "persistent-forward", "persistent-backward", "phases", "covariance")
 
 ON_CHIP_SIDES = (128, 64, 32, 16)
-# More warps than there are products of 16 x 16 for each would be idle, fewer would spill.
-ON_CHIP_WARPS = {16: (1, 2, 4), 32: (1, 2, 4, 8), 64: (4, 8, 16), 128: (4, 8, 16)}
+# A warp takes 16 rows of a product whose result is the next one's operand: those beyond would repeat others' products.
+# Fewer than here would spill.
+ON_CHIP_WARPS = {16: (1,), 32: (1, 2), 64: (2, 4), 128: (4, 8)}
 ON_CHIP_POSITIONS = (16, 32, 64)
-STAGES = (1, 2, 3)
-BLOCKS, INNER, POSITIONS, WARPS, TILING_STAGES = (32, 64, 128), (16, 32, 64), (16, 32), (4, 8), (2, 3)
+STAGES = (1, 2, 3, 4)
+BLOCKS, INNER, POSITIONS = (32, 64, 128), (16, 32, 64), (16, 32)
+WARPS = {32: (2, 4), 64: (4,), 128: (4, 8)}
 
 Option = OnChip | Tiling | None
 
@@ -113,8 +115,8 @@ def on_chip_candidates(side: int) -> Iterator[OnChip]:
 
 
 def tilings() -> Iterator[Tiling]:
-    for block, block_k, block_m, warps, stages in product(BLOCKS, INNER, POSITIONS, WARPS, TILING_STAGES):
-        if block_k <= block:
+    for block, block_k, block_m, stages in product(BLOCKS, INNER, POSITIONS, STAGES):
+        for warps in WARPS[block] if block_k <= block else ():
             yield Tiling(block, block_k, block_m, warps, stages)
 
 

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks import static
-from benchmarks.static_gate import KIB, SHARED_LIMIT, TENSOR_MEMORY_LIMIT, Figures, problems
+from benchmarks.static_gate import KIB, SHARED_LIMIT, SPILL_LIMIT, TENSOR_MEMORY_LIMIT, Figures, problems
 
 pytest.importorskip("triton", reason="the kernels are Triton's")
 
@@ -25,7 +25,16 @@ COMPILING = {name: value for name, value in os.environ.items() if name != "TRITO
 
 FORMS = {"on chip", "persistent", "phases", "covariance"}
 GOOD = Figures(
-    registers=255, shared=99 * KIB, tensor_memory=512, products=3, tensor_cores={"HMMA": 8}, ldsm=4, instructions=900
+    registers=255,
+    stack=SPILL_LIMIT,
+    loads=60,
+    stores=60,
+    shared=99 * KIB,
+    tensor_memory=512,
+    products=3,
+    tensor_cores={"HMMA": 8},
+    ldsm=4,
+    instructions=900,
 )
 
 
@@ -66,9 +75,34 @@ def described(row):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", static.ARCHITECTURES)
-def test_no_kernel_spills_registers(rows, arch):
-    spilled = {described(row): row["stack"] for row in of(rows, arch) if row["stack"] or row["loads"] or row["stores"]}
-    assert not spilled
+def test_no_kernel_spills_more_registers_than_is_allowed(rows, arch):
+    assert not {described(row): row["stack"] for row in of(rows, arch) if row["stack"] > SPILL_LIMIT}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", static.ARCHITECTURES)
+def test_loops_of_products_hold_neither_spills_nor_barriers_in_plenty(rows, arch):
+    """Of spills and barriers fewer than products, which are at most one instruction for 16 of a sum; and two per loop.
+
+    Eight warps on tiles of 64 rows had twice as many barriers on sm_90. Where a loop over k is unrolled, what is around
+    it is counted too, up to the end of a tile, known by the tiles that are read from the slab. Capability 10.x, where
+    one instruction is a whole step and sums come back from tensor memory through shared memory, is not counted.
+    """
+    for row in of(rows, arch):
+        for loop in row["loops"] if arch != 100 else ():
+            products = sum(loop.get(name, 0) for name in row["tensor_cores"])
+            assert loop.get("BAR", 0) <= products + (22 if "LDG.128" in loop else 2), described(row)
+            assert loop.get("LDL", 0) + loop.get("STL", 0) <= products + 2, described(row)
+
+
+@pytest.mark.slow
+def test_products_of_capability_10_are_waited_for(rows):
+    """So says the walk of static_waits, which finds the fault in what was shipped before, see test_static_waits."""
+    seen = 0
+    for row in of(rows, 100):
+        assert row["unwaited"] == [], described(row)
+        seen += "UTCHMMA" in row["tensor_cores"]
+    assert seen > 20
 
 
 @pytest.mark.slow
@@ -153,9 +187,8 @@ def test_a_good_row_passes(arch):
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        ({"stack": 8}, "spills 8 bytes"),
-        ({"loads": 1}, r"LDL 1\b"),
-        ({"stores": 2}, r"STL 2\b"),
+        ({"stack": SPILL_LIMIT + 8}, r"spills 520 bytes \(LDL 60, STL 60\), of 512 at most"),
+        ({"unwaited": ("%d_total_73 = ttng.tmem_load %d_total",)}, "not wait for the product before %d_total_73"),
         ({"shared": 227 * KIB + 1}, "bytes of shared memory, sm_90 gives"),
         ({"tensor_memory": 1024}, "1024 columns of tensor memory"),
         ({"tensor_cores": {}}, "no instruction of tensor cores"),
@@ -272,6 +305,30 @@ LISTING = """
         /*10070*/                  NOP ;
 """
 
+LOOPS = """
+ Function backward_kernel:
+  REG:168 STACK:16 SHARED:0 LOCAL:0 CONSTANT[0]:640 TEXTURE:0 SURFACE:0 SAMPLER:0
+        /*0000*/                   LDG.E.U16 R2, desc[UR4][R2.64] ;
+        /*0010*/                   BAR.SYNC.DEFER_BLOCKING 0x0 ;
+        /*0020*/               @P0 LDGSTS.E.BYPASS.128 [R7], desc[UR4][R2.64] ;
+        /*0030*/              @!P3 LDG.E.U16 R54, desc[UR26][R24.64] ;
+        /*0040*/                   LDG.E.64 R54, desc[UR26][R24.64] ;
+        /*0050*/                   LDG.E R54, desc[UR26][R24.64+0x80] ;
+        /*0060*/                   HGMMA.64x64x16.F32 R24, R72, gdesc[UR28], R24, gsb0 ;
+        /*0070*/                   WARPGROUP.DEPBAR.LE gsb0, 0x0 ;
+        /*0080*/                   BAR.SYNC.DEFER_BLOCKING 0x0 ;
+        /*0090*/               @P2 BRA 0x20 ;
+        /*00a0*/                   HGMMA.64x64x16.F32 R24, R72, gdesc[UR28], R24, gsb0 ;
+        /*00b0*/              @!P1 BRA 0xd0 ;
+        /*00c0*/                   STS.128 [R7], R8 ;
+        /*00d0*/                   LDL R8, [R1] ;
+        /*00e0*/               @P2 BRA 0xa0 ;
+        /*00f0*/                   STS.128 [R7], R8 ;
+        /*0100*/               @P4 BRA 0x10 ;
+        /*0110*/                   LDS R8, [R7] ;
+        /*0120*/               @P4 BRA 0x110 ;
+"""
+
 
 def test_the_listing_of_the_assembler_is_read():
     from benchmarks.static_compile import counted
@@ -283,6 +340,17 @@ def test_the_listing_of_the_assembler_is_read():
     assert figures.instructions == 7
     with pytest.raises(RuntimeError, match="no resource usage"):
         counted("cuobjdump: nothing to see here")
+
+
+def test_innermost_loops_of_products_are_counted():
+    """Neither the loop around both, nor one without products, nor what stands between."""
+    from benchmarks.static_compile import counted
+
+    assert counted(LOOPS).loops == (
+        {"BAR": 1, "HGMMA": 1, "LDG.16": 1, "LDG.32": 1, "LDG.64": 1, "LDGSTS.128": 1, "wait": 1},
+        {"HGMMA": 1, "LDL": 1, "STS": 1},
+    )
+    assert counted(LISTING).loops == ()
 
 
 @pytest.mark.parametrize("name", ["HMMA", "HGMMA", "UTCHMMA", "UTCQMMA"])

@@ -84,6 +84,14 @@ def test_devices_and_installations_it_refuses(monkeypatch):
     assert "cuda:3 has 7.5" in backend._why_not_device.__wrapped__(3)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (8, 0))
     assert backend._why_not_device.__wrapped__(0) is None
+    for capability in ((10, 0), (10, 3)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index, found=capability: found)
+        reason = backend._why_not_device.__wrapped__(1)
+        assert "not yet shown right on compute capability 10.x" in reason
+        assert f"cuda:1 has 10.{capability[1]}" in reason
+    for capability in ((9, 0), (12, 0), (12, 1)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index, found=capability: found)
+        assert backend._why_not_device.__wrapped__(0) is None
     monkeypatch.setattr(torch.version, "hip", "6.4")
     assert "NVIDIA" in backend._why_not_device.__wrapped__(0)
 
@@ -186,7 +194,10 @@ def test_rules_of_kernel_sources(path):
         assert "inline_asm" not in name, at
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for function in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)):
-        assert [ast.unparse(decorator) for decorator in function.decorator_list] == ["triton.jit"], function.name
+        (decorator,) = (ast.unparse(decorator) for decorator in function.decorator_list)
+        expected = "triton.constexpr_function" if function.name == "chained" else "triton.jit"
+        # Kernels say what they are not specialised on, see test_triton_recompiles.
+        assert decorator.partition("(do_not_specialize=")[0] == expected, function.name
 
 
 def test_kernel_sources_were_found():

@@ -216,6 +216,36 @@ def test_a_sample_is_wide_from_2_to_the_31_elements_on():
     assert launch.is_wide(torch.ones(1, 2, 3), of((1, 2, 2), (0, 2**31, 1)))
 
 
+def test_the_alignment_of_features_divides_what_offsets_are_made_of():
+    def of(strides: tuple[int, ...], dtype: torch.dtype = torch.float16) -> Tensor:
+        return torch.empty(1, device="meta", dtype=dtype).expand(4, 8, 196).as_strided((4, 8, 196), strides)
+
+    assert launch.alignment(196, of((8 * 196, 196, 1))) == 4
+    assert launch.alignment(64, of((512, 64, 1))) == 8  # 16 bytes
+    assert launch.alignment(64, of((512, 64, 1), torch.float32)) == 4
+    assert launch.alignment(49, of((392, 49, 1))) == 1
+    assert launch.alignment(64, of((512, 66, 1))) == 2
+    assert launch.alignment(64, of((515, 64, 1))) == 1
+    assert launch.alignment(64, of((0, 64, 1))) == 8  # one sample, expanded
+    assert launch.alignment(64, of((512, 1, 8))) == 1
+    assert launch.alignment(64, of((512, 64, 1)), of((512, 1, 8))) == 1
+    assert launch.alignment(64, of((512, 64, 1)), of((520, 68, 1))) == 4
+
+
+@pytest.mark.parametrize("m", [4, 8, 12, 20])
+@pytest.mark.parametrize("form", forms.FORMS)
+def test_wider_loads_change_nothing(form, m, monkeypatch):
+    """Bitwise what the same numbers give whose positions are not adjacent, element by element."""
+    forms.force(monkeypatch, forms.choice_of(form, C, m, tiling=TILING))
+    x, grad = torch.randn(1, C, m), torch.randn(1, C, C)
+    apart = torch.stack([x, x], dim=-1)[..., 0]
+    assert launch.alignment(m, x) == 4
+    assert launch.alignment(m, apart) == 1
+    for function in (forms.pool(1, output="full"), forms.covariance()):
+        for ours, same in zip(forms.run(function, x, grad), forms.run(function, apart, grad), strict=True):
+            assert torch.equal(ours, same)
+
+
 @triton.jit
 def sum_and_largest(parts, out, count):
     tl.store(out, phases.sum_of(parts, count))

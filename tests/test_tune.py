@@ -74,8 +74,8 @@ def run(capsys, kernels, compiler, clock, *options, arch=HOPPER):
 
 
 # What the made-up GPU likes best: legal in the space of every entry.
-BEST_ON_CHIP = {"warps": 4, "block_m": 64, "stages": 3}
-BEST_TILING = Tiling(32, block_k=32, block_m=32, warps=8, stages=3)
+BEST_ON_CHIP = {"block_m": 64, "stages": 3}
+BEST_TILING = Tiling(32, block_k=32, block_m=32, warps=4, stages=3)
 
 
 def likes_on_chip(choice):
@@ -116,7 +116,7 @@ def test_every_entry_has_its_reason_above_it(capsys):
             assert lines[number - 1].lstrip().startswith("#"), line
     text = " ".join(line.strip().removeprefix("# ") for line in lines)
     assert "30 us forward of 264x256x196 bfloat16" in text
-    assert "0.600 (0.600 to 0.600) of what was shipped, Tiling(block=64, block_k=32, block_m=16, warps=4" in text
+    assert "0.600 (0.600 to 0.600) of what was shipped, Tiling(block=64, block_k=64, block_m=16, warps=4" in text
     assert "as shipped, not measured in this run" in text
     assert "torch " + torch.__version__ in text
 
@@ -150,10 +150,18 @@ def test_what_is_shipped_stays_unless_another_is_faster_beyond_the_spread(capsys
     assert "takes 0.985" in " ".join(line.strip().removeprefix("# ") for line in captured.out.splitlines())
 
 
-def test_what_is_shipped_and_spills_here_gives_way(capsys):
+def test_what_is_shipped_is_timed_whatever_the_assembler_made_of_it(capsys):
     shipped = config.HOPPER.backward[1]
-    compiler = MadeUpCompiler(lambda choice: tiling_of(choice) == shipped)
-    found, _ = run(capsys, ["persistent-backward"], compiler, MadeUpClock(lambda case: 1.0), "--precision", "fast")
+    compiler, clock = MadeUpCompiler(lambda choice: tiling_of(choice) == shipped), MadeUpClock(lambda case: 1.0)
+    found, _ = run(capsys, ["persistent-backward"], compiler, clock, "--precision", "fast")
+    assert shipped in map(tiling_of, clock.timed)
+    assert found["HOPPER"] == config.HOPPER
+
+
+def test_what_is_shipped_and_wrong_here_gives_way(capsys):
+    shipped = config.HOPPER.backward[1]
+    clock = MadeUpClock(lambda case: 1.0, lambda choice: tiling_of(choice) == shipped)
+    found, _ = run(capsys, ["persistent-backward"], MadeUpCompiler(), clock, "--precision", "fast")
     assert found["HOPPER"].backward[1] != shipped
     assert found["HOPPER"].backward[2] == config.HOPPER.backward[2]
 
@@ -173,10 +181,10 @@ def test_the_rival_of_an_entry_on_chip_is_what_would_serve_its_channels():
     table = config.HOPPER
     assert entry("on-chip-forward", "fast", 128, table, config.COVARIANCE).rival == table.forward[1]
     assert entry("on-chip-forward", "fast", 32, table, config.COVARIANCE).rival.block_c == 64
-    largest = entry("on-chip-backward", "high", 16, table, config.COVARIANCE)
+    largest = entry("on-chip-backward", "high", 32, table, config.COVARIANCE)
     assert largest.rival == table.backward[2]
     (case, _) = largest.launches(None, HOPPER)
-    assert case.choice == config.persistent(case.b, 16, table.backward[2], HOPPER)
+    assert case.choice == config.persistent(case.b, 32, table.backward[2], HOPPER)
 
 
 def test_forms_are_launched_as_the_backend_launches_them():
@@ -206,7 +214,7 @@ def test_a_candidate_must_be_legal_wherever_its_table_serves():
 def test_nothing_right_is_an_error():
     one = entry("phases", "fast", 0, config.HOPPER, config.COVARIANCE)
     with pytest.raises(RuntimeError, match="no option is legal and right"):
-        search(one, HOPPER, MadeUpCompiler(lambda choice: True), MadeUpClock(likes), None, lambda text: None)
+        search(one, HOPPER, MadeUpCompiler(), MadeUpClock(likes, lambda choice: True), None, lambda text: None)
 
 
 @pytest.mark.parametrize(
@@ -326,8 +334,8 @@ def test_a_dry_run_lists_what_is_legal():
     smallest = blocks[-1].splitlines()
     assert smallest[0].startswith("on-chip-backward fast up to 16 channels, in HOPPER, compiled for sm_90; to be timed")
     assert "  OnChip(block_c=16, block_m=32, warps=1, stages=2), shipped" in smallest
-    assert "  no entry but OnChip(block_c=32, block_m=32, warps=4, stages=2)" in smallest
-    assert smallest[-1] == "4 of 4 are legal"
+    assert "  no entry but OnChip(block_c=32, block_m=32, warps=2, stages=2)" in smallest
+    assert smallest[-1] == "5 of 5 are legal"
 
 
 REAL_ASSEMBLER = """

@@ -1,8 +1,9 @@
 """Launch choices of the Triton backend: a frozen table, and pure functions of shape, precision and architecture.
 
-No choice here has been timed on a GPU. Those of form, tile and warps compile on the architecture without spilling
-registers for contiguous features and triangles; other inputs may spill a few bytes (``python -m benchmarks.static``
-prints the figures, with ``--variants`` of those too). The thresholds between forms are estimates, and say of what.
+No choice here has been timed on a GPU: where a reason stands beside one, it was read from machine code. All compile on
+their architecture, and spill no more registers than ``benchmarks/static_gate.py`` allows (``python -m
+benchmarks.static`` prints the figures, with ``--variants`` those of other inputs too). The thresholds between forms are
+estimates, and say of what.
 """
 
 from __future__ import annotations
@@ -99,41 +100,53 @@ class Choices:
     thresholds: Thresholds = Thresholds()
 
 
-_SMALL_FORWARD = (OnChip(16, 32, warps=1), OnChip(32, 32, warps=4))
-_FAST_FORWARD = (*_SMALL_FORWARD, OnChip(64, 32, warps=4))
-_FAST_BACKWARD = (OnChip(16, 32, warps=1), OnChip(32, 32, warps=4))
-_HIGH_BACKWARD = (OnChip(16, 32, warps=4),)
+# On chip, one warp for each 16 rows of 16 or 32 channels: those beyond repeat the products of others. Four warps for 64
+# channels and up, one group of tensor core instructions; 128 channels take two groups.
+_SMALL = (OnChip(16, 32, warps=1), OnChip(32, 32, warps=2))
+_MIDDLE = (*_SMALL, OnChip(64, 32, warps=4))
+_LARGE = (*_MIDDLE, OnChip(128, 64, warps=8))
+
+# Tiles of 64 rows are one warp group's: of eight warps half repeat the products of the others, and sums go through
+# shared memory in every step (33 barriers where there are 2 now). Two programs of four warps fit on a multiprocessor.
 _TILING = Tiling(64, block_k=32, block_m=16, warps=4)
-_TILING_8_WARPS = Tiling(64, block_k=32, block_m=16, warps=8)
-_NARROW_8_WARPS = Tiling(64, block_k=16, block_m=16, warps=8)
+# More of a row of tiles at a time, and three steps under way, where that spills nothing: steps wait for the L2 cache.
+_LONG = Tiling(64, block_k=64, block_m=16, warps=4)
+_LONG_3_STAGES = Tiling(64, block_k=64, block_m=16, warps=4, stages=3)
+_TILING_3_STAGES = Tiling(64, block_k=32, block_m=16, warps=4, stages=3)
+_NARROW_3_STAGES = Tiling(64, block_k=16, block_m=16, warps=4, stages=3)
 
 AMPERE = Choices(
-    on_chip_forward={1: _FAST_FORWARD, 2: (*_SMALL_FORWARD, OnChip(64, 64, warps=8))},
-    on_chip_backward={1: _FAST_BACKWARD, 2: _HIGH_BACKWARD},
-    forward={1: _TILING, 2: _TILING},
-    backward={1: _NARROW_8_WARPS, 2: _TILING_8_WARPS},
-    phases={1: _TILING, 2: _TILING},
+    on_chip_forward={1: _MIDDLE, 2: _MIDDLE},
+    on_chip_backward={1: _SMALL, 2: _SMALL},
+    # A third stage spills 104 bytes in "high", and backward 432 in "fast".
+    forward={1: _LONG_3_STAGES, 2: _TILING},
+    backward={1: _TILING, 2: _NARROW_3_STAGES},
+    phases={1: _LONG_3_STAGES, 2: _TILING_3_STAGES},
 )
 HOPPER = Choices(
-    on_chip_forward={1: (*_FAST_FORWARD, OnChip(128, 64, warps=8)), 2: (*_SMALL_FORWARD, OnChip(64, 32, warps=8))},
-    on_chip_backward={1: _FAST_BACKWARD, 2: _HIGH_BACKWARD},
-    forward={1: _TILING, 2: _TILING},
-    backward={1: _TILING, 2: _NARROW_8_WARPS},
-    phases={1: _TILING, 2: _TILING},
+    on_chip_forward={1: _LARGE, 2: _MIDDLE},
+    on_chip_backward={1: _SMALL, 2: _SMALL},
+    # A third stage spills 48 bytes in "high".
+    forward={1: _LONG_3_STAGES, 2: _LONG},
+    # A third stage spills 250 bytes in "fast". In "high" a step of 64 leaves no room for a second program.
+    backward={1: _LONG, 2: _TILING_3_STAGES},
+    phases={1: _LONG_3_STAGES, 2: _TILING_3_STAGES},
 )
+# Refused, see ``why_not``: the entries are compiled, and wait for a GPU that shows them right.
 BLACKWELL = Choices(
-    on_chip_forward={1: (*_FAST_FORWARD, OnChip(128, 64, warps=8)), 2: (*_SMALL_FORWARD, OnChip(64, 32, warps=8))},
-    on_chip_backward={1: _FAST_BACKWARD, 2: (*_HIGH_BACKWARD, OnChip(32, 16, warps=4))},
+    on_chip_forward={1: _MIDDLE, 2: _MIDDLE},
+    on_chip_backward={1: _SMALL, 2: _SMALL},
     forward={1: _TILING, 2: _TILING},
-    backward={1: _TILING, 2: _TILING_8_WARPS},
+    backward={1: _TILING, 2: _TILING},
     phases={1: _TILING, 2: _TILING},
 )
 BLACKWELL_CONSUMER = Choices(
-    on_chip_forward={1: _FAST_FORWARD, 2: _SMALL_FORWARD},
-    on_chip_backward={1: _FAST_BACKWARD, 2: _HIGH_BACKWARD},
-    forward={1: _TILING, 2: _TILING},
-    backward={1: _TILING_8_WARPS, 2: _TILING_8_WARPS},
-    phases={1: _TILING, 2: Tiling(64, block_k=32, block_m=32, warps=4)},
+    on_chip_forward={1: _MIDDLE, 2: _MIDDLE},
+    on_chip_backward={1: _SMALL, 2: _SMALL},
+    forward={1: _LONG_3_STAGES, 2: _TILING_3_STAGES},
+    # A third stage spills 184 bytes in "fast".
+    backward={1: _TILING, 2: _NARROW_3_STAGES},
+    phases={1: _LONG_3_STAGES, 2: _TILING_3_STAGES},
 )
 
 # What the slabs of a persistent launch may take; a multiprocessor is left idle rather than more. 204 programs of
@@ -141,7 +154,7 @@ BLACKWELL_CONSUMER = Choices(
 SLAB_BYTES = 2 << 30
 
 # Plain covariances, forward and backward.
-COVARIANCE = Tiling(64, block_k=32, block_m=32, warps=8)
+COVARIANCE = Tiling(64, block_k=32, block_m=32, warps=4)
 
 
 def choices(arch: Architecture) -> Choices:

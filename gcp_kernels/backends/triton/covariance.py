@@ -11,7 +11,7 @@ from gcp_kernels.shapes import empty_gradient, empty_scale_gradient, pooled_shap
 from .architecture import current
 from .config import COVARIANCE, Tiling
 from .kernels import covariance
-from .launch import is_wide, matrix_strides
+from .launch import alignment, is_wide, matrix_strides
 
 
 def covariance_pool(x: Tensor, scale: Tensor | None, triu: bool, precision: str) -> tuple[Tensor, Tensor]:
@@ -43,7 +43,7 @@ def launch_forward(
     with current(x.device):
         covariance.forward_kernel[(b * tiling.tiles(c),)](
             x, offset if scale is None else scale, pooled, offset, c, m, *x.stride(), *_strides(scale),
-            scale is not None, triu, PLANES[precision], is_wide(x, *_given(scale)),
+            scale is not None, triu, PLANES[precision], is_wide(x, *_given(scale)), alignment(m, x),
             tiling.blocks(c), tiling.block, tiling.block_m,
             num_warps=tiling.warps, num_stages=tiling.stages,
         )  # fmt: skip
@@ -60,7 +60,7 @@ def launch_backward(
             grad, x, offset if scale is None else scale, offset, grad_x, grad_scale, c, m,
             *matrix_strides(grad), *x.stride(), *_strides(scale), *grad_x.stride(),
             scale is not None, triu, PLANES[precision], is_wide(x, grad, grad_x, *_given(scale)),
-            tiling.blocks(c), tiling.block, tiling.block_k, tiling.block_m,
+            alignment(m, x, grad_x), tiling.blocks(c), tiling.block, tiling.block_k, tiling.block_m,
             num_warps=tiling.warps, num_stages=tiling.stages,
         )  # fmt: skip
 

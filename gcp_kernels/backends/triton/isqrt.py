@@ -12,7 +12,7 @@ from . import config
 from .architecture import architecture, current
 from .config import Config, OnChip, Persistent
 from .kernels import on_chip, persistent
-from .launch import is_wide, matrix_strides, new_slabs
+from .launch import alignment, is_wide, matrix_strides, new_slabs
 from .phases import launch_backward_phases, launch_forward_phases
 
 
@@ -75,12 +75,12 @@ def launch_forward(
 ) -> None:  # fmt: skip
     """Fill ``pooled``, ``trace`` and, of features, ``offset``; ``source`` is (B, C, M) features or (B, C, C)."""
     b, c = source.shape[:2]
-    planes, wide = PLANES[precision], is_wide(source)
+    planes, wide, align = PLANES[precision], is_wide(source), alignment(m, source)
     with current(source.device):
         if isinstance(choice, OnChip):
             on_chip.forward_kernel[(b,)](
                 source, pooled, offset, trace, c, m, n_iter, *source.stride(),
-                features, triu, planes, wide, choice.block_c, choice.block_m,
+                features, triu, planes, wide, align, choice.block_c, choice.block_m,
                 num_warps=choice.warps, num_stages=choice.stages,
             )  # fmt: skip
         elif isinstance(choice, Persistent):
@@ -88,11 +88,11 @@ def launch_forward(
             slabs = new_slabs(source, choice.programs, blocks * tiling.block, tangents=False)
             persistent.forward_kernel[(choice.programs,)](
                 source, pooled, offset, trace, slabs, b, c, m, n_iter, *source.stride(),
-                features, triu, planes, wide, blocks, tiling.block, tiling.block_k, tiling.block_m,
+                features, triu, planes, wide, align, blocks, tiling.block, tiling.block_k, tiling.block_m,
                 num_warps=tiling.warps, num_stages=tiling.stages,
             )  # fmt: skip
         else:
-            launch_forward_phases(source, pooled, offset, trace, m, n_iter, features, triu, planes, wide, choice)
+            launch_forward_phases(source, pooled, offset, trace, m, n_iter, features, triu, planes, wide, align, choice)
 
 
 def launch_backward(
@@ -102,12 +102,13 @@ def launch_backward(
     """Fill ``grad_source`` from the upstream gradient and what the forward pass saved."""
     b, c = source.shape[:2]
     planes, wide = PLANES[precision], is_wide(source, grad, grad_source)
+    align = alignment(m, source, grad_source)
     strides = (*matrix_strides(grad), *source.stride(), *grad_source.stride())
     with current(source.device):
         if isinstance(choice, OnChip):
             on_chip.backward_kernel[(b,)](
                 grad, source, offset, trace, grad_source, c, m, n_iter, *strides,
-                features, triu, planes, wide, choice.block_c, choice.block_m,
+                features, triu, planes, wide, align, choice.block_c, choice.block_m,
                 num_warps=choice.warps, num_stages=choice.stages,
             )  # fmt: skip
         elif isinstance(choice, Persistent):
@@ -115,10 +116,10 @@ def launch_backward(
             slabs = new_slabs(source, choice.programs, blocks * tiling.block, tangents=True)
             persistent.backward_kernel[(choice.programs,)](
                 grad, source, offset, trace, grad_source, slabs, b, c, m, n_iter, *strides,
-                features, triu, planes, wide, blocks, tiling.block, tiling.block_k, tiling.block_m,
+                features, triu, planes, wide, align, blocks, tiling.block, tiling.block_k, tiling.block_m,
                 num_warps=tiling.warps, num_stages=tiling.stages,
             )  # fmt: skip
         else:
             launch_backward_phases(
-                grad, source, offset, trace, grad_source, m, n_iter, features, triu, planes, wide, choice
+                grad, source, offset, trace, grad_source, m, n_iter, features, triu, planes, wide, align, choice
             )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -20,6 +22,16 @@ def is_wide(*tensors: Tensor) -> bool:
         sum((size - 1) * stride for size, stride in zip(tensor.shape[1:], tensor.stride()[1:], strict=True)) >= 2**31
         for tensor in tensors
     )
+
+
+def alignment(m: int, *features: Tensor) -> int:
+    """Adjacent positions of (B, C, M) tensors of one dtype that a load or a store may take at once: 16 bytes at most.
+
+    A power of two that divides M and the strides of samples and channels; 1 where positions are not adjacent.
+    """
+    if any(tensor.stride(2) != 1 for tensor in features):
+        return 1
+    return math.gcd(16 // features[0].element_size(), m, *(stride for t in features for stride in t.stride()[:2]))
 
 
 def matrix_strides(tensor: Tensor) -> tuple[int, int, int]:

@@ -17,18 +17,18 @@ _TRACE_BLOCK = 64
 
 def launch_forward_phases(
     source: Tensor, pooled: Tensor, offset: Tensor, trace: Tensor, m: int, n_iter: int, features: bool, triu: bool,
-    planes: int, wide: bool, choice: Phases,
+    planes: int, wide: bool, align: int, choice: Phases,
 ) -> None:  # fmt: skip
     """The forward pass; see ``isqrt.launch_forward``."""
     b, c = source.shape[:2]
     tiling, tiles = choice.tiling, choice.tiling.tiles(c)
     options = {"num_warps": tiling.warps, "num_stages": tiling.stages}
-    squares = _launch_statistics(source, offset, m, wide) if features else trace
+    squares = _launch_statistics(source, offset, m, wide, align) if features else trace
     phases.trace_kernel[(b,)](
         source, squares, trace, c, m, squares.shape[-1], *source.stride(), features, wide, _TRACE_BLOCK
     )
     slabs = new_slabs(source, b, tiling.blocks(c) * tiling.block, tangents=False)
-    parts = _launch_covariance(source, offset, trace, m, planes, wide, choice) if features else trace
+    parts = _launch_covariance(source, offset, trace, m, planes, wide, align, choice) if features else trace
     phases.start_kernel[(b * tiles,)](
         source, parts, trace, trace, trace, slabs, c, n_iter, choice.splits, *source.stride(), 0, 0, 0,
         features, False, triu, planes, wide, tiling.blocks(c), tiling.block, **options,
@@ -41,7 +41,7 @@ def launch_forward_phases(
 
 def launch_backward_phases(
     grad: Tensor, source: Tensor, offset: Tensor, trace: Tensor, grad_source: Tensor, m: int, n_iter: int,
-    features: bool, triu: bool, planes: int, wide: bool, choice: Phases,
+    features: bool, triu: bool, planes: int, wide: bool, align: int, choice: Phases,
 ) -> None:  # fmt: skip
     """The backward pass; see ``isqrt.launch_backward``."""
     b, c = source.shape[:2]
@@ -53,7 +53,7 @@ def launch_backward_phases(
         grad, largest, c, *matrix_strides(grad), triu, wide, blocks, tiling.block, **options
     )
     slabs = new_slabs(source, b, blocks * tiling.block, tangents=True)
-    parts = _launch_covariance(source, offset, trace, m, planes, wide, choice) if features else trace
+    parts = _launch_covariance(source, offset, trace, m, planes, wide, align, choice) if features else trace
     phases.start_kernel[(b * tiles,)](
         source, parts, trace, grad, largest, slabs, c, n_iter, choice.splits, *source.stride(), *matrix_strides(grad),
         features, True, triu, planes, wide, blocks, tiling.block, **options,
@@ -66,7 +66,7 @@ def launch_backward_phases(
         strips = -(-m // tiling.block_m)
         phases.feature_gradient_kernel[(b * blocks * strips,)](
             slabs, source, offset, trace, largest, diagonals, grad_source, c, m, n_iter, *source.stride(),
-            *grad_source.stride(), wide, blocks, tiling.block, tiling.block_k, tiling.block_m, **options,
+            *grad_source.stride(), wide, align, blocks, tiling.block, tiling.block_k, tiling.block_m, **options,
         )  # fmt: skip
     else:
         phases.matrix_gradient_kernel[(b * tiles,)](
@@ -74,19 +74,19 @@ def launch_backward_phases(
         )
 
 
-def _launch_statistics(x: Tensor, offset: Tensor, m: int, wide: bool) -> Tensor:
+def _launch_statistics(x: Tensor, offset: Tensor, m: int, wide: bool, align: int) -> Tensor:
     """Fills ``offset``; returns parts of the sums of squared deviations, (B, parts)."""
     b, c = offset.shape
     count = -(-c // _STATISTICS_ROWS)
     squares = offset.new_empty(b, count)
     phases.statistics_kernel[(b * count,)](
-        x, offset, squares, c, m, *x.stride(), wide, _STATISTICS_ROWS, _STATISTICS_COLUMNS
+        x, offset, squares, c, m, *x.stride(), wide, align, _STATISTICS_ROWS, _STATISTICS_COLUMNS
     )
     return squares
 
 
 def _launch_covariance(
-    x: Tensor, offset: Tensor, trace: Tensor, m: int, planes: int, wide: bool, choice: Phases
+    x: Tensor, offset: Tensor, trace: Tensor, m: int, planes: int, wide: bool, align: int, choice: Phases
 ) -> Tensor:
     """Parts of the tiles of A."""
     b, c = offset.shape
@@ -94,7 +94,8 @@ def _launch_covariance(
     parts = offset.new_empty(b, tiles, choice.splits, tiling.block, tiling.block)
     phases.covariance_kernel[(b * tiles * choice.splits,)](
         x, offset, trace, parts, c, m, choice.span, choice.splits, *x.stride(),
-        planes, wide, tiling.blocks(c), tiling.block, tiling.block_m, num_warps=tiling.warps, num_stages=tiling.stages,
+        planes, wide, align, tiling.blocks(c), tiling.block, tiling.block_m,
+        num_warps=tiling.warps, num_stages=tiling.stages,
     )  # fmt: skip
     return parts
 

@@ -5,10 +5,15 @@ and a low one that holds what the first rounded away ("high", 22 bits). Products
 product of two low planes is below the rounding of the rest and left out. The lift keeps the low planes of matrices
 whose elements are near 1/C out of float16's subnormal range. No operand grows beyond its range: features and
 covariances are normalised, and so is the gradient that a tangent starts from, see :func:`span_of`.
+
+Tensor cores cut off what they add up: every addend of a product is aligned to the largest, the sum so far among them,
+and truncated. In "high" no accumulator of theirs takes more than one step of a sum, 64 elements at most; the steps are
+added in float32, rounded to nearest. What is added is unlifted first, else Triton folds the addition back into the dot.
 """
 
 import triton
 import triton.language as tl
+from triton.language.target_info import cuda_capability_geq
 
 LIFT = tl.constexpr(64.0)
 UNLIFT = tl.constexpr(1.0 / 64.0)
@@ -26,13 +31,47 @@ def split(value):
     return high, low
 
 
+@triton.constexpr_function
+def chained():
+    """Whether dots may follow one another in one accumulator.
+
+    Not on compute capability 10.x: Triton up to 3.7.1 has the second read what the first has not finished
+    (triton-lang/triton#10821), so there each dot has an accumulator of its own.
+    """
+    return cuda_capability_geq(12) or not cuda_capability_geq(10)
+
+
 @triton.jit
 def multiply_add(left_high, left_low, right_high, right_low, total, PLANES: tl.constexpr):
-    """total + left @ right, lifted twice; small terms first."""
+    """total + left @ right, of a fresh accumulator or of one for each dot; small terms first."""
     if PLANES == 2:
-        total = tl.dot(left_low, right_high, total)
-        total = tl.dot(left_high, right_low, total)
-    return tl.dot(left_high, right_high, total)
+        product = tl.dot(left_low, right_high)
+        if chained():
+            product = tl.dot(left_high, right_low, product)
+            return total + tl.dot(left_high, right_high, product) * UNLIFT_PRODUCT
+        total += product * UNLIFT_PRODUCT
+        total += tl.dot(left_high, right_low) * UNLIFT_PRODUCT
+    return total + tl.dot(left_high, right_high) * UNLIFT_PRODUCT
+
+
+@triton.jit
+def accumulate(left_high, left_low, right_high, right_low, total, PLANES: tl.constexpr):
+    """total + left @ right, where the total is as :func:`accumulator` began it."""
+    if PLANES == 1 and chained():
+        return tl.dot(left_high, right_high, total)
+    return multiply_add(left_high, left_low, right_high, right_low, total, PLANES)
+
+
+@triton.jit
+def accumulator(total, PLANES: tl.constexpr):
+    """What :func:`accumulate` begins with: a sum of one plane may stay in tensor cores, lifted twice."""
+    return total * LIFT_PRODUCT if PLANES == 1 and chained() else total
+
+
+@triton.jit
+def accumulated(total, PLANES: tl.constexpr):
+    """The sum that :func:`accumulate` has made."""
+    return total * UNLIFT_PRODUCT if PLANES == 1 and chained() else total
 
 
 @triton.jit
@@ -40,8 +79,8 @@ def multiply(left, right, total, PLANES: tl.constexpr):
     """total + left @ right of float32 matrices on chip."""
     left_high, left_low = split(left)
     right_high, right_low = split(right)
-    lifted = multiply_add(left_high, left_low, right_high, right_low, total * LIFT_PRODUCT, PLANES)
-    return lifted * UNLIFT_PRODUCT
+    total = accumulate(left_high, left_low, right_high, right_low, accumulator(total, PLANES), PLANES)
+    return accumulated(total, PLANES)
 
 
 @triton.jit
@@ -51,9 +90,9 @@ def multiply_tangent(left, d_left, right, d_right, d_total, PLANES: tl.constexpr
     right_high, right_low = split(right)
     d_left_high, d_left_low = split(d_left)
     d_right_high, d_right_low = split(d_right)
-    lifted = multiply_add(d_left_high, d_left_low, right_high, right_low, d_total * LIFT_PRODUCT, PLANES)
-    lifted = multiply_add(left_high, left_low, d_right_high, d_right_low, lifted, PLANES)
-    return lifted * UNLIFT_PRODUCT
+    d_total = accumulate(d_left_high, d_left_low, right_high, right_low, accumulator(d_total, PLANES), PLANES)
+    d_total = accumulate(left_high, left_low, d_right_high, d_right_low, d_total, PLANES)
+    return accumulated(d_total, PLANES)
 
 
 @triton.jit

@@ -8,7 +8,8 @@ or as three products of TF32 parts ("high", PLANES = 2).
 import triton
 import triton.language as tl
 
-from .features import centred_tile, first_position, widen
+from .arithmetic import chained
+from .features import aligned, centred_tile, first_position, mean_offset, widen
 from .tiles import block_of
 from .triangle import store_symmetric, symmetric_tile, upper_tile
 
@@ -23,21 +24,20 @@ def round_to_tf32(value):
 
 @triton.jit
 def multiply_add_tf32(left, right, total, PLANES: tl.constexpr):
-    """total + left @ right of float32 operands."""
-    if PLANES == 2:
-        return tl.dot(left, right, total, input_precision="tf32x3")
-    return tl.dot(round_to_tf32(left), round_to_tf32(right), total, input_precision="tf32")
-
-
-@triton.jit
-def mean_offset(x, rows, shift, C, M, stride_c, stride_m, BLOCK_M: tl.constexpr):
-    """Mean of the channels ``rows`` less their shift."""
-    zero = tl.zeros_like(shift)
-    total = zero
-    for start in range(0, M, BLOCK_M):
-        positions = start + tl.arange(0, BLOCK_M)
-        total += tl.sum(centred_tile(x, rows, positions, shift, zero, C, M, stride_c, stride_m), axis=1)
-    return total / M
+    """total + left @ right of float32 operands; see ``arithmetic`` for what "high" does with accumulators."""
+    left_high, right_high = round_to_tf32(left), round_to_tf32(right)
+    if PLANES == 1:
+        return tl.dot(left_high, right_high, total, input_precision="tf32")
+    # Twice the product, and then half of it: so Triton leaves the addition where it is.
+    left_low, right_low = 2 * round_to_tf32(left - left_high), round_to_tf32(right - right_high)
+    left_high *= 2
+    product = tl.dot(left_low, right_high, input_precision="tf32")
+    if chained():
+        product = tl.dot(left_high, right_low, product, input_precision="tf32")
+        return total + tl.dot(left_high, right_high, product, input_precision="tf32") * 0.5
+    total += product * 0.5
+    total += tl.dot(left_high, right_low, input_precision="tf32") * 0.5
+    return total + tl.dot(left_high, right_high, input_precision="tf32") * 0.5
 
 
 @triton.jit
@@ -48,7 +48,7 @@ def scale_of(scale, sample, rows, C, stride_b, stride_c, SCALED: tl.constexpr):
     return tl.where(rows < C, 1.0, 0.0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M"])
 def forward_kernel(
     x,
     scale,
@@ -65,6 +65,7 @@ def forward_kernel(
     TRIU: tl.constexpr,
     PLANES: tl.constexpr,
     WIDE: tl.constexpr,
+    ALIGN: tl.constexpr,
     BLOCKS: tl.constexpr,
     BLOCK: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -73,7 +74,8 @@ def forward_kernel(
     TILES: tl.constexpr = BLOCKS * (BLOCKS + 1) // 2
     program = tl.program_id(0)
     sample = (program // TILES).to(tl.int64)
-    stride_c, stride_m = widen(stride_c, WIDE), widen(stride_m, WIDE)
+    M, stride_b = aligned(M, ALIGN), aligned(stride_b, ALIGN)
+    stride_c, stride_m = widen(aligned(stride_c, ALIGN), WIDE), widen(stride_m, WIDE)
     stride_sc = widen(stride_sc, WIDE)
     x += sample * stride_b
     i, j = upper_tile(program % TILES)
@@ -99,7 +101,7 @@ def forward_kernel(
     store_symmetric(pooled + sample * size, total / M, rows, columns, C, TRIU)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M"])
 def backward_kernel(
     grad,
     x,
@@ -124,6 +126,7 @@ def backward_kernel(
     TRIU: tl.constexpr,
     PLANES: tl.constexpr,
     WIDE: tl.constexpr,
+    ALIGN: tl.constexpr,
     BLOCKS: tl.constexpr,
     BLOCK: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -135,9 +138,11 @@ def backward_kernel(
     """
     program = tl.program_id(0)
     sample = (program // BLOCKS).to(tl.int64)
-    stride_c, stride_m = widen(stride_c, WIDE), widen(stride_m, WIDE)
+    M, stride_b = aligned(M, ALIGN), aligned(stride_b, ALIGN)
+    stride_c, stride_m = widen(aligned(stride_c, ALIGN), WIDE), widen(stride_m, WIDE)
     stride_sc = widen(stride_sc, WIDE)
-    stride_oc, stride_om = widen(stride_oc, WIDE), widen(stride_om, WIDE)
+    stride_ob, stride_oc = aligned(stride_ob, ALIGN), widen(aligned(stride_oc, ALIGN), WIDE)
+    stride_om = widen(stride_om, WIDE)
     stride_g0, stride_g1 = widen(stride_g0, WIDE), widen(stride_g1, WIDE)
     x += sample * stride_b
     grad += sample * stride_gb

@@ -8,7 +8,7 @@ every precision, since its product with the features may cancel (rank-one covari
 import triton
 import triton.language as tl
 
-from .arithmetic import UNLIFT_PRODUCT, multiply_add, split
+from .arithmetic import multiply_add, split
 from .features import centred_tile, first_position
 from .iteration import root_tile
 from .tiles import TANGENT, A, V, block_of, load_tile, store_tile
@@ -66,7 +66,7 @@ def feature_gradient_tile(
     shift = first_position(x, rows, C, stride_c)
     mean = tl.load(offset + rows, mask=rows < C, other=0.0)
     own = centred_tile(x, rows, positions, shift, mean, C, M, stride_c, stride_m) * scale
-    gradient = (total * UNLIFT_PRODUCT + diagonal * own) * factor
+    gradient = (total + diagonal * own) * factor
     inside = (rows[:, None] < C) & (positions[None, :] < M)
     pointers = grad_x + rows[:, None] * stride_oc + positions[None, :] * stride_om
     tl.store(pointers, gradient.to(grad_x.dtype.element_ty), mask=inside)

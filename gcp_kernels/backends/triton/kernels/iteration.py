@@ -5,6 +5,9 @@ Step k takes W_k and Y_k to W_{k+1} and Y_{k+1} in two phases, between which all
     square:  V = W W,                        Y <- 3/2 Y - 1/2 Y W
     cube:    W <- 9/4 W - 3/2 V + 1/4 W V
 
+No phase reads a matrix that it writes, not even an element that a program has to itself: Triton loads the operands of
+later steps of a product, and of later tiles, ahead of time, and only the barrier between phases holds it back.
+
 The first step, where Y = W = A, takes Y_1 = 3/2 A - 1/2 V without another product, and leaves A as it is. The last
 iterate is 3/2 Y - 1/2 Y W of what N - 1 steps leave.
 """

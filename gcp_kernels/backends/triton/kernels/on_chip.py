@@ -9,7 +9,8 @@ import triton
 import triton.language as tl
 
 from .arithmetic import (
-    UNLIFT_PRODUCT,
+    accumulate,
+    accumulated,
     direction,
     inverse_root,
     multiply,
@@ -18,7 +19,7 @@ from .arithmetic import (
     span_of,
     split,
 )
-from .features import centred_tile, first_position, statistics, widen
+from .features import aligned, centred_tile, first_position, statistics, widen
 from .triangle import store_symmetric, symmetric_tile
 
 
@@ -43,8 +44,8 @@ def normalised_covariance(
         columns = start + tl.arange(0, BLOCK_M)
         tile = centred_tile(x, rows, columns, shift, offset, C, M, stride_c, stride_m) * scale
         high, low = split(tile)
-        total = multiply_add(high, low, tl.trans(high), tl.trans(low), total, PLANES)
-    return total * UNLIFT_PRODUCT
+        total = accumulate(high, low, tl.trans(high), tl.trans(low), total, PLANES)
+    return accumulated(total, PLANES)
 
 
 @triton.jit
@@ -96,7 +97,7 @@ def root_and_tangent(a, d_a, n_iter, PLANES: tl.constexpr):
     return y, dy
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M", "n_iter"])
 def forward_kernel(
     source,
     pooled,
@@ -112,11 +113,13 @@ def forward_kernel(
     TRIU: tl.constexpr,
     PLANES: tl.constexpr,
     WIDE: tl.constexpr,
+    ALIGN: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_M: tl.constexpr,
 ):
     sample = tl.program_id(0).to(tl.int64)
-    stride_0, stride_1 = widen(stride_0, WIDE), widen(stride_1, WIDE)
+    M, stride_b = aligned(M, ALIGN), aligned(stride_b, ALIGN)
+    stride_0, stride_1 = widen(aligned(stride_0, ALIGN), WIDE), widen(stride_1, WIDE)
     source += sample * stride_b
     rows = tl.arange(0, BLOCK_C)
     if FEATURES:
@@ -135,7 +138,7 @@ def forward_kernel(
     store_symmetric(pooled + sample * size, y, rows, rows, C, TRIU)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M", "n_iter"])
 def backward_kernel(
     grad,
     source,
@@ -158,12 +161,15 @@ def backward_kernel(
     TRIU: tl.constexpr,
     PLANES: tl.constexpr,
     WIDE: tl.constexpr,
+    ALIGN: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_M: tl.constexpr,
 ):
     sample = tl.program_id(0).to(tl.int64)
-    stride_0, stride_1 = widen(stride_0, WIDE), widen(stride_1, WIDE)
-    stride_o0, stride_o1 = widen(stride_o0, WIDE), widen(stride_o1, WIDE)
+    M, stride_b = aligned(M, ALIGN), aligned(stride_b, ALIGN)
+    stride_0, stride_1 = widen(aligned(stride_0, ALIGN), WIDE), widen(stride_1, WIDE)
+    stride_ob, stride_o0 = aligned(stride_ob, ALIGN), widen(aligned(stride_o0, ALIGN), WIDE)
+    stride_o1 = widen(stride_o1, WIDE)
     stride_g0, stride_g1 = widen(stride_g0, WIDE), widen(stride_g1, WIDE)
     source += sample * stride_b
     grad_source += sample * stride_ob
@@ -195,6 +201,6 @@ def backward_kernel(
             gradient = multiply_add(high, low, tile_high, tile_low, tl.zeros((BLOCK_C, BLOCK_M), tl.float32), 2)
             inside = (rows[:, None] < C) & (columns[None, :] < M)
             pointers = grad_source + rows[:, None] * stride_o0 + columns[None, :] * stride_o1
-            tl.store(pointers, (gradient * UNLIFT_PRODUCT * factor).to(grad_source.dtype.element_ty), mask=inside)
+            tl.store(pointers, (gradient * factor).to(grad_source.dtype.element_ty), mask=inside)
     else:
         store_symmetric(grad_source, d * (0.5 * span * largest * inverse_root(t)), rows, rows, C, False)

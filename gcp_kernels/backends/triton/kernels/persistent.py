@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 
 from .arithmetic import direction, inverse_root, span_of
-from .features import statistics, widen
+from .features import aligned, statistics, widen
 from .gradient import derivative_tile, feature_gradient_tile, matrix_gradient_tile
 from .iteration import cube_tile, root_tile, square_tile
 from .tiles import REAL_MATRICES, TANGENT, A, block_of, covariance_tile, store_tile
@@ -78,7 +78,7 @@ def iterate(
         tl.debug_barrier()
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["B", "M", "n_iter"])
 def forward_kernel(
     source,
     pooled,
@@ -96,12 +96,14 @@ def forward_kernel(
     TRIU: tl.constexpr,
     PLANES: tl.constexpr,
     WIDE: tl.constexpr,
+    ALIGN: tl.constexpr,
     BLOCKS: tl.constexpr,
     BLOCK: tl.constexpr,
     BLOCK_K: tl.constexpr,
     BLOCK_M: tl.constexpr,
 ):
-    stride_0, stride_1 = widen(stride_0, WIDE), widen(stride_1, WIDE)
+    M, stride_b = aligned(M, ALIGN), aligned(stride_b, ALIGN)
+    stride_0, stride_1 = widen(aligned(stride_0, ALIGN), WIDE), widen(stride_1, WIDE)
     P: tl.constexpr = BLOCKS * BLOCK
     TILES: tl.constexpr = BLOCKS * (BLOCKS + 1) // 2
     slab = slabs + tl.program_id(0).to(tl.int64) * (REAL_MATRICES * 2 * P * P)
@@ -136,7 +138,7 @@ def forward_kernel(
         tl.debug_barrier()
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["B", "M", "n_iter"])
 def backward_kernel(
     grad,
     source,
@@ -161,13 +163,16 @@ def backward_kernel(
     TRIU: tl.constexpr,
     PLANES: tl.constexpr,
     WIDE: tl.constexpr,
+    ALIGN: tl.constexpr,
     BLOCKS: tl.constexpr,
     BLOCK: tl.constexpr,
     BLOCK_K: tl.constexpr,
     BLOCK_M: tl.constexpr,
 ):
-    stride_0, stride_1 = widen(stride_0, WIDE), widen(stride_1, WIDE)
-    stride_o0, stride_o1 = widen(stride_o0, WIDE), widen(stride_o1, WIDE)
+    M, stride_b = aligned(M, ALIGN), aligned(stride_b, ALIGN)
+    stride_0, stride_1 = widen(aligned(stride_0, ALIGN), WIDE), widen(stride_1, WIDE)
+    stride_ob, stride_o0 = aligned(stride_ob, ALIGN), widen(aligned(stride_o0, ALIGN), WIDE)
+    stride_o1 = widen(stride_o1, WIDE)
     stride_g0, stride_g1 = widen(stride_g0, WIDE), widen(stride_g1, WIDE)
     P: tl.constexpr = BLOCKS * BLOCK
     TILES: tl.constexpr = BLOCKS * (BLOCKS + 1) // 2

@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 
 from .arithmetic import direction, inverse_root, span_of
-from .features import statistics, widen
+from .features import aligned, statistics, widen
 from .gradient import derivative_tile, feature_gradient_tile, matrix_gradient_tile
 from .iteration import cube_tile, root_tile, square_tile
 from .tiles import REAL_MATRICES, TANGENT, A, block_of, covariance_tile, store_tile
@@ -52,7 +52,7 @@ def slab_of(slabs, sample, P: tl.constexpr, TANGENTS: tl.constexpr):
     return slabs + sample * (matrices * 2 * P * P)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M"])
 def statistics_kernel(
     x,
     offset,
@@ -63,11 +63,13 @@ def statistics_kernel(
     stride_c,
     stride_m,
     WIDE: tl.constexpr,
+    ALIGN: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_M: tl.constexpr,
 ):
     """Offsets of a block of channels, and their part of the sum of squared deviations. Grid: B x blocks."""
-    stride_c, stride_m = widen(stride_c, WIDE), widen(stride_m, WIDE)
+    M, stride_b = aligned(M, ALIGN), aligned(stride_b, ALIGN)
+    stride_c, stride_m = widen(aligned(stride_c, ALIGN), WIDE), widen(stride_m, WIDE)
     blocks = tl.cdiv(C, BLOCK_C)
     sample, block = program_of(blocks)
     rows = block_of(block, BLOCK_C)
@@ -76,7 +78,7 @@ def statistics_kernel(
     tl.store(squares + sample * blocks + block, tl.sum(deviations))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M", "count"])
 def trace_kernel(
     source,
     parts,
@@ -105,7 +107,7 @@ def trace_kernel(
     tl.store(trace + sample, t)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M", "span", "splits"])
 def covariance_kernel(
     x,
     offset,
@@ -120,13 +122,15 @@ def covariance_kernel(
     stride_m,
     PLANES: tl.constexpr,
     WIDE: tl.constexpr,
+    ALIGN: tl.constexpr,
     BLOCKS: tl.constexpr,
     BLOCK: tl.constexpr,
     BLOCK_M: tl.constexpr,
 ):
     """Part of a tile of A, from ``span`` positions. Grid: B x tiles x splits."""
     TILES: tl.constexpr = BLOCKS * (BLOCKS + 1) // 2
-    stride_c, stride_m = widen(stride_c, WIDE), widen(stride_m, WIDE)
+    M, stride_b = aligned(M, ALIGN), aligned(stride_b, ALIGN)
+    stride_c, stride_m = widen(aligned(stride_c, ALIGN), WIDE), widen(stride_m, WIDE)
     sample, job = program_of(TILES * splits)
     i, j = upper_tile(job // splits)
     start = (job % splits) * span
@@ -174,7 +178,7 @@ def largest_kernel(
     tl.store(parts + sample * TILES + tile, tl.max(tl.abs(twice_g)))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_iter", "splits"])
 def start_kernel(
     source,
     parts,
@@ -224,7 +228,7 @@ def start_kernel(
         store_tile(slab, A + TANGENT, direction(twice_g, most, span_of(C, n_iter)), rows, columns, i != j, P, PLANES)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["step"])
 def square_kernel(
     slabs,
     step,
@@ -241,7 +245,7 @@ def square_kernel(
     square_tile(slab, step, job, TILES, BLOCKS * BLOCK, TANGENTS, PLANES, BLOCK, BLOCK_K)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["step"])
 def cube_kernel(
     slabs,
     step,
@@ -257,7 +261,7 @@ def cube_kernel(
     cube_tile(slab, step, tile, BLOCKS * BLOCK, TANGENTS, PLANES, BLOCK, BLOCK_K)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_iter"])
 def root_kernel(
     slabs,
     trace,
@@ -282,7 +286,7 @@ def root_kernel(
     store_symmetric(pooled + sample * size, root, rows, columns, C, TRIU)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_iter"])
 def derivative_kernel(
     slabs,
     diagonals,
@@ -300,7 +304,7 @@ def derivative_kernel(
     tl.store(diagonals + sample * TILES + tile, part)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M", "n_iter"])
 def feature_gradient_kernel(
     slabs,
     x,
@@ -319,14 +323,17 @@ def feature_gradient_kernel(
     stride_oc,
     stride_om,
     WIDE: tl.constexpr,
+    ALIGN: tl.constexpr,
     BLOCKS: tl.constexpr,
     BLOCK: tl.constexpr,
     BLOCK_K: tl.constexpr,
     BLOCK_M: tl.constexpr,
 ):
     """A tile of the gradient of the features. Grid: B x blocks x strips of BLOCK_M positions."""
-    stride_c, stride_m = widen(stride_c, WIDE), widen(stride_m, WIDE)
-    stride_oc, stride_om = widen(stride_oc, WIDE), widen(stride_om, WIDE)
+    M, stride_b = aligned(M, ALIGN), aligned(stride_b, ALIGN)
+    stride_c, stride_m = widen(aligned(stride_c, ALIGN), WIDE), widen(stride_m, WIDE)
+    stride_ob, stride_oc = aligned(stride_ob, ALIGN), widen(aligned(stride_oc, ALIGN), WIDE)
+    stride_om = widen(stride_om, WIDE)
     TILES: tl.constexpr = BLOCKS * (BLOCKS + 1) // 2
     strips = tl.cdiv(M, BLOCK_M)
     sample, job = program_of(BLOCKS * strips)
@@ -356,7 +363,7 @@ def feature_gradient_kernel(
     )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_iter"])
 def matrix_gradient_kernel(
     slabs, trace, largest, diagonals, grad_cov, C, n_iter, BLOCKS: tl.constexpr, BLOCK: tl.constexpr
 ):

@@ -11,7 +11,7 @@ In "fast" precision products read high planes alone, but what is added to them k
 import triton
 import triton.language as tl
 
-from .arithmetic import UNLIFT, UNLIFT_PRODUCT, multiply_add, split
+from .arithmetic import UNLIFT, accumulate, accumulated, split
 from .features import centred_tile, first_position
 
 # Matrices of a slab. W_k, Y_k and one that is free take turns in the last three, see ``iteration``.
@@ -76,16 +76,16 @@ def multiply_tiles(
         left_low, right_low = left_high, right_high
         if PLANES == 2:
             left_low, right_low = tl.load(at_left + low), tl.load(at_right + low)
-        total = multiply_add(left_high, left_low, right_high, right_low, total, PLANES)
+        total = accumulate(left_high, left_low, right_high, right_low, total, PLANES)
         if TANGENTS:
             d_left_high, d_right_high = tl.load(at_left + tangent), tl.load(at_right + tangent)
             d_left_low, d_right_low = d_left_high, d_right_high
             if PLANES == 2:
                 d_left_low = tl.load(at_left + tangent + low)
                 d_right_low = tl.load(at_right + tangent + low)
-            d_total = multiply_add(d_left_high, d_left_low, right_high, right_low, d_total, PLANES)
-            d_total = multiply_add(left_high, left_low, d_right_high, d_right_low, d_total, PLANES)
-    return total * UNLIFT_PRODUCT, d_total * UNLIFT_PRODUCT
+            d_total = accumulate(d_left_high, d_left_low, right_high, right_low, d_total, PLANES)
+            d_total = accumulate(left_high, left_low, d_right_high, d_right_low, d_total, PLANES)
+    return accumulated(total, PLANES), accumulated(d_total, PLANES)
 
 
 @triton.jit
@@ -117,5 +117,5 @@ def covariance_tile(
         right = centred_tile(x, columns, positions, column_shift, column_offset, C, M, stride_c, stride_m) * scale
         left_high, left_low = split(left)
         right_high, right_low = split(right)
-        total = multiply_add(left_high, left_low, tl.trans(right_high), tl.trans(right_low), total, PLANES)
-    return total * UNLIFT_PRODUCT
+        total = accumulate(left_high, left_low, tl.trans(right_high), tl.trans(right_low), total, PLANES)
+    return accumulated(total, PLANES)

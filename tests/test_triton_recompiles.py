@@ -1,0 +1,81 @@
+"""How often Triton compiles a kernel: once, whatever the batch and the number of iterations."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton", reason="the kernels are Triton's")
+
+ROOT = Path(__file__).parent.parent
+COMPILING = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+
+# Asked of Triton's hook before a compilation, in a process where kernels are not interpreted; nothing is compiled.
+PROGRAM = """
+import collections, json, sys, torch
+from dataclasses import replace
+from benchmarks.static_kernels import Case, launched
+from gcp_kernels.backends.triton import config
+from gcp_kernels.backends.triton.architecture import Architecture
+from gcp_kernels.backends.triton.config import OnChip, Tiling
+
+arch = Architecture(90, 132)
+tiling = Tiling(64, block_k=32, block_m=16, warps=4)
+FORMS = {
+    "on chip": lambda b, m: OnChip(64, 32, warps=4),
+    "persistent": lambda b, m: config.persistent(b, 64, tiling, arch),
+    "phases": lambda b, m: config.by_phase(b, 64, m, tiling, arch),
+    "covariance": lambda b, m: config.COVARIANCE,
+}
+found = {}
+for form, choice in FORMS.items():
+    for source in ("features", "matrix") if form != "covariance" else ("features", "scaled features"):
+        for backward in (False, True):
+            asked = collections.defaultdict(set)
+            for b, n_iter, m in json.loads(sys.argv[1]):
+                m = 1 if source == "matrix" else m
+                size = {"source": source, "b": b, "m": m, "n_iter": n_iter, "triu": source != "matrix"}
+                for kernel in launched(Case(choice(b, m), backward, "high", torch.float32, 64, **size), 90):
+                    asked[kernel.name].add(kernel.specialization)
+            for name, specializations in asked.items():
+                found[f"{form} {'backward' if backward else 'forward'} of {source}: {name}"] = len(specializations)
+print(json.dumps(found))
+"""
+
+
+def compilations(passes: list[tuple[int, int, int]]) -> dict[str, int]:
+    """By pass and kernel, for (batch, iterations, positions)."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, json.dumps(passes)], cwd=ROOT, env=COMPILING, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    found: dict[str, int] = json.loads(done.stdout)
+    assert len(found) > 30
+    return found
+
+
+def more_than_one(found: dict[str, int]) -> dict[str, int]:
+    return {name: count for name, count in found.items() if count != 1}
+
+
+def test_a_kernel_is_compiled_once_for_all_batches_and_iterations():
+    """Triton would specialise on 1 and on multiples of 16; with few samples a covariance is summed in more parts."""
+    passes = [(b, 5, 6272) for b in (1, 2, 3, 7, 15, 16, 17, 32, 64, 1000)]
+    passes += [(4, n_iter, 6272) for n_iter in (1, 2, 3, 16, 17)]
+    assert more_than_one(compilations(passes)) == {}
+
+
+def test_a_kernel_is_compiled_once_for_positions_of_one_alignment():
+    """Of multiples of 4, which loads of float32 take at once, and not of 16, on which strides are specialised."""
+    assert more_than_one(compilations([(8, 5, m) for m in (196, 100, 36, 6076)])) == {}
+
+
+def test_what_is_specialised_on_shows():
+    """Positions of another alignment are another kernel, wherever features are read."""
+    twice = more_than_one(compilations([(8, 5, 196), (8, 5, 49)]))
+    assert set(twice.values()) == {2}
+    assert {name.partition(" ")[0] for name in twice} == {"on", "persistent", "phases", "covariance"}
+    assert not any("matrix" in name for name in twice)
