@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import torch
 
+from .sanitize import layout
 from .sanitize_cases import Work
 
 OK, WRONG, CRASHED, HUNG, NOT_RUN = VERDICTS = ("ok", "WRONG", "CRASHED", "HUNG", "NOT RUN")
@@ -28,6 +29,7 @@ WHERE = signal.SIGUSR1
 class Outcome:
     """``errors`` are relative ones of value and gradients; ``seconds`` those of the first call, compilation included.
 
+    ``layout`` says what the device made of the form: matrices of the CUDA kernels that are resident in shared memory.
     ``allowed`` marks what is not run because this machine cannot, which is no failure.
     """
 
@@ -36,6 +38,7 @@ class Outcome:
     errors: tuple[float, ...] = ()
     seconds: float | None = None
     allowed: bool = False
+    layout: str = ""
 
     @property
     def failed(self) -> bool:
@@ -44,6 +47,9 @@ class Outcome:
 
 class Runnable(Protocol):
     """A check, as far as running it goes."""
+
+    @property
+    def backend(self) -> str: ...
 
     @property
     def limit(self) -> float: ...
@@ -55,10 +61,11 @@ class Runnable(Protocol):
 
 def outcome_of(check: Runnable, device: torch.device) -> Outcome:
     """Run one check in this process. Whatever it raises is its outcome."""
-    seconds = None
+    seconds, on_device = None, ""
     try:
         if (reason := check.why_not(device)) is not None:
             return Outcome(NOT_RUN, reason, allowed=True)
+        on_device = layout(check, device).strip()
         work = check.work(device)
         begun = time.perf_counter()
         found = work.launch()
@@ -66,9 +73,9 @@ def outcome_of(check: Runnable, device: torch.device) -> Outcome:
         seconds = time.perf_counter() - begun
         errors = tuple(work.errors(found))
     except Exception as error:
-        return Outcome(CRASHED, f"{type(error).__name__}: {error}", seconds=seconds)
+        return Outcome(CRASHED, f"{type(error).__name__}: {error}", seconds=seconds, layout=on_device)
     right = all(error <= check.limit for error in errors)
-    return Outcome(OK if right else WRONG, "", errors, seconds)
+    return Outcome(OK if right else WRONG, "", errors, seconds, layout=on_device)
 
 
 def synchronize(device: torch.device) -> None:

@@ -205,8 +205,9 @@ def row(check: Check, outcome: Outcome) -> str:
     shares = " ".join(f"{error / check.limit:.2g}" for error in outcome.errors) or "-"
     seconds = "-" if outcome.seconds is None else f"{outcome.seconds:.2f}"
     reason = f": {' '.join(outcome.reason.split())}" if outcome.reason else ""
+    form = f"{check.form} {outcome.layout}"
     return (
-        f"{check.kernel:<28}{check.form:<32}{check.dtype + ' ' + check.precision:<15}{check.shape:<15}{shares:>16}"
+        f"{check.kernel:<28}{form:<32}{check.dtype + ' ' + check.precision:<15}{check.shape:<15}{shares:>16}"
         f"{seconds:>9}  {outcome.verdict}{reason}"
     )
 
