@@ -20,10 +20,10 @@ SHARED_LIMIT = {
 }
 # Columns of a multiprocessor's tensor memory, which sm_100 has.
 TENSOR_MEMORY_LIMIT = 512
-# Bytes of registers that a thread may spill. What is shipped spills around its loops of products, not in them: a few
-# hundred cached accesses of a pass that executes tens of thousands of instructions. A spill in every step of a sum
-# takes thousands of bytes, or is in the counts of the loops; and how many bytes it is changes with the compiler by a
-# hundred or two. No search may drop a configuration for that, so the clock decides below the bound.
+# Bytes of registers that a thread may spill. What is shipped spills between its loops of products, with at most a few
+# loads in a step: some hundred accesses to the L1 cache in a tile's tens of thousands of instructions. How many bytes
+# it is changes by a hundred or two from one Triton to the next, so no search drops a configuration for it: below the
+# bound the clock decides. What spills in every step takes several times as much.
 SPILL_LIMIT = 512
 
 

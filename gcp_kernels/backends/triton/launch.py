@@ -29,9 +29,11 @@ def alignment(m: int, *features: Tensor) -> int:
 
     A power of two that divides M and the strides of samples and channels; 1 where positions are not adjacent.
     """
-    if any(tensor.stride(2) != 1 for tensor in features):
-        return 1
-    return math.gcd(16 // features[0].element_size(), m, *(stride for t in features for stride in t.stride()[:2]))
+    together = math.gcd(16 // features[0].element_size(), m)
+    for tensor in features:
+        stride_b, stride_c, stride_m = tensor.stride()
+        together = math.gcd(together, stride_b, stride_c) if stride_m == 1 else 1
+    return together
 
 
 def matrix_strides(tensor: Tensor) -> tuple[int, int, int]:
