@@ -12,3 +12,9 @@ HASHED = (arithmetic, features, triangle, tiles, iteration, gradient, covariance
 for _module in HASHED:
     for _function in vars(_module).values():
         getattr(_function, "cache_key", None)  # interpreted functions have none
+
+# At every launch Triton compares each constant that a kernel depends on with what it was, which costs eight calls of
+# Python for a constant. They never change, and are in the keys already.
+for _module in (covariance, on_chip, persistent, phases):
+    for _function in vars(_module).values():
+        getattr(_function, "used_global_vals", {}).clear()
