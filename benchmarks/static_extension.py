@@ -145,14 +145,14 @@ def described(mangled: str) -> tuple[str, str]:
 
 def print_layouts() -> None:
     """Where the matrices of a sample are, for each GPU's limit of shared memory."""
-    limits = {arch: SHARED_LIMIT[arch] for arch in (80, 90, 120)}
+    limits = {name: SHARED_LIMIT[arch] for name, arch in (("sm_80", 80), ("sm_90, sm_100", 90), ("sm_120", 120))}
     print("\nmatrices in shared memory of all, and the bytes that a block takes, by the limit of a block")
-    print(f"{'C':<5}{'pass':<11}{'precision':<10}", *(f"{f'sm_{a}: {b} B':>20}" for a, b in limits.items()))
+    print(f"{'C':<5}{'pass':<11}{'precision':<10}", *(f"{f'{name}: {limit} B':>24}" for name, limit in limits.items()))
     for channels in CHANNELS:
         for name in ("forward", "backward"):
             for planes, precision in PRECISIONS.items():
                 cells = [layout_of(channels, planes, name == "backward", limit) for limit in limits.values()]
-                print(f"{channels:<5}{name:<11}{precision:<10}", *(f"{cell:>20}" for cell in cells))
+                print(f"{channels:<5}{name:<11}{precision:<10}", *(f"{cell:>24}" for cell in cells))
 
 
 def layout_of(channels: int, planes: int, backward: bool, limit: int) -> str:

@@ -10,18 +10,14 @@
 #include <stdexcept>
 #include <string>
 
+#include "current_stream.h"
 #include "kernels/element.h"
-
-// Only the CUDA builds of torch define this. Declared weak, so that one binary also imports under a
-// CPU build; there it is null.
-extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device_index,
-                                                                                   void** ret_stream);
 
 namespace gcp_kernels {
 
 constexpr const char* kTorchWithoutCuda = "this build of torch has no CUDA support; install a CUDA build of torch";
 
-inline bool torch_has_cuda() { return aoti_torch_get_current_cuda_stream != nullptr; }
+inline bool torch_has_cuda() { return find_current_stream() != nullptr; }
 
 // Throws std::runtime_error, a RuntimeError in Python, of "operation: message parts..." unless `condition`.
 template <typename... Parts>
@@ -50,7 +46,7 @@ inline void check_cuda(const torch::stable::Tensor& tensor, const char* operatio
 inline cudaStream_t current_stream(const torch::stable::Tensor& tensor, const char* operation) {
   check(torch_has_cuda(), operation, kTorchWithoutCuda);
   void* stream = nullptr;
-  check(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream) == TORCH_SUCCESS, operation,
+  check(find_current_stream()(tensor.get_device_index(), &stream) == TORCH_SUCCESS, operation,
         "torch did not give the current stream of CUDA device ", tensor.get_device_index());
   return static_cast<cudaStream_t>(stream);
 }

@@ -106,12 +106,24 @@ ChannelScale scale_of(const std::optional<Tensor>& scale, const Tensor& x, const
   return {scale->const_data_ptr(), scale->stride(0), scale->stride(1), element_of(*scale, operation)};
 }
 
-// (B, C) or (B,) of float32.
-float* statistic_of(const Tensor& tensor, const Tensor& x, std::initializer_list<int64_t> shape, const char* operation,
-                    const char* argument) {
+void check_statistic(const Tensor& tensor, const Tensor& x, std::initializer_list<int64_t> shape, const char* operation,
+                     const char* argument) {
   check_shape(tensor, x, operation, argument, shape);
   check_contiguous(tensor, operation, argument, ScalarType::Float);
-  return static_cast<float*>(tensor.mutable_data_ptr());
+}
+
+// (B, C) or (B,) of float32, to be filled.
+float* filled_statistic(const Tensor& statistic, const Tensor& x, std::initializer_list<int64_t> shape,
+                        const char* operation, const char* argument) {
+  check_statistic(statistic, x, shape, operation, argument);
+  return static_cast<float*>(statistic.mutable_data_ptr());
+}
+
+// The same as an input: a mutable pointer of one would make torch copy a lazy clone.
+const float* statistic_of(const Tensor& statistic, const Tensor& x, std::initializer_list<int64_t> shape,
+                          const char* operation, const char* argument) {
+  check_statistic(statistic, x, shape, operation, argument);
+  return static_cast<const float*>(statistic.const_data_ptr());
 }
 
 int32_t checked_iterations(int64_t n_iter, const char* operation) {
@@ -134,9 +146,13 @@ std::string layout_error(int64_t channels, int planes, Pass pass, int64_t limit)
   return message.str();
 }
 
-// The layout for the tensor's device.
-Layout layout_on(const Tensor& x, const Features& features, int planes, Pass pass, const char* operation) {
-  const int64_t limit = shared_memory_limit(x.get_device_index());
+// The layout for the tensor's device, or for less shared memory than that has.
+Layout layout_on(const Tensor& x, const Features& features, int planes, Pass pass, std::optional<int64_t> shared_limit,
+                 const char* operation) {
+  const int64_t most = shared_memory_limit(x.get_device_index());
+  const int64_t limit = shared_limit.value_or(most);
+  check(limit >= 0 && limit <= most, operation, "shared_limit must be from 0 to the ", most,
+        " bytes of a block on this GPU, got ", limit);
   const std::string error = layout_error(features.channels, planes, pass, limit);
   check(error.empty(), operation, error);
   return layout_for(features.channels, planes, pass, static_cast<int>(limit));
@@ -154,6 +170,8 @@ void launch(Arguments arguments, const Tensor& x, Launch pooling_launch, const c
     ctas = std::min<int64_t>(ctas, device_attribute(cudaDevAttrMultiProcessorCount, x.get_device_index(), operation));
     // Kernels count bytes of slabs in 32 bits: enough for 4000 multiprocessors.
     check(ctas * slab < (int64_t{1} << 32), operation, "slabs of ", slab, " bytes for ", ctas, " blocks exceed 4 GiB");
+    // In torch's deterministic mode they are filled with NaN at each call, up to 92 MB on an H100, unless the user has
+    // set torch.utils.deterministic.fill_uninitialized_memory to False: the stable ABI does not allocate otherwise.
     const std::array<int64_t, 1> elements{ctas * slab / static_cast<int64_t>(sizeof(float))};
     slabs = torch::stable::new_empty(x, {elements.data(), elements.size()}, ScalarType::Float);
     arguments.slabs = static_cast<char*>(slabs->mutable_data_ptr());
@@ -164,16 +182,17 @@ void launch(Arguments arguments, const Tensor& x, Launch pooling_launch, const c
 }  // namespace
 
 void isqrt_pool(const Tensor& x, int64_t n_iter, bool triu, int64_t planes, const Tensor& pooled, const Tensor& offset,
-                const Tensor& trace) {
+                const Tensor& trace, std::optional<int64_t> shared_limit) {
   constexpr const char* kOperation = "isqrt_pool";
   const Features features = features_of(x, kOperation);
   const int64_t batch = x.size(0);
   const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
-  const Layout layout = layout_on(x, features, checked_planes(planes, kOperation), kForwardPass, kOperation);
+  const Layout layout =
+      layout_on(x, features, checked_planes(planes, kOperation), kForwardPass, shared_limit, kOperation);
   const ForwardArguments arguments{features,
                                    output_of(pooled, x, features, triu, kOperation),
-                                   statistic_of(offset, x, {batch, x.size(1)}, kOperation, "offset"),
-                                   statistic_of(trace, x, {batch}, kOperation, "trace"),
+                                   filled_statistic(offset, x, {batch, x.size(1)}, kOperation, "offset"),
+                                   filled_statistic(trace, x, {batch}, kOperation, "trace"),
                                    nullptr,
                                    batch,
                                    checked_iterations(n_iter, kOperation),
@@ -182,13 +201,13 @@ void isqrt_pool(const Tensor& x, int64_t n_iter, bool triu, int64_t planes, cons
 }
 
 void isqrt_pool_backward(const Tensor& grad, const Tensor& x, const Tensor& offset, const Tensor& trace, int64_t n_iter,
-                         bool triu, int64_t planes, const Tensor& grad_x) {
+                         bool triu, int64_t planes, const Tensor& grad_x, std::optional<int64_t> shared_limit) {
   constexpr const char* kOperation = "isqrt_pool_backward";
   const Features features = features_of(x, kOperation);
   const int64_t batch = x.size(0);
   const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
   const int32_t checked = checked_planes(planes, kOperation);
-  const Layout layout = layout_on(x, features, checked, backward_pass(checked), kOperation);
+  const Layout layout = layout_on(x, features, checked, backward_pass(checked), shared_limit, kOperation);
   const BackwardArguments arguments{gradient_of(grad, x, features, triu, kOperation),
                                     features,
                                     statistic_of(offset, x, {batch, x.size(1)}, kOperation, "offset"),
@@ -202,16 +221,16 @@ void isqrt_pool_backward(const Tensor& grad, const Tensor& x, const Tensor& offs
 }
 
 void covariance_pool(const Tensor& x, std::optional<Tensor> scale, bool triu, int64_t planes, const Tensor& pooled,
-                     const Tensor& offset) {
+                     const Tensor& offset, std::optional<int64_t> shared_limit) {
   constexpr const char* kOperation = "covariance_pool";
   const Features features = features_of(x, kOperation);
   const int64_t batch = x.size(0);
   const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
-  const Layout layout = layout_on(x, features, 1, kCovariancePass, kOperation);
+  const Layout layout = layout_on(x, features, 1, kCovariancePass, shared_limit, kOperation);
   const CovarianceArguments arguments{features,
                                       scale_of(scale, x, kOperation),
                                       output_of(pooled, x, features, triu, kOperation),
-                                      statistic_of(offset, x, {batch, x.size(1)}, kOperation, "offset"),
+                                      filled_statistic(offset, x, {batch, x.size(1)}, kOperation, "offset"),
                                       nullptr,
                                       batch,
                                       checked_planes(planes, kOperation),
@@ -220,7 +239,8 @@ void covariance_pool(const Tensor& x, std::optional<Tensor> scale, bool triu, in
 }
 
 void covariance_pool_backward(const Tensor& grad, const Tensor& x, std::optional<Tensor> scale, const Tensor& offset,
-                              bool triu, const Tensor& grad_x, std::optional<Tensor> grad_scale) {
+                              bool triu, const Tensor& grad_x, std::optional<Tensor> grad_scale,
+                              std::optional<int64_t> shared_limit) {
   constexpr const char* kOperation = "covariance_pool_backward";
   const Features features = features_of(x, kOperation);
   const int64_t batch = x.size(0);
@@ -230,7 +250,7 @@ void covariance_pool_backward(const Tensor& grad, const Tensor& x, std::optional
     check_contiguous(*grad_scale, kOperation, "grad_scale", scale->scalar_type());
   }
   const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
-  const Layout layout = layout_on(x, features, 1, kCovariancePass, kOperation);
+  const Layout layout = layout_on(x, features, 1, kCovariancePass, shared_limit, kOperation);
   const CovarianceBackwardArguments arguments{gradient_of(grad, x, features, triu, kOperation),
                                               features,
                                               scale_of(scale, x, kOperation),

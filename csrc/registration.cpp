@@ -13,15 +13,16 @@ STABLE_TORCH_LIBRARY(gcp_kernels_cuda, library) {
   library.def("triu_unvec(Tensor vector, bool mirror) -> Tensor");
   library.def(
       "isqrt_pool(Tensor x, int n_iter, bool triu, int planes, Tensor(a!) pooled, Tensor(b!) offset, "
-      "Tensor(c!) trace) -> ()");
+      "Tensor(c!) trace, int? shared_limit=None) -> ()");
   library.def(
       "isqrt_pool_backward(Tensor grad, Tensor x, Tensor offset, Tensor trace, int n_iter, bool triu, int planes, "
-      "Tensor(a!) grad_x) -> ()");
+      "Tensor(a!) grad_x, int? shared_limit=None) -> ()");
   library.def(
-      "covariance_pool(Tensor x, Tensor? scale, bool triu, int planes, Tensor(a!) pooled, Tensor(b!) offset) -> ()");
+      "covariance_pool(Tensor x, Tensor? scale, bool triu, int planes, Tensor(a!) pooled, Tensor(b!) offset, int? "
+      "shared_limit=None) -> ()");
   library.def(
       "covariance_pool_backward(Tensor grad, Tensor x, Tensor? scale, Tensor offset, bool triu, Tensor(a!) grad_x, "
-      "Tensor(b!)? grad_scale) -> ()");
+      "Tensor(b!)? grad_scale, int? shared_limit=None) -> ()");
   library.def("device_error(int device) -> str");
   library.def("shared_memory_limit(int device) -> int");
   library.def("pooling_layout(int channels, int planes, bool backward, int shared_limit) -> (int, int, int)");

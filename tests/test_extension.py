@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import pytest
 import torch
@@ -94,13 +95,13 @@ def test_operators_are_registered():
         "triu_vec": "(Tensor matrix, bool fold) -> Tensor",
         "triu_unvec": "(Tensor vector, bool mirror) -> Tensor",
         "isqrt_pool": "(Tensor x, int n_iter, bool triu, int planes, Tensor(a!) pooled, Tensor(b!) offset, "
-        "Tensor(c!) trace) -> ()",
+        "Tensor(c!) trace, int? shared_limit=None) -> ()",
         "isqrt_pool_backward": "(Tensor grad, Tensor x, Tensor offset, Tensor trace, int n_iter, bool triu, "
-        "int planes, Tensor(a!) grad_x) -> ()",
+        "int planes, Tensor(a!) grad_x, int? shared_limit=None) -> ()",
         "covariance_pool": "(Tensor x, Tensor? scale, bool triu, int planes, Tensor(a!) pooled, "
-        "Tensor(b!) offset) -> ()",
+        "Tensor(b!) offset, int? shared_limit=None) -> ()",
         "covariance_pool_backward": "(Tensor grad, Tensor x, Tensor? scale, Tensor offset, bool triu, "
-        "Tensor(a!) grad_x, Tensor(b!)? grad_scale) -> ()",
+        "Tensor(a!) grad_x, Tensor(b!)? grad_scale, int? shared_limit=None) -> ()",
     }.items():
         operator = getattr(torch.ops.gcp_kernels_cuda, name).default
         assert str(operator._schema) == f"gcp_kernels_cuda::{name}{schema}"
@@ -122,6 +123,28 @@ def test_a_cpu_tensor_meets_a_clear_error():
         cuda.isqrt_pool(torch.ones(1, 2, 2), 5, True, False, "fast")
     with pytest.raises(RuntimeError, match="covariance_pool: x must be a CUDA tensor, got one on the CPU"):
         cuda.covariance_pool(torch.ones(1, 2, 2), None, True, "fast")
+
+
+CSRC = Path(__file__).parent.parent / "csrc"
+
+
+@pytest.mark.skipif(not CSRC.is_dir(), reason="needs the source tree")
+def test_only_what_is_filled_is_asked_for_a_mutable_pointer():
+    """Of an input it would make torch copy a lazy clone, a copy that nobody asked for."""
+    asked = {
+        source.name: re.findall(r"(\w+)(?:\.|->)mutable_data_ptr\(", source.read_text(encoding="utf-8"))
+        for source in CSRC.glob("*_entry.cpp")
+    }
+    assert asked == {
+        "pooling_entry.cpp": ["pooled", "grad_x", "statistic", "slabs", "grad_scale"],
+        "triangle_entry.cpp": ["vector", "matrix"],
+    }
+    # Statistics of the forward pass are filled there and read by the backward pass.
+    passes = re.split(r"^void ", (CSRC / "pooling_entry.cpp").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    filling = {part.partition("(")[0] for part in passes if "filled_statistic(offset" in part}
+    reading = {part.partition("(")[0] for part in passes if " statistic_of(offset" in part}
+    assert filling == {"isqrt_pool", "covariance_pool"}
+    assert reading == {"isqrt_pool_backward", "covariance_pool_backward"}
 
 
 @built
@@ -238,6 +261,8 @@ class TestOnGpu:
                 "C must be from 1 to 256, got 300",
             ),
             ((x, 5, True, 1, pooled, offset.cpu(), trace), "offset must be a CUDA tensor"),
+            ((x, 5, True, 1, pooled, offset, trace, 1 << 30), r"shared_limit must be from 0 to .*, got 1073741824"),
+            ((x, 5, True, 1, pooled, offset, trace, 1024), "needs .* bytes of shared memory, .* has 1024"),
         ]:
             with pytest.raises(RuntimeError, match=message):
                 operator(*arguments)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +15,7 @@ from test_extension import NVCC, built, run
 from benchmarks import static_extension
 from benchmarks.static_extension import FORMS, Row, described, read, rows_of
 from benchmarks.static_gate import Figures
+from gcp_kernels.backends.cuda.extension import build_detail
 
 pytestmark = pytest.mark.slow
 readable = pytest.mark.skipif(static_extension.why_not() is not None, reason=str(static_extension.why_not()))
@@ -40,6 +43,35 @@ def test_every_kernel_is_there_for_every_architecture(rows):
     assert architectures
     for arch in architectures:
         assert {(row.kernel, row.variant) for row in rows if row.arch == arch} == POOLING | TRIANGLE
+
+
+# Compute capabilities of the GPUs that are to find machine code: A100, GeForce 30 and 40, H100, B200, B300, GeForce 50,
+# GB10. Machine code runs on its own GPU and on those of the same major number and a larger minor one.
+GPUS = ("8.0", "8.6", "8.9", "9.0", "10.0", "10.3", "12.0", "12.1")
+
+
+def runs(code: str, gpu: str) -> bool:
+    (major, minor), (gpu_major, gpu_minor) = code.split("."), gpu.split(".")
+    return major == gpu_major and int(minor) <= int(gpu_minor)
+
+
+def test_the_default_architectures_serve_every_gpu_without_translation():
+    setup = (Path(__file__).parent.parent / "setup.py").read_text(encoding="utf-8")
+    found = re.search(r"^ARCHITECTURES = (\{.*\})$", setup, re.MULTILINE)
+    assert found is not None
+    codes = [name.removesuffix("+PTX") for name in ast.literal_eval(found[1]).values()]
+    assert [gpu for gpu in GPUS if not any(runs(code, gpu) for code in codes)] == []
+    assert runs("10.0", "10.3")
+    assert not runs("10.3", "10.0")
+    assert not runs("9.0", "10.0")
+
+
+@readable
+def test_there_is_machine_code_for_every_architecture_of_the_build(rows):
+    """That of 10.0, too, where nvcc knew it: by default it is among them."""
+    built_for = build_detail().rpartition(" for ")[2].split(";")
+    codes = {name.removesuffix("+PTX").replace(".", "") for name in built_for}
+    assert {str(row.arch) for row in rows} == codes
 
 
 @readable

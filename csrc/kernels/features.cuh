@@ -225,9 +225,10 @@ __device__ inline void stage_features(const Workspace& workspace, const Sample& 
   }
 }
 
-// Tensor cores cut sums off instead of rounding them, each time by up to 2^-23, which over the positions of a video
-// would add up to 1e-4: they sum no more than so many block columns, and totals of these are rounded.
-constexpr int kMostSummedColumns = 32;
+// Tensor cores cut off what they add instead of rounding it, in the least accurate ones two times for each block column
+// by up to 2^-23 of the sum (tests/cuda_emulation/tensor_cores.h), which over the positions of a video would add up to
+// 1e-4: they sum no more than so many, and totals of these are rounded. It is as much as there is room for.
+constexpr int kMostSummedColumns = 8;
 
 // Adds this warp's sums to float32 totals in the plane `totals` and the next, or begins them.
 template <Form kForm>

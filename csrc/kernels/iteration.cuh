@@ -43,14 +43,15 @@ __device__ inline Factors factors_of(Product product) {
   return {M::kW, M::kV, M::kDW, M::kDV};
 }
 
-// sums = left right, or dL R + L dR for `tangent`, lifted twice.
-template <Form kForm, int kPlanes>
-__device__ inline void multiply(const Workspace& workspace, const Factors& factors, bool tangent,
-                                TileSums<kForm>& sums) {
+// sums = left right, or dL R + L dR for `tangent`, lifted twice, of the factors of product number `product`.
+template <Form kForm, int kPlanes, bool kTangents>
+__device__ inline void multiply(const Workspace& workspace, int product, bool tangent, TileSums<kForm>& sums) {
   clear(sums);
   constexpr int pairs = kPlanes == 2 ? 3 : 1;
 #pragma unroll 1
   for (int number = 0; number < (tangent ? 2 * pairs : pairs); ++number) {
+    // Found anew for each pair of planes: beside the sums of a tile every register counts.
+    const Factors factors = factors_of<kTangents>(static_cast<Product>(recomputed(product) % 3));
     const int left = !tangent ? factors.left : number < pairs ? factors.d_left : factors.left;
     const int right = !tangent ? factors.right : number < pairs ? factors.right : factors.d_right;
     // Of two planes: low high, high low, and high high last, the largest.
@@ -131,11 +132,10 @@ template <Form kForm, int kPlanes, bool kTangents>
 __device__ inline void iterate(const Workspace& workspace, int n_iter, int root, TileSums<kForm>& sums) {
 #pragma unroll 1
   for (int number = 1; number <= last_product(n_iter); ++number) {
-    const Factors factors = factors_of<kTangents>(static_cast<Product>(number % 3));
     block_barrier();  // the matrices are written
 #pragma unroll 1
     for (int tangent = kTangents; tangent >= 0; --tangent) {
-      multiply<kForm, kPlanes>(workspace, factors, tangent, sums);
+      multiply<kForm, kPlanes, kTangents>(workspace, number, tangent, sums);
       block_barrier();  // the operands have been read
       for_each_block<kForm>(workspace, sums, [&](const BlockSum& sum, int i, int j) {
         const int block = packed_index(i, j);

@@ -1,6 +1,7 @@
-// What the kernels take from the hardware, and nothing else does: six primitives, each one instruction.
+// What the kernels take from the hardware, and nothing else does: seven primitives, each one instruction.
 //
 //   shared memory   a 32-bit address; loads and stores of words and rows
+//   slab            global memory that the threads of one CTA share; loads and stores of words
 //   ldmatrix        a 16x16 block of halves into the registers of a warp, as it is or transposed
 //   mma             16x16 times 16x16 on the tensor cores, summed in float32
 //   cp.async        16 bytes from global to shared memory in the background
@@ -68,6 +69,14 @@ __device__ inline void store_shared(SharedAddress address, const TileRow& row) {
   asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(row.word[0]), "r"(row.word[1]),
                "r"(row.word[2]), "r"(row.word[3])
                : "memory");
+}
+
+__device__ inline std::uint32_t load_slab(const char* address) {
+  return *reinterpret_cast<const std::uint32_t*>(address);
+}
+
+__device__ inline void store_slab(char* address, std::uint32_t word) {
+  *reinterpret_cast<std::uint32_t*>(address) = word;
 }
 
 // `row` is the address of tile row `lane`: of the first tile for lanes 0-7, and so on.

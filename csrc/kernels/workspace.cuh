@@ -185,12 +185,12 @@ struct BlockShare {
   }
 
   __device__ std::uint32_t load(int w) const {
-    if (kStreams<kForm> && slab != nullptr) return *reinterpret_cast<const std::uint32_t*>(slab + w * kTileBytes);
+    if (kStreams<kForm> && slab != nullptr) return load_slab(slab + w * kTileBytes);
     return load_shared(shared + w * kTileBytes);
   }
   __device__ void store(int w, std::uint32_t word) const {
     if (kStreams<kForm> && slab != nullptr) {
-      *reinterpret_cast<std::uint32_t*>(slab + w * kTileBytes) = word;
+      store_slab(slab + w * kTileBytes, word);
     } else {
       store_shared(shared + w * kTileBytes, word);
     }

@@ -49,7 +49,8 @@ enum Fault : int {
   kDivergentBarrier = 3,  // some threads of a block at a barrier, others at another one or at the end
   kDivergentWarp = 4,     // the same of the lanes of a warp and a primitive
   kRace = 5,              // two threads at a word of shared memory between two barriers, one of them writing
-  kOutOfBounds = 6,       // of shared memory, or not aligned
+  kOutOfBounds = 6,       // of shared memory or of slabs, or not aligned
+  kSlabRace = 7,          // the same of a word of a slab, which a copy reads until it is waited for
 };
 
 constexpr unsigned kSecondsPerLaunch = 300;

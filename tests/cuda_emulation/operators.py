@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from torch import Tensor
 
@@ -19,34 +20,50 @@ class EmulatedOperators:
         self.launches: list[str] = []
 
     def isqrt_pool(
-        self, x: Tensor, n_iter: int, triu: bool, planes: int, pooled: Tensor, offset: Tensor, trace: Tensor
-    ) -> None:
-        if x.shape[0]:
-            self._fill("isqrt_pool", (pooled, offset, trace), self._emulation.isqrt_pool(x, n_iter, triu, _of(planes)))
+        self, x: Tensor, n_iter: int, triu: bool, planes: int, pooled: Tensor, offset: Tensor, trace: Tensor,
+        shared_limit: int | None = None,
+    ) -> None:  # fmt: skip
+        with self._limited(shared_limit):
+            if x.shape[0]:
+                results = self._emulation.isqrt_pool(x, n_iter, triu, _of(planes))
+                self._fill("isqrt_pool", (pooled, offset, trace), results)
 
     def isqrt_pool_backward(
         self, grad: Tensor, x: Tensor, offset: Tensor, trace: Tensor, n_iter: int, triu: bool, planes: int,
-        grad_x: Tensor,
+        grad_x: Tensor, shared_limit: int | None = None,
     ) -> None:  # fmt: skip
-        if x.shape[0]:
-            result = self._emulation.isqrt_pool_backward(grad, x, offset, trace, n_iter, triu, _of(planes))
-            self._fill("isqrt_pool_backward", (grad_x,), (result,))
+        with self._limited(shared_limit):
+            if x.shape[0]:
+                result = self._emulation.isqrt_pool_backward(grad, x, offset, trace, n_iter, triu, _of(planes))
+                self._fill("isqrt_pool_backward", (grad_x,), (result,))
 
     def covariance_pool(
-        self, x: Tensor, scale: Tensor | None, triu: bool, planes: int, pooled: Tensor, offset: Tensor
-    ) -> None:
-        if x.shape[0]:
-            results = self._emulation.covariance_pool(x, scale, triu, _of(planes))
-            self._fill("covariance_pool", (pooled, offset), results)
+        self, x: Tensor, scale: Tensor | None, triu: bool, planes: int, pooled: Tensor, offset: Tensor,
+        shared_limit: int | None = None,
+    ) -> None:  # fmt: skip
+        with self._limited(shared_limit):
+            if x.shape[0]:
+                results = self._emulation.covariance_pool(x, scale, triu, _of(planes))
+                self._fill("covariance_pool", (pooled, offset), results)
 
     def covariance_pool_backward(
         self, grad: Tensor, x: Tensor, scale: Tensor | None, offset: Tensor, triu: bool, grad_x: Tensor,
-        grad_scale: Tensor | None,
+        grad_scale: Tensor | None, shared_limit: int | None = None,
     ) -> None:  # fmt: skip
         assert (scale is None) == (grad_scale is None), "grad_scale must be given where scale is"
-        if x.shape[0]:
-            results = self._emulation.covariance_pool_backward(grad, x, scale, offset, triu)
-            self._fill("covariance_pool_backward", (grad_x, grad_scale), results)
+        with self._limited(shared_limit):
+            if x.shape[0]:
+                results = self._emulation.covariance_pool_backward(grad, x, scale, offset, triu)
+                self._fill("covariance_pool_backward", (grad_x, grad_scale), results)
+
+    @contextmanager
+    def _limited(self, shared_limit: int | None) -> Iterator[None]:
+        most = self._emulation.shared_limit
+        if shared_limit is not None:
+            assert 0 <= shared_limit <= most
+            self._emulation.shared_limit = shared_limit
+        yield
+        self._emulation.shared_limit = most
 
     def _fill(self, name: str, outputs: Iterable[Tensor | None], results: Iterable[Tensor | None]) -> None:
         self.launches.append(name)

@@ -20,8 +20,12 @@ PLANES = {"fast": 1, "high": 2}
 # Shared memory that a block may use: H100, H200 and B200; A100; GeForce RTX 30, 40 and 50.
 SHARED_LIMITS = {"sm_90": 232448, "sm_80": 166912, "sm_120": 101376}
 
+# How tensor cores round, see tensor_cores.h: products that are summed at once, and guard bits. What is known of B200 is
+# known of H100 too; A100, and GPUs of 8.6 and 8.9, are the least accurate of those that the kernels run on.
+TENSOR_CORES = {"sm_80": (8, 1), "sm_90": (16, 2)}
+
 # Exit statuses, see emulation.h; the last is that of a touched guard page.
-DIVERGENT_BARRIER, DIVERGENT_WARP, RACE, OUT_OF_BOUNDS, SEGMENTATION_FAULT = 3, 4, 5, 6, 128 + 11
+DIVERGENT_BARRIER, DIVERGENT_WARP, RACE, OUT_OF_BOUNDS, SLAB_RACE, SEGMENTATION_FAULT = 3, 4, 5, 6, 7, 128 + 11
 
 _pointer, _int64, _int, _bool = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_bool
 
@@ -64,7 +68,7 @@ class Layout:
 
 
 class Emulation:
-    """The kernels of one copy of csrc, run in one order of threads, with a GPU's limit of shared memory."""
+    """The kernels of one copy of csrc, run in one order of threads, with a GPU's shared memory and rounding."""
 
     def __init__(self, csrc: Path, build: Path, *options: str) -> None:
         library = build / "pooling_emulated.so"
@@ -87,6 +91,7 @@ class Emulation:
         self.shared_limit = SHARED_LIMITS["sm_90"]
         self.backwards = False
         self.grid = 2
+        self.tensor_core = TENSOR_CORES["sm_80"]
 
     def layout(self, channels: int, planes: int, backward: bool = False) -> Layout:
         """Of a pass of iSQRT-COV pooling; a covariance takes what the forward pass takes with one plane."""
@@ -98,6 +103,14 @@ class Emulation:
     def products(self) -> int:
         """Warp-level products of 16x16 blocks in the last launch: two ``mma`` instructions each."""
         return self._library.products_executed()
+
+    def multiply_add(self, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+        """``a b + c`` of (16, 16) blocks, float16 and float32, as the tensor cores have it."""
+        result = c.clone()
+        operands = a.contiguous(), b.contiguous()
+        self._set_tensor_core()
+        self._library.multiply_on_tensor_core(*map(_at, operands), _at(result))
+        return result
 
     def isqrt_pool(self, x: Tensor, n_iter: int, triu: bool, precision: str) -> tuple[Tensor, Tensor, Tensor]:
         """(B, C, M) -> pooled, offset (B, C), trace (B,)."""
@@ -153,13 +166,20 @@ class Emulation:
         return result, None if scale is None else grad_scale.elements.view(b, c)
 
     def _slabs(self, layout: Layout) -> GuardedBuffer:
-        # Ends at a protected page, begins 16-byte aligned; its floats are the kernels' raw memory.
-        return GuardedBuffer(max(self.grid * layout.slab_bytes // 4, 4), torch.float32)
+        # Ends at a protected page, begins 16-byte aligned; its floats are the kernels' raw memory, and the bits of all
+        # of it are set: NaN as float32 and as two halves.
+        slabs = GuardedBuffer(max(self.grid * layout.slab_bytes // 4, 4), torch.float32)
+        slabs.elements.view(torch.int32).fill_(-1)
+        return slabs
+
+    def _set_tensor_core(self) -> None:
+        assert self._library.set_tensor_core(*self.tensor_core) == 0, f"no tensor core like {self.tensor_core}"
 
     def _launch(self, kernel: str, *arguments: object) -> None:
         # Structures are passed by pointer.
         passed = [ctypes.byref(a) if isinstance(a, ctypes.Structure) else a for a in arguments]
         run = getattr(self._library, f"{kernel}_emulated")
+        self._set_tensor_core()
         status = run(*passed, self.shared_limit, self.grid, int(self.backwards))
         if status:
             raise LaunchFailed(kernel, status)

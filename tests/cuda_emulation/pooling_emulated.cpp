@@ -10,11 +10,12 @@ using namespace gcp_kernels;
 namespace {
 
 // As in csrc/pooling_entry.cpp: where matrices are streamed, fewer CTAs than samples share the work.
-int run(const Layout& layout, std::int64_t batch, unsigned grid, int reversed, const std::function<void()>& body) {
+int run(const Layout& layout, char* slabs, std::int64_t batch, unsigned grid, int reversed,
+        const std::function<void()>& body) {
   if (layout.resident == 0) return -2;  // no layout fits in this much shared memory
   if (batch == 0) return 0;
   if (!layout.streams() || grid > batch) grid = batch;
-  cuda_emulation::use_shared_memory(layout.shared_bytes());
+  cuda_emulation::use_memory(layout.shared_bytes(), slabs, grid * layout.slab_bytes());
   const unsigned threads = warp_tiles(layout) * kWarpSize;
   return cuda_emulation::launch({grid, 1, 1}, {threads, 1, 1}, reversed, body);
 }
@@ -43,13 +44,34 @@ void layout_of(int channels, int planes, int backward, int shared_limit, std::in
   for (std::int64_t value : values) *result++ = value;
 }
 
+// 0, or -1 where the emulation cannot do that.
+int set_tensor_core(int depth, int guard_bits) {
+  if ((depth != 4 && depth != 8 && depth != 16) || guard_bits < 0 || guard_bits > 2) return -1;
+  cuda_emulation::tensor_core = {depth, guard_bits};
+  return 0;
+}
+
+// c += a b for blocks of 16x16, a and b in halves.
+void multiply_on_tensor_core(const __half* a, const __half* b, float* c) {
+  cuda_emulation::Block left, right, sum;
+  for (int i = 0; i < kBlockSide; ++i) {
+    for (int j = 0; j < kBlockSide; ++j) {
+      left[i][j] = __half2float(a[i * kBlockSide + j]);
+      right[i][j] = __half2float(b[i * kBlockSide + j]);
+    }
+  }
+  std::memcpy(sum, c, sizeof(sum));
+  cuda_emulation::multiply_blocks(left, right, sum);
+  std::memcpy(c, sum, sizeof(sum));
+}
+
 long products_executed() { return cuda_emulation::counters->products; }
 
 int isqrt_forward_emulated(const Features* x, const SymmetricOutput* pooled, float* offset, float* trace, char* slabs,
                            std::int64_t batch, int n_iter, int planes, int shared_limit, unsigned grid, int reversed) {
   const Layout layout = layout_for(x->channels, planes, kForwardPass, shared_limit);
   const ForwardArguments arguments{*x, *pooled, offset, trace, slabs, batch, n_iter, layout};
-  return run(layout, batch, grid, reversed, [&] {
+  return run(layout, slabs, batch, grid, reversed, [&] {
     with_form(layout, [&](auto form) {
       constexpr Form kForm = decltype(form)::value;
 #ifndef FAST_ONLY
@@ -65,7 +87,7 @@ int isqrt_backward_emulated(const SymmetricGradient* grad, const Features* x, co
                             int shared_limit, unsigned grid, int reversed) {
   const Layout layout = layout_for(x->channels, planes, backward_pass(planes), shared_limit);
   const BackwardArguments arguments{*grad, *x, offset, trace, *grad_x, slabs, batch, n_iter, layout};
-  return run(layout, batch, grid, reversed, [&] {
+  return run(layout, slabs, batch, grid, reversed, [&] {
     with_form(layout, [&](auto form) {
       constexpr Form kForm = decltype(form)::value;
 #ifndef FAST_ONLY
@@ -83,7 +105,7 @@ int covariance_forward_emulated(const Features* x, const ChannelScale* scale, co
                                 unsigned grid, int reversed) {
   const Layout layout = layout_for(x->channels, 1, kCovariancePass, shared_limit);
   const CovarianceArguments arguments{*x, *scale, *pooled, offset, slabs, batch, planes, layout};
-  return run(layout, batch, grid, reversed, [&] {
+  return run(layout, slabs, batch, grid, reversed, [&] {
     with_form(layout, [&](auto form) { covariance_forward_kernel<decltype(form)::value>(arguments); });
   });
 }
@@ -93,7 +115,7 @@ int covariance_backward_emulated(const SymmetricGradient* grad, const Features* 
                                  std::int64_t batch, int shared_limit, unsigned grid, int reversed) {
   const Layout layout = layout_for(x->channels, 1, kCovariancePass, shared_limit);
   const CovarianceBackwardArguments arguments{*grad, *x, *scale, offset, *grad_x, grad_scale, slabs, batch, layout};
-  return run(layout, batch, grid, reversed, [&] {
+  return run(layout, slabs, batch, grid, reversed, [&] {
     with_form(layout, [&](auto form) { covariance_backward_kernel<decltype(form)::value>(arguments); });
   });
 }

@@ -1,8 +1,6 @@
-// The primitives of csrc/kernels/primitives.cuh on a CPU, with what they require checked.
-//
-// Shared memory has exactly the size of the launch, starts full of NaN, and knows for each word which threads read and
-// wrote it since the last barrier. A copy in the background arrives when it is waited for, and not before. Lanes that
-// are not all at the same primitive of a warp are a fault.
+// The primitives of csrc/kernels/primitives.cuh on a CPU, with what they require checked: of memory in
+// watched_memory.h; lanes that are not all at the same primitive of a warp are a fault; tensor cores round as in
+// tensor_cores.h.
 #pragma once
 
 #include <cstring>
@@ -10,95 +8,10 @@
 
 #include "cuda_fp16.h"
 #include "emulation.h"
+#include "tensor_cores.h"
+#include "watched_memory.h"
 
 namespace cuda_emulation {
-
-constexpr std::uint32_t kSharedStart = 1024;  // so that an address which is only an offset is out of bounds
-constexpr std::uint32_t kPoison = 0xffffffffu;
-constexpr int kNobody = -1;
-constexpr int kSeveral = -2;
-
-class SharedMemory {
- public:
-  void resize(std::size_t bytes) {
-    words_.assign(bytes / 4, kPoison);
-    uses_.assign(bytes / 4, Use{});
-    copies_.clear();
-    pending_.assign(threads->size(), {});
-  }
-  void next_epoch() { ++epoch_; }
-
-  // By a thread, or by several lanes of a warp at once.
-  std::uint32_t read(std::uint32_t address, int thread) {
-    Use& use = use_of(address);
-    if (use.written_in == epoch_ && use.writer != thread) fail(kRace, "race: read of what another thread wrote");
-    use.reader = use.read_in == epoch_ && use.reader != thread ? kSeveral : thread;
-    use.read_in = epoch_;
-    return words_[(address - kSharedStart) / 4];
-  }
-
-  void write(std::uint32_t address, std::uint32_t word, int thread) {
-    Use& use = use_of(address);
-    if (use.written_in == epoch_ && use.writer != thread) fail(kRace, "race: write of what another thread wrote");
-    if (use.read_in == epoch_ && use.reader != thread) fail(kRace, "race: write of what another thread read");
-    use.writer = thread;
-    use.written_in = epoch_;
-    words_[(address - kSharedStart) / 4] = word;
-  }
-
-  void copy(std::uint32_t to, const void* from, int thread) {
-    Copy copy{to, {}};
-    std::memcpy(copy.words, from, sizeof(copy.words));
-    for (int w = 0; w < 4; ++w) write(to + 4 * w, kPoison, thread);
-    copies_.resize(threads->size());
-    copies_[thread].push_back(copy);
-  }
-  void commit(int thread) {
-    copies_.resize(threads->size());
-    pending_[thread].push_back(std::move(copies_[thread]));
-    copies_[thread].clear();
-  }
-  void wait(std::size_t groups, int thread) {
-    auto& pending = pending_[thread];
-    while (pending.size() > groups) {
-      for (const Copy& copy : pending.front()) {
-        for (int w = 0; w < 4; ++w) write(copy.to + 4 * w, copy.words[w], thread);
-      }
-      pending.erase(pending.begin());
-    }
-  }
-
- private:
-  struct Use {
-    long written_in = -1, read_in = -1;  // epochs
-    int writer = kNobody, reader = kNobody;
-  };
-  struct Copy {
-    std::uint32_t to;
-    std::uint32_t words[4];
-  };
-
-  Use& use_of(std::uint32_t address) {
-    const std::size_t number = (address - kSharedStart) / 4;
-    if (address < kSharedStart || address % 4 != 0 || number >= words_.size()) {
-      fail(kOutOfBounds, "access outside of shared memory");
-    }
-    return uses_[number];
-  }
-
-  std::vector<std::uint32_t> words_;
-  std::vector<Use> uses_;
-  std::vector<std::vector<Copy>> copies_;                // of each thread, not yet in a group
-  std::vector<std::vector<std::vector<Copy>>> pending_;  // groups of each thread
-  long epoch_ = 0;
-};
-
-inline SharedMemory shared;
-
-inline void use_shared_memory(std::size_t bytes) {
-  block_start = [bytes] { shared.resize(bytes); };
-  barrier_passed = [] { shared.next_epoch(); };
-}
 
 // What the lanes of the running warp have brought to a primitive.
 struct Meeting {
@@ -198,14 +111,6 @@ inline Fragment load_matrix_transposed(SharedAddress row, int line = __builtin_L
   return load_tiles(row, true, line);
 }
 
-// The products of one instruction are summed exactly, and with what was there cut off to float32, not rounded: the
-// least accurate way in which tensor cores are known to do it.
-inline float cut_off(double exact) {
-  const float rounded = static_cast<float>(exact);
-  const bool beyond = std::fabs(static_cast<double>(rounded)) > std::fabs(exact);
-  return beyond && std::isfinite(rounded) ? std::nextafter(rounded, 0.0f) : rounded;
-}
-
 inline void multiply_add(BlockSum& sum, const Fragment& left, const Fragment& right, int line = __builtin_LINE()) {
   using namespace cuda_emulation;
   meeting.result[lane()] = &sum;
@@ -215,7 +120,7 @@ inline void multiply_add(BlockSum& sum, const Fragment& left, const Fragment& ri
     ++counters->products;
     const std::vector<float>& halves = half_values();
     constexpr int exchanged[] = {0, 2, 1, 3};  // the right operand's tiles
-    double a[16][16], b[16][16], c[16][16];    // the right operand, and so b, by the rows of its transpose
+    Block a, b, c;                             // the right operand comes by the rows of its transpose, b
     for (unsigned l = 0; l < kLanes; ++l) {
       for (int w = 0; w < 4; ++w) {
         const int row = w % 2 * 8 + l / 4, column = w / 2 * 8 + l % 4 * 2;
@@ -226,20 +131,24 @@ inline void multiply_add(BlockSum& sum, const Fragment& left, const Fragment& ri
         }
       }
     }
-    for (int row = 0; row < 16; ++row) {
-      for (int k = 0; k < 16; ++k) {
-        for (int column = 0; column < 16; ++column) c[row][column] += a[row][k] * b[k][column];
-      }
-    }
+    multiply_blocks(a, b, c);
     for (unsigned l = 0; l < kLanes; ++l) {
       for (int w = 0; w < 4; ++w) {
         const int row = w % 2 * 8 + l / 4, column = w / 2 * 8 + l % 4 * 2;
         for (int e = 0; e < 2; ++e) {
-          static_cast<BlockSum*>(meeting.result[l])->value[2 * w + e] = cut_off(c[row][column + e]);
+          static_cast<BlockSum*>(meeting.result[l])->value[2 * w + e] = c[row][column + e];
         }
       }
     }
   });
+}
+
+inline std::uint32_t load_slab(const char* address) {
+  return cuda_emulation::slabs.read(address, cuda_emulation::running->number);
+}
+
+inline void store_slab(char* address, std::uint32_t word) {
+  cuda_emulation::slabs.write(address, word, cuda_emulation::running->number);
 }
 
 inline void copy_async(SharedAddress to, const void* from) {
@@ -247,7 +156,7 @@ inline void copy_async(SharedAddress to, const void* from) {
   if (reinterpret_cast<std::uintptr_t>(from) % 16 != 0) {
     cuda_emulation::fail(cuda_emulation::kOutOfBounds, "a copy from an address that is not aligned");
   }
-  cuda_emulation::shared.copy(to, from, cuda_emulation::running->number);
+  cuda_emulation::shared.copy(to, static_cast<const char*>(from), cuda_emulation::running->number);
 }
 
 inline void commit_copies() { cuda_emulation::shared.commit(cuda_emulation::running->number); }

@@ -3,6 +3,14 @@
 iSQRT-COV pooling and plain covariances of up to 256 channels, forward and backward, each in one launch, with every
 matrix of the sample in shared memory where that is large enough; and ``triu_vec`` and ``triu_unvec`` of any size.
 
+Before a CUDA graph is captured, call once what it will contain, forward and backward, with the same number of channels,
+dtype and precision: the first call of a kernel loads its code, which must not happen during a capture.
+
+Matrices that do not fit are streamed from slabs, memory that each call takes from torch's allocator. In torch's
+deterministic mode (``torch.use_deterministic_algorithms(True)``) torch fills them with NaN each time, as it does with
+every fresh tensor, up to 92 MB on an H100; ``torch.utils.deterministic.fill_uninitialized_memory = False`` spares that.
+The kernels need neither: two runs give the same bits.
+
 It compiles, imports and, under a CPU emulation of the kernels, computes the right values; it has not run on
 a GPU yet. The extension is optional (see ``GCP_KERNELS_CUDA`` in setup.py), and importing this module never
 needs it: it is loaded when an operation is first asked for, and :func:`why_not` says why it cannot be.

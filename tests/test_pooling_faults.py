@@ -1,0 +1,107 @@
+"""Faults planted in the pooling kernels' source, each of which the emulation, or float64, must catch."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import inputs
+import pytest
+import torch
+from cuda_emulation import pooling
+from cuda_emulation.pooling import CSRC, SHARED_LIMITS, Emulation, LaunchFailed
+from test_pooling_emulated import FLOAT32, check_pooling
+
+pytestmark = [
+    pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++"),
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux (fibres, protected pages)"),
+    pytest.mark.skipif(not CSRC.is_dir(), reason="needs the source tree"),
+]
+
+# What is wrong, the file, its text, what it becomes, and the status with which the launch must end.
+FAULTS = [
+    ("no barrier before staged features are used", "features.cuh", "block_barrier();  // the features are staged",
+     "", {pooling.RACE}),
+    ("no barrier before operands are overwritten", "iteration.cuh", "block_barrier();  // the operands have been read",
+     "", {pooling.RACE}),
+    ("no barrier after matrices are written", "iteration.cuh", "block_barrier();  // the matrices are written",
+     "", {pooling.RACE}),
+    ("barrier that one warp skips", "iteration.cuh", "block_barrier();  // the operands have been read",
+     "if (warp_of_thread() > 0) block_barrier();", {pooling.DIVERGENT_BARRIER}),
+    ("barrier that some lanes skip", "features.cuh", "block_barrier();  // the features are staged",
+     "if (lane_of_thread() > 0) block_barrier();", {pooling.DIVERGENT_BARRIER, pooling.DIVERGENT_WARP}),
+    ("shuffle that some lanes skip", "features.cuh", "offset = sum_of_octets(sum.total) /",
+     "offset = (channel < sample.features.channels ? sum_of_octets(sum.total) : 0.0f) /", {pooling.DIVERGENT_WARP}),
+    ("a matrix beyond shared memory", "workspace.cuh", "return start() + plane * layout.plane_bytes();",
+     "return start() + (plane + 6) * layout.plane_bytes();", {pooling.OUT_OF_BOUNDS}),
+    ("features beyond the last position", "elements.cuh", "if (e < count) octet", "if (e < 8) octet",
+     {pooling.SEGMENTATION_FAULT}),
+    ("results beyond the last channel", "triangle_output.cuh", "if (row > column || column >= channels) continue;",
+     "if (row > column) continue;", {pooling.SEGMENTATION_FAULT}),
+    ("a streamed column used before it arrived", "workspace.cuh", "wait_for_copies<0>();", "", {pooling.SLAB_RACE}),
+    ("a column of the ring overwritten too early", "workspace.cuh",
+     "block_barrier();  // ... and the column before it has been used", "", {pooling.RACE}),
+    ("no barrier before a streamed product", "workspace.cuh",
+     "block_barrier();  // the ring is free, and what the slabs hold is written", "", {pooling.RACE}),
+]  # fmt: skip
+
+
+# The same of slabs, in kernels that are right but for them: files, their texts, what they become. Of the factors of W V
+# the first is resident, the second is not.
+SLAB_FAULTS = {
+    "no barrier between what is written and its streaming": [
+        ("workspace.cuh", "block_barrier();  // the ring is free, and what the slabs hold is written", ""),
+        ("iteration.cuh", "block_barrier();  // the matrices", "if (number % 3 != 2) block_barrier();  // "),
+    ],
+    "a slab that two blocks take for theirs": [
+        ("workspace.cuh", "recomputed(static_cast<int>(blockIdx.x))", "recomputed(0)"),
+    ],
+    "a word that another lane has just written": [
+        ("workspace.cuh", "return load_slab(slab +", "return load_slab(slab + (lane_of_thread() == 0 ? 4 : 0) +"),
+    ],
+    "words beyond the slabs": [
+        ("workspace.cuh", "store_slab(slab + w", "store_slab(slab - (w == 0 ? 4096 : 0) + w"),
+    ],
+}  # fmt: skip
+
+
+def planted(folder: Path, *faults: tuple[str, str, str]) -> Emulation:
+    """The kernels with some of their text replaced."""
+    shutil.copytree(CSRC, folder / "csrc")
+    for file, text, fault in faults:
+        source = folder / "csrc" / "kernels" / file
+        assert text in source.read_text(), "the kernel has changed: plant this fault anew"
+        source.write_text(source.read_text().replace(text, fault))
+    return Emulation(folder / "csrc", folder, "-DFAST_ONLY")
+
+
+def run_everything(emulation: Emulation) -> None:
+    """Small sizes with edges, in each form of the kernels, against the reference."""
+    torch.manual_seed(0)
+    for limit, c in ((SHARED_LIMITS["sm_90"], 70), (16_000, 70), (SHARED_LIMITS["sm_90"], 40)):
+        emulation.shared_limit = limit
+        check_pooling(emulation, inputs.relu_features(1, c, 19, FLOAT32), 3, "fast", "triu")
+
+
+def test_everything_passes_unbroken(tmp_path):
+    run_everything(planted(tmp_path))
+
+
+@pytest.mark.parametrize(("file", "text", "fault", "statuses"), [pytest.param(*f[1:], id=f[0]) for f in FAULTS])
+def test_a_planted_fault_is_caught(tmp_path, file, text, fault, statuses):
+    broken = planted(tmp_path, (file, text, fault))
+    with pytest.raises(AssertionError) as caught:
+        run_everything(broken)
+    status = caught.value.status if isinstance(caught.value, LaunchFailed) else 0
+    assert status in statuses, caught.value
+
+
+@pytest.mark.parametrize("faults", SLAB_FAULTS.values(), ids=SLAB_FAULTS)
+def test_a_fault_of_slabs_is_caught(tmp_path, faults):
+    broken = planted(tmp_path, *faults)
+    broken.shared_limit = 16_000
+    x = inputs.relu_features(2, 70, 19, FLOAT32)
+    with pytest.raises(LaunchFailed) as caught:
+        broken.isqrt_pool(x, 3, True, "fast")
+    assert caught.value.status in (pooling.SLAB_RACE, pooling.OUT_OF_BOUNDS), caught.value

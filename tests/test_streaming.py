@@ -1,0 +1,123 @@
+"""The extension's pooling operators with less shared memory than there is: more is streamed, and no bit is different.
+
+Once under emulation, and on a GPU a thousand times, where it would show if what is copied from a slab came too early.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from typing import Any
+
+import inputs
+import pytest
+import torch
+from cuda_emulation.operators import EmulatedOperators
+from cuda_emulation.pooling import CSRC, SHARED_LIMITS, Emulation
+from test_extension import gpu
+from test_scaled_covariance import scales
+from torch import Tensor
+
+ITERATIONS = 3
+
+
+def operands(batch: int, channels: int, positions: int, device: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Features, a scale, and an upstream gradient of the triangle."""
+    x = inputs.relu_features(batch, channels, positions, torch.float32)
+    grad = torch.randn(batch, channels * (channels + 1) // 2)
+    return x.to(device), scales(batch, channels).to(device), grad.to(device)
+
+
+def results(operators: Any, x: Tensor, scale: Tensor, grad: Tensor, planes: int, limit: int | None) -> list[Tensor]:
+    """All that the four operators fill."""
+    b, c, _ = x.shape
+    pooled, offset, trace, grad_x = grad.new_empty(grad.shape), x.new_empty(b, c), x.new_empty(b), torch.empty_like(x)
+    operators.isqrt_pool(x, ITERATIONS, True, planes, pooled, offset, trace, limit)
+    operators.isqrt_pool_backward(grad, x, offset, trace, ITERATIONS, True, planes, grad_x, limit)
+    covariance, mean = grad.new_empty(grad.shape), x.new_empty(b, c)
+    covariance_x, grad_scale = torch.empty_like(x), torch.empty_like(scale)
+    operators.covariance_pool(x, scale, True, planes, covariance, mean, limit)
+    operators.covariance_pool_backward(grad, x, scale, mean, True, covariance_x, grad_scale, limit)
+    return [pooled, offset, trace, grad_x, covariance, mean, covariance_x, grad_scale]
+
+
+def assert_streamed_as_resident(
+    operators: Any, arguments: tuple[Tensor, Tensor, Tensor], planes: int, limits: tuple[int, ...], times: int
+) -> None:
+    expected = results(operators, *arguments, planes, None)
+    assert not any(result.isnan().any() for result in expected)
+    for number in range(times):
+        for limit in limits:
+            streamed = results(operators, *arguments, planes, limit)
+            assert all(map(torch.equal, streamed, expected)), f"time {number}, {limit} bytes of shared memory"
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux (fibres, protected pages)")
+@pytest.mark.skipif(not CSRC.is_dir(), reason="needs the source tree")
+def test_emulated(tmp_path):
+    """Two CTAs for three samples, so that slabs are used again."""
+    emulation = Emulation(CSRC, tmp_path)
+    # Matrices of the forward and the backward pass that are resident.
+    for planes, wanted in (
+        (1, {232448: (3, 8), 60_000: (3, 7), 16_000: (1, 1)}),
+        (2, {232448: (3, 6), 25_000: (1, 1)}),
+    ):
+        for emulation.shared_limit, residents in wanted.items():
+            found = tuple(emulation.layout(70, planes, backward).resident for backward in (False, True))
+            assert found == residents
+        emulation.shared_limit = SHARED_LIMITS["sm_90"]
+        limits = tuple(wanted)[1:]
+        assert_streamed_as_resident(EmulatedOperators(emulation), operands(3, 70, 49, "cpu"), planes, limits, 1)
+
+
+class TestOnGpu:
+    """``shared_limit`` is there for these tests. Slabs and results are full of NaN before each launch."""
+
+    pytestmark = gpu
+
+    @pytest.mark.usefixtures("poisoned_memory")
+    @pytest.mark.parametrize("planes", [1, 2])
+    def test_a_thousand_times(self, planes):
+        """More samples than multiprocessors; all matrices in shared memory, some, one."""
+        operators = torch.ops.gcp_kernels_cuda
+        for backward in (False, True):
+            resident, matrices, size = operators.pooling_layout(70, planes, backward, SHARED_LIMITS["sm_120"])
+            assert resident == matrices
+            assert size > 60_000 or not backward
+        limits = (60_000, 16_000) if planes == 1 else (60_000, 25_000)
+        assert_streamed_as_resident(operators, operands(300, 70, 49, "cuda"), planes, limits, 1000)
+
+    @pytest.mark.usefixtures("poisoned_memory")
+    def test_of_256_channels(self):
+        """Streamed in any case; with the least shared memory one matrix is resident."""
+        operators = torch.ops.gcp_kernels_cuda
+        limit = SHARED_LIMITS["sm_120"]
+        assert operators.pooling_layout(256, 1, True, limit)[0] == 1
+        assert_streamed_as_resident(operators, operands(300, 256, 49, "cuda"), 1, (limit,), 100)
+
+    @pytest.mark.parametrize("limit", [None, 25_000], ids=["resident", "streamed"])
+    def test_lazy_clones_of_inputs_stay_lazy(self, limit):
+        """Copy-on-write inputs are only read: a mutable pointer of one would make a copy of it."""
+        x, scale, grad = (torch._lazy_clone(tensor) for tensor in operands(3, 70, 49, "cuda"))
+        expected = results(torch.ops.gcp_kernels_cuda, x, scale, grad, 2, limit)
+        assert all(map(torch._C._is_cow_tensor, (x, scale, grad)))
+        offset, trace = torch._lazy_clone(expected[1]), torch._lazy_clone(expected[2])
+        grad_x = torch.empty_like(expected[3])
+        arguments = (grad, x, offset, trace, ITERATIONS, True, 2, grad_x, limit)
+        torch.ops.gcp_kernels_cuda.isqrt_pool_backward(*arguments)
+        assert torch.equal(grad_x, expected[3])
+        assert all(map(torch._C._is_cow_tensor, (x, grad, offset, trace)))
+
+    @pytest.mark.parametrize("limit", [None, 25_000], ids=["resident", "streamed"])
+    def test_captured_in_a_graph_after_a_first_call(self, limit):
+        """The first call of a kernel loads its code, which must not happen during a capture."""
+        arguments = operands(300, 70, 49, "cuda")
+        results(torch.ops.gcp_kernels_cuda, *arguments, 1, limit)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            captured = results(torch.ops.gcp_kernels_cuda, *arguments, 1, limit)
+        for argument, other in zip(arguments, operands(300, 70, 49, "cuda"), strict=True):
+            argument.copy_(other)
+        graph.replay()
+        assert all(map(torch.equal, captured, results(torch.ops.gcp_kernels_cuda, *arguments, 1, limit)))
