@@ -19,6 +19,8 @@ from test_scaled_covariance import scales
 from torch import Tensor
 
 ITERATIONS = 3
+# By planes, for 70 channels: some operands resident, one, and one with the least room for the others.
+LIMITS = {1: (45_000, 22_000, 16_000), 2: (45_000, 36_000, 25_000)}
 
 
 def operands(batch: int, channels: int, positions: int, device: str) -> tuple[Tensor, Tensor, Tensor]:
@@ -58,16 +60,13 @@ def assert_streamed_as_resident(
 def test_emulated(tmp_path):
     """Two CTAs for three samples, so that slabs are used again."""
     emulation = Emulation(CSRC, tmp_path)
-    # Matrices of the forward and the backward pass that are resident.
-    for planes, wanted in (
-        (1, {232448: (3, 8), 60_000: (3, 7), 16_000: (1, 1)}),
-        (2, {232448: (3, 6), 25_000: (1, 1)}),
-    ):
-        for emulation.shared_limit, residents in wanted.items():
-            found = tuple(emulation.layout(70, planes, backward).resident for backward in (False, True))
-            assert found == residents
+    for planes, limits in LIMITS.items():
+        found = []
+        for emulation.shared_limit in limits:
+            forward, backward = emulation.layout(70, planes), emulation.layout(70, planes, backward=True)
+            found.append((forward.resident, backward.resident, backward.ring_columns))
+        assert found == ([(3, 4, 4), (1, 1, 4), (1, 1, 2)] if planes == 1 else [(2, 2, 4), (1, 1, 7), (1, 1, 3)])
         emulation.shared_limit = SHARED_LIMITS["sm_90"]
-        limits = tuple(wanted)[1:]
         assert_streamed_as_resident(EmulatedOperators(emulation), operands(3, 70, 49, "cpu"), planes, limits, 1)
 
 
@@ -84,9 +83,8 @@ class TestOnGpu:
         for backward in (False, True):
             resident, matrices, size = operators.pooling_layout(70, planes, backward, SHARED_LIMITS["sm_120"])
             assert resident == matrices
-            assert size > 60_000 or not backward
-        limits = (60_000, 16_000) if planes == 1 else (60_000, 25_000)
-        assert_streamed_as_resident(operators, operands(300, 70, 49, "cuda"), planes, limits, 1000)
+            assert size > LIMITS[planes][0] or not backward
+        assert_streamed_as_resident(operators, operands(300, 70, 49, "cuda"), planes, LIMITS[planes], 1000)
 
     @pytest.mark.usefixtures("poisoned_memory")
     def test_of_256_channels(self):
