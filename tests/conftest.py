@@ -31,13 +31,16 @@ if not torch.cuda.is_available():
 
 # What a process of tests ends with that has lost the GPU.
 LOST = 86
+# Why the run is to end, once it is.
+stopped: list[str] = []
 
 
 def stop(*_: object) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # timeout sends it twice
     # PYTEST_CURRENT_TEST is the test of this process; with workers this process has none.
     running = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")[0]
-    pytest.exit("stopped by SIGTERM" + (f" in {running}" if running else ""))
+    stopped.append("stopped by SIGTERM" + (f" in {running}" if running else ""))
+    pytest.exit(stopped[0])
 
 
 def stop_later(*_: object) -> None:
@@ -68,6 +71,8 @@ def pytest_runtest_protocol(item: pytest.Item) -> Any:
     has all the tests ends them, in order.
     """
     result = yield
+    if stopped:  # what the signal raised was caught, as compilers do, and taken for this test's failure
+        pytest.exit(stopped[0])
     if torch.cuda.is_initialized():
         try:
             torch.cuda.synchronize()

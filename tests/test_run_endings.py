@@ -90,6 +90,28 @@ def test_a_stopped_run_keeps_what_it_found(tmp_path, workers):
     assert (found["test_right"], found["test_wrong"]) == ("passed", "failed")
 
 
+CATCHES_EVERYTHING = """
+import os, signal
+def test_compiles():
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        while True: pass
+    except BaseException as error:
+        raise RuntimeError("the compiler failed") from error
+def test_next(): pass
+"""
+
+
+def test_a_test_that_catches_the_end_does_not_keep_the_run_going(tmp_path):
+    done = subprocess.run(
+        command(tmp_path, CATCHES_EVERYTHING),
+        cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == pytest.ExitCode.INTERRUPTED, done.stdout
+    assert "stopped by SIGTERM in test_tiny.py::test_compiles" in done.stdout
+    assert set(reported(tmp_path)) == {"test_compiles"}
+
+
 def test_a_worker_without_the_gpu_ends_and_another_goes_on(tmp_path):
     pytest.importorskip("xdist")
     done = subprocess.run(
