@@ -53,8 +53,8 @@ TORCHVISION_2.10.0 = 0.25.0
 TORCHVISION_2.11.0 = 0.26.0
 OLDEST_TESTS = precision mixed_precision autocast operators operator_arguments inference_graphs compiled_models \
   transforms scaled_covariance_transforms normalization_transforms nn nn_normalization cross_covariance dropcov_layer \
-  matrix_function triton_kernels triton_edges triton_memory triton_config triton_choices kernel_cache_keys static \
-  run_endings commands
+  matrix_function triton_kernels triton_edges triton_memory triton_config triton_choices triton_recompiles \
+  triton_truncation gpu_races kernel_cache_keys static static_waits launch_overhead first_contact run_endings commands
 
 .PRECIOUS: .venv-torch-%/.ready
 test-torch-%: .venv-torch-%/.ready

@@ -37,7 +37,10 @@ GROUP = "__grp__"
 # Tests of the steps themselves, of what they call, and of what they rely on.
 TESTS = ("borrowed_gpu", "gpu_check", "extension_file", "kernel_cache_keys", "run_endings")
 # Of the tests that launch Triton's kernels, those that a GPU adds nothing to, or that compile for themselves.
-NOT_NOTED = ("static", "tune", "sanitize", "launch_overhead", "kernel_cache_keys", "triton_config")
+NOT_NOTED = (
+    "static", "static_waits", "tune", "sanitize", "launch_overhead", "kernel_cache_keys", "triton_config",
+    "triton_recompiles", "triton_truncation", "first_contact",
+)  # fmt: skip
 TUNED = ("persistent-forward", "persistent-backward")
 
 

@@ -30,9 +30,10 @@ def fused_gcp(
         output: "triu" for the row-major upper triangle, diagonal included (the order of published checkpoints), or
             "full" for the symmetric matrix.
         precision: "fast" (float16 or TF32 products, relative error about 7e-4), "high" (float32-class products, below
-            5e-6 for up to 6 iterations), or ``None``: "high" for float32 unless torch is allowed TF32, "fast" for half
-            precision. Statistics and sums are always float32; float64 is always float64 throughout. Each iteration
-            more than doubles what rounding leaves where the covariance is singular: for many of them give float64.
+            5e-6 for up to 6 iterations, 5 on the CUDA backend), or ``None``: "high" for float32 unless torch is allowed
+            TF32, "fast" for half precision. Statistics and sums are always float32; float64 is always float64
+            throughout. Each iteration more than doubles what rounding leaves where the covariance is singular: for
+            many of them give float64.
         backend: "torch", "triton" or "cuda" to force one, "reference" for plain autograd of
             :mod:`gcp_kernels.reference`, "auto" or ``None`` for the first that can.
 
