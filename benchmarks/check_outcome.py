@@ -17,7 +17,8 @@ from typing import Any, Protocol
 
 import torch
 
-from .sanitize import layout
+from gcp_kernels.precision import PLANES
+
 from .sanitize_cases import Work
 
 OK, WRONG, CRASHED, HUNG, NOT_RUN = VERDICTS = ("ok", "WRONG", "CRASHED", "HUNG", "NOT RUN")
@@ -65,7 +66,7 @@ def outcome_of(check: Runnable, device: torch.device) -> Outcome:
     try:
         if (reason := check.why_not(device)) is not None:
             return Outcome(NOT_RUN, reason, allowed=True)
-        on_device = layout(check, device).strip()
+        on_device = layout(check, device)
         work = check.work(device)
         begun = time.perf_counter()
         found = work.launch()
@@ -78,6 +79,17 @@ def outcome_of(check: Runnable, device: torch.device) -> Outcome:
     return Outcome(OK if right else WRONG, "", errors, seconds, layout=on_device)
 
 
+def layout(check: Any, device: torch.device) -> str:
+    """How many matrices of the CUDA extension's pooling are resident in shared memory, forward and backward."""
+    if check.backend != "cuda" or check.operation != "isqrt_pool":
+        return ""
+    operators = torch.ops.gcp_kernels_cuda
+    limit = operators.shared_memory_limit(device.index)
+    shape = (check.c, PLANES[check.precision])
+    counts = [operators.pooling_layout(*shape, backward, limit)[:2] for backward in (False, True)]
+    return " ".join(f"{resident}/{matrices}" for resident, matrices in counts) + " resident"
+
+
 def synchronize(device: torch.device) -> None:
     """Wait for the device; raises what a kernel did wrong."""
     if device.type == "cuda":
@@ -85,7 +97,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def lost(device: torch.device) -> bool:
-    """Whether an error stays with the process, as after an illegal access."""
+    """Whether an error stays with the process, as an illegal access does: every later check would seem to fail."""
     try:
         synchronize(device)
     except RuntimeError:

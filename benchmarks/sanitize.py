@@ -20,16 +20,14 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import torch
 
 from gcp_kernels import backends
 from gcp_kernels.commands.argument_types import integer_from
-from gcp_kernels.precision import PLANES
 
-if TYPE_CHECKING:
-    from .sanitize_cases import Check
+from .check_outcome import NOT_RUN, OK, lost, outcome_of
+from .sanitize_cases import Check, checks
 
 TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
 NAME = "compute-sanitizer"
@@ -95,8 +93,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def selected(args: argparse.Namespace, capability: int) -> list[Check]:
-    from .sanitize_cases import checks
-
     found = [one for one in checks(args.backend, capability) if args.only is None or args.only in str(one)]
     first, step = args.share or (0, 1)
     return found[first::step]
@@ -128,44 +124,15 @@ def begin_line(checks: int) -> str:
     return f"{checks} checks begin"
 
 
-def lost(device: torch.device) -> bool:
-    """Whether an error stays with the process, as an illegal access does: every later check would seem to fail."""
-    try:
-        torch.cuda.synchronize(device)
-    except RuntimeError:
-        return True
-    return False
-
-
 def passes(check: Check, device: torch.device) -> bool:
     """Run one check and print how it went; what this GPU cannot run is no failure."""
-    try:
-        if (reason := check.why_not(device)) is not None:
-            print(f"not run {check}: {reason}", flush=True)
-            return True
-        errors = check.errors(device)
-        torch.cuda.synchronize(device)
-    except Exception as error:  # whatever it is, it is this check's result; the next ones go on
-        print(f"FAILED  {check}: {type(error).__name__}: {error}", flush=True)
-        return False
-    right = all(error <= check.limit for error in errors)
-    listed = " / ".join(f"{error:.1e}" for error in errors)
-    print(
-        f"{'ok      ' if right else 'FAILED  '}{check}{layout(check, device)}: error {listed}, limit {check.limit:.1e}"
-    )
-    sys.stdout.flush()
-    return right
-
-
-def layout(check: Any, device: torch.device) -> str:
-    """How many matrices of the CUDA extension's pooling are resident in shared memory, forward and backward."""
-    if check.backend != "cuda" or check.operation != "isqrt_pool":
-        return ""
-    operators = torch.ops.gcp_kernels_cuda
-    limit = operators.shared_memory_limit(device.index)
-    shape = (check.c, PLANES[check.precision])
-    counts = [operators.pooling_layout(*shape, backward, limit)[:2] for backward in (False, True)]
-    return "".join(f" {resident}/{matrices}" for resident, matrices in counts) + " resident"
+    outcome = outcome_of(check, device)
+    errors = " / ".join(f"{error:.1e}" for error in outcome.errors)
+    words = [str(check), outcome.layout] if outcome.layout else [str(check)]
+    said = outcome.reason or f"error {errors}, limit {check.limit:.1e}"
+    verdict = {OK: "ok     ", NOT_RUN: "not run"}.get(outcome.verdict, "FAILED ")
+    print(f"{verdict} {' '.join(words)}: {said}", flush=True)
+    return not outcome.failed
 
 
 def in_processes(args: argparse.Namespace, capability: int) -> int:

@@ -104,11 +104,6 @@ class FunctionCheck:
         reason: str | None = backends.BACKENDS[self.backend].why_not(self.operation, x, self.precision)
         return reason
 
-    def errors(self, device: torch.device) -> list[float]:
-        """Relative errors of value and gradients against float64, which is computed on the CPU."""
-        work = self.work(device)
-        return work.errors(work.launch())
-
     def work(self, device: torch.device) -> Work:
         """Value and gradients, for a random upstream gradient."""
         numbers = self._numbers(device)
@@ -223,11 +218,6 @@ class LaunchCheck:
         x = torch.zeros((), dtype=self.case.dtype, device=device).expand(1, self.case.c, 1)
         reason: str | None = backends.BACKENDS["triton"].why_not("isqrt_pool", x, self.case.precision)
         return reason
-
-    def errors(self, device: torch.device) -> list[float]:
-        """Relative errors against float64; infinite where an element is not written."""
-        work = self.work(device)
-        return work.errors(work.launch())
 
     def work(self, device: torch.device) -> Work:
         """What the pass fills; it is filled with NaN before. Numbers and truth are made on the CPU."""

@@ -84,7 +84,7 @@ def test_what_cannot_be_compared_is_an_outcome_too(monkeypatch):
 
 def test_an_outcome_says_what_the_device_made_of_the_form(monkeypatch, capsys):
     """Also where it raised: which matrices were resident is half of what one wants to know then."""
-    monkeypatch.setattr(check_outcome, "layout", lambda check, device: " 3/3 2/8 resident")
+    monkeypatch.setattr(check_outcome, "layout", lambda check, device: "3/3 2/8 resident")
     for behaviour in ("ok", "raises"):
         outcome = outcome_of(Fake("A", behaviour, 0), CPU)
         assert outcome.layout == "3/3 2/8 resident"

@@ -13,8 +13,10 @@ import torch
 pytest.importorskip("triton", reason="half of the kernels are Triton's")
 
 from benchmarks import sanitize, sanitize_cases
-from benchmarks.sanitize_cases import CHANNELS, FunctionCheck, LaunchCheck
+from benchmarks.check_outcome import outcome_of
+from benchmarks.sanitize_cases import CHANNELS, FunctionCheck, LaunchCheck, Work
 from gcp_kernels.backends.cuda import extension
+from gcp_kernels.precision import PLANES
 
 ROOT = Path(__file__).parent.parent
 KERNELS = ROOT / "gcp_kernels" / "backends" / "triton" / "kernels"
@@ -82,7 +84,7 @@ def test_matrices_are_resident_in_some_checks_and_streamed_in_others(limit_kib):
     kinds = set()
     for one in found:
         for backward in (False, True):
-            planes = sanitize.PLANES[one.precision]
+            planes = PLANES[one.precision]
             resident, matrices, _ = torch.ops.gcp_kernels_cuda.pooling_layout(one.c, planes, backward, limit_kib << 10)
             if resident:
                 kinds.add((backward, planes, resident == matrices))
@@ -104,7 +106,7 @@ def test_checks_of_triton_pass(text, capsys):
     assert {"fast", "high"} <= {word for one in found for word in str(one).split()}
     for one in found:
         assert one.why_not(CPU) is None
-        assert all(error <= one.limit for error in one.errors(CPU)), str(one)
+        assert outcome_of(one, CPU).verdict == "ok", str(one)
 
 
 @pytest.mark.parametrize("operation", sanitize_cases.OPERATIONS)
@@ -113,9 +115,9 @@ def test_a_function_is_held_to_float64(operation, dtype):
     """The torch backend stands for the others; each function's own arguments are what is tested."""
     scaled = operation == "covariance_pool"
     check = FunctionCheck("torch", operation, 20, "high", dtype, channels_last="pool" in operation, scaled=scaled)
-    errors = check.errors(CPU)
-    assert len(errors) == (3 if scaled else 2)
-    assert all(error <= check.limit for error in errors)
+    outcome = outcome_of(check, CPU)
+    assert len(outcome.errors) == (3 if scaled else 2)
+    assert outcome.verdict == "ok"
 
 
 class Wrong(FunctionCheck):
@@ -126,17 +128,16 @@ class Wrong(FunctionCheck):
 
 @without_a_gpu
 def test_what_is_wrong_or_raises_is_a_failure(capsys, monkeypatch):
-    monkeypatch.setattr(sanitize.torch.cuda, "synchronize", lambda device: None)
     right = FunctionCheck("torch", "isqrt_pool", 20, "high", "float32")
     assert sanitize.passes(right, CPU)
     assert not sanitize.passes(Wrong("torch", "isqrt_pool", 20, "high", "float32"), CPU)
-    monkeypatch.setattr(FunctionCheck, "errors", lambda self, device: [0.0, float("nan")])
+    monkeypatch.setattr(Work, "errors", lambda self, found: [0.0, float("nan")])
     assert not sanitize.passes(right, CPU)
 
     def broken(self, device):
         raise RuntimeError("an illegal memory access was encountered")
 
-    monkeypatch.setattr(FunctionCheck, "errors", broken)
+    monkeypatch.setattr(FunctionCheck, "work", broken)
     assert not sanitize.passes(right, CPU)
     monkeypatch.setattr(FunctionCheck, "why_not", lambda self, device: "it does not fit")
     assert sanitize.passes(right, CPU), "what this GPU cannot run is said, and no failure"
@@ -150,7 +151,6 @@ def test_what_is_wrong_or_raises_is_a_failure(capsys, monkeypatch):
 
 @without_a_gpu
 def test_the_exit_status_is_that_of_the_checks(capsys, monkeypatch):
-    monkeypatch.setattr(sanitize.torch.cuda, "synchronize", lambda device: None)
     right = FunctionCheck("torch", "isqrt_pool", 20, "high", "float32")
     wrong = Wrong("torch", "isqrt_pool", 20, "high", "float32")
     args = sanitize.parse(["--backend", "triton"])
