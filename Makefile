@@ -2,7 +2,7 @@
 # make test         set up .venv here and run every test
 # make test-oldest  set up an environment of the oldest Python, torch, Triton and numpy that pyproject.toml promises, and
 #                   one of the next torch, and run what depends on them: operators, compilation, transforms, layers,
-#                   interpreted and compiled kernels. Several GB to download, 15 minutes on two cores
+#                   interpreted and compiled kernels. Several GB to download
 #
 # PYTHON   the interpreter to start from
 # VENV     where the virtual environment goes

@@ -44,14 +44,25 @@ kernels_in_cache() {
 
 # Parts of gpu_check.sh, their limits being a share of so many minutes; results into OUT.
 check() {
-  benchmarks/gpu_check.sh --python "$PYTHON" --minutes "$1" --only "$2" --pack "$out" "$work"
+  benchmarks/gpu_check.sh --python "$PYTHON" --minutes "$1" --only "$2" --pack "$out" "$work" &
+  child=$!
+  wait "$child"
+}
+
+# Whoever ends the step ends what it has started, and waits until that has packed what it found.
+interrupted() {
+  trap - INT TERM
+  [[ -z $child ]] || { kill "$child" 2> /dev/null && wait "$child"; }
+  exit 130
 }
 
 # A command under a limit of seconds, its output at the end of a file of OUT; says how it ended.
 into() {
   local file=$1 limit=$2
   shift 2
-  timeout --kill-after=10 "$limit" "$@" >> "$out/$file" 2>&1
+  timeout --kill-after=10 "$limit" "$@" >> "$out/$file" 2>&1 &
+  child=$!
+  wait "$child"
   echo "$file: exit status $?, at $SECONDS s"
 }
 
@@ -69,7 +80,8 @@ memory() {
 
 tests() {
   unpack triton.tgz tests.tgz
-  check 26 build,gpu,tests
+  check 13 build
+  check 34 gpu,tests
 }
 
 figures() {
@@ -94,10 +106,12 @@ profile() {
 }
 
 tuning() {
-  local kernel
+  local kernel only
   unpack triton.tgz tune.tgz
   for kernel in persistent-backward persistent-forward on-chip-forward; do
-    into tuning.txt 150 "$PYTHON" -m benchmarks tune "$kernel" --precision fast --jobs "$(nproc)" \
+    # Of tiles those of 64 rows: the others would take the time of all.
+    [[ $kernel == on-chip* ]] && only=() || only=(--only 'block=64,')
+    into tuning.txt 150 "$PYTHON" -m benchmarks tune "$kernel" --precision fast --jobs "$cores" "${only[@]}" \
       --output "$out/$kernel.py"
   done
   check 30 large
@@ -114,6 +128,9 @@ main() {
   mkdir -p "$out" && out=$(cd "$out" && pwd) || exit 2
   cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 2
   work=$(mktemp -d)
+  cores=$(nproc)
+  child=''
+  trap interrupted INT TERM
   export OMP_NUM_THREADS=1 PYTHONUNBUFFERED=1 TRITON_CACHE_DIR=${TRITON_CACHE_DIR:-/tmp/tc}
   "$step"
   status=$?

@@ -22,6 +22,8 @@ from gcp_kernels.precision import PLANES
 from .sanitize_cases import Work
 
 OK, WRONG, CRASHED, HUNG, NOT_RUN = VERDICTS = ("ok", "WRONG", "CRASHED", "HUNG", "NOT RUN")
+# Characters of a reason.
+MOST_SAID = 2000
 # Sent to a process that takes too long: it says where it is.
 WHERE = signal.SIGUSR1
 
@@ -74,7 +76,9 @@ def outcome_of(check: Runnable, device: torch.device) -> Outcome:
         seconds = time.perf_counter() - begun
         errors = tuple(work.errors(found))
     except Exception as error:
-        return Outcome(CRASHED, f"{type(error).__name__}: {error}", seconds=seconds, layout=on_device)
+        # Of a compiler's message, which may be a program, the beginning.
+        reason = f"{type(error).__name__}: {error}"[:MOST_SAID]
+        return Outcome(CRASHED, reason, seconds=seconds, layout=on_device)
     right = all(error <= check.limit for error in errors)
     return Outcome(OK if right else WRONG, "", errors, seconds, layout=on_device)
 

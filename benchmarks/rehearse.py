@@ -148,10 +148,11 @@ def tests(plan: Rehearsal) -> str:
 
 
 def tuning(plan: Rehearsal) -> str:
-    """Every candidate of the forms that are most used."""
+    """Candidates of the forms that are most used: tiles of 64 rows, as many as there is time to measure."""
     cache = fresh(plan.folder / "cache_tune")
     plan.run(
-        *("-m", "benchmarks", "tune", *TUNED, "--precision", "fast", "--dry-run", "--arch", plan.arch),
+        *("-m", "benchmarks", "tune", *TUNED, "--precision", "fast", "--only", "block=64,"),
+        *("--dry-run", "--arch", plan.arch),
         *("--jobs", str(plan.jobs)),
         TRITON_CACHE_DIR=str(cache),
     )

@@ -42,6 +42,8 @@ TOOL_OPTIONS = (
     *("--report-api-errors", "no"),
     # Not the compilers that Triton starts.
     *("--target-processes", "application-only"),
+    # Until the first kernel: torch is imported from a cold disk by several processes at once.
+    *("--launch-timeout", "120"),
     # After a wrong access the kernel ends, and other checks of the process can go on.
     *("--destroy-on-device-error", "kernel"),
     *("--error-exitcode", str(FOUND)),

@@ -75,6 +75,11 @@ class Machine:
             cwd=self.folder, env=self.environment(**settings), capture_output=True, text=True, timeout=120,
         )  # fmt: skip
 
+    def wait_for(self, call):
+        until = time.monotonic() + 30
+        while call not in self.calls_file.read_text() and time.monotonic() < until:
+            time.sleep(0.05)
+
     @property
     def calls(self):
         """What Python was called for, apart from its versions."""
@@ -113,10 +118,10 @@ def test_everything_passes(machine):
     assert (info, selftest) == ("-m gcp_kernels info", "-m gcp_kernels selftest")
     wanted = rf"-m benchmarks first-contact --jobs \d+ --seconds 180 --output {re.escape(str(folder))}/kernels\.jsonl"
     assert re.fullmatch(wanted, kernels)
-    assert re.fullmatch(r"-m benchmarks sanitize --tool memcheck --jobs [1-4]", memcheck)
-    assert re.fullmatch(r"-m benchmarks sanitize --tool racecheck --jobs [1-4]", racecheck)
+    assert re.fullmatch(r"-m benchmarks sanitize --tool memcheck --jobs [1-8]", memcheck)
+    assert re.fullmatch(r"-m benchmarks sanitize --tool racecheck --jobs [1-8]", racecheck)
     assert gpu.startswith("-m pytest ")
-    assert gpu.endswith("-m gpu and not slow tests")
+    assert gpu.endswith("-m gpu and not slow --ignore tests/test_tune.py --ignore tests/test_sanitize.py tests")
     assert "--timeout 150" in gpu
     assert tests.startswith("-m pytest ")
     assert "-m not slow and not gpu" in tests
@@ -178,9 +183,7 @@ def test_an_interrupt_ends_it_and_is_in_the_summary(machine):
         [str(SCRIPT), "--python", str(machine.python), "--pack", "packed", "out"],
         cwd=machine.folder, env=machine.environment(SLOW="selftest"), stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
-    until = time.monotonic() + 30
-    while "selftest" not in machine.calls_file.read_text() and time.monotonic() < until:
-        time.sleep(0.05)
+    machine.wait_for("selftest")
     begun = time.monotonic()
     running.send_signal(signal.SIGTERM)
     running.communicate(timeout=30)
@@ -273,7 +276,28 @@ def test_the_log_says_which_tests_are_left_out(machine):
     for name in named:
         assert (ROOT / "tests" / name).is_file(), f"{name} is named in the script and is not there"
     machine.run("--only", "gpu", "other")
-    assert "--ignore" not in machine.calls[0], "tests that need a GPU are left out of no file"
+    assert re.findall(r"--ignore \S+", machine.calls[0]) == [
+        f"--ignore {name}" for name in ("tests/test_tune.py", "tests/test_sanitize.py")
+    ], "of tests that need a GPU only the search for configurations is left out, and what was a part of its own"
+
+
+def test_there_are_as_many_processes_as_cores_whatever_threads_each_has(machine):
+    machine.run("--only", "kernels", "out", OMP_NUM_THREADS="1", OMP_THREAD_LIMIT="1")
+    assert f"--jobs {min(len(os.sched_getaffinity(0)), 16)} " in machine.calls[0]
+
+
+def test_each_part_is_packed_when_it_has_ended(machine):
+    """Who kills the script in a later part has the logs of those before."""
+    machine.calls_file.write_text("")
+    running = subprocess.Popen(
+        [str(SCRIPT), "--python", str(machine.python), "--only", "info,selftest", "--pack", "packed", "out"],
+        cwd=machine.folder, env=machine.environment(SLOW="selftest"), stdout=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    machine.wait_for("selftest")
+    os.killpg(running.pid, signal.SIGKILL)
+    running.wait(timeout=30)
+    with tarfile.open(machine.folder / "packed" / "everything.tgz") as archive:
+        assert "./info.log" in archive.getnames()
 
 
 def test_the_limits_add_up_to_the_minutes_that_are_promised():

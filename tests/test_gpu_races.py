@@ -38,9 +38,9 @@ SMALL = Tiling(16, block_k=16, block_m=16, warps=1)
 
 
 def case_of(choice: config.Config | Tiling, backward: bool, precision: str, c: int, **options) -> Case:
-    """More samples than programs, on a GPU twice as many as multiprocessors and one."""
+    """More samples than programs, of which a multiprocessor has two at most."""
     multiprocessors = architecture.architecture(DEVICE).multiprocessors
-    b, m, n_iter = (2 * multiprocessors + 1, 49, 5) if ON_GPU else (3, 17, 2)
+    b, m, n_iter = (4 * multiprocessors + 1, 49, 5) if ON_GPU else (3, 17, 2)
     dtype = getattr(torch, ARITHMETIC[precision])
     return Case(choice, backward, precision, dtype, c, **{"b": b, "m": m, "n_iter": n_iter, **options})
 
@@ -66,7 +66,8 @@ def cases() -> Iterator[Case]:
             yield from (case(choice, c=choice.block_c) for choice in on_chip)
             tiling = (table.backward if backward else table.forward)[planes]
             for c in (64, 100, 176, 256):
-                yield case(Persistent(tiling, arch.multiprocessors), c=c)
+                # As many programs as for any large batch: each takes two samples, and one of them three.
+                yield case(config.persistent(1 << 20, c, tiling, arch), c=c)
             yield case(Persistent(tiling, 2), c=100, b=9)
             tiling = table.phases[planes]
             span = tiling.block_m

@@ -19,8 +19,13 @@ from test_scaled_covariance import scales
 from torch import Tensor
 
 ITERATIONS = 3
-# By planes, for 70 channels: some operands resident, one, and one with the least room for the others.
-LIMITS = {1: (45_000, 22_000, 16_000), 2: (45_000, 36_000, 25_000)}
+# By planes, for 70 channels: some operands resident, one, and one with the least room for the others. Beside each the
+# limit of plain covariances, which take as much as the forward pass with one plane: one operand resident.
+Limits = tuple[int, int]
+LIMITS: dict[int, tuple[Limits, ...]] = {
+    1: ((45_000, 22_000), (22_000, 22_000), (16_000, 16_000)),
+    2: ((45_000, 22_000), (36_000, 16_000), (25_000, 16_000)),
+}
 
 
 def operands(batch: int, channels: int, positions: int, device: str) -> tuple[Tensor, Tensor, Tensor]:
@@ -30,23 +35,26 @@ def operands(batch: int, channels: int, positions: int, device: str) -> tuple[Te
     return x.to(device), scales(batch, channels).to(device), grad.to(device)
 
 
-def results(operators: Any, x: Tensor, scale: Tensor, grad: Tensor, planes: int, limit: int | None) -> list[Tensor]:
+def results(
+    operators: Any, x: Tensor, scale: Tensor, grad: Tensor, planes: int, limits: Limits | tuple[None, None]
+) -> list[Tensor]:
     """All that the four operators fill."""
+    limit, covariance_limit = limits
     b, c, _ = x.shape
     pooled, offset, trace, grad_x = grad.new_empty(grad.shape), x.new_empty(b, c), x.new_empty(b), torch.empty_like(x)
     operators.isqrt_pool(x, ITERATIONS, True, planes, pooled, offset, trace, limit)
     operators.isqrt_pool_backward(grad, x, offset, trace, ITERATIONS, True, planes, grad_x, limit)
     covariance, mean = grad.new_empty(grad.shape), x.new_empty(b, c)
     covariance_x, grad_scale = torch.empty_like(x), torch.empty_like(scale)
-    operators.covariance_pool(x, scale, True, planes, covariance, mean, limit)
-    operators.covariance_pool_backward(grad, x, scale, mean, True, covariance_x, grad_scale, limit)
+    operators.covariance_pool(x, scale, True, planes, covariance, mean, covariance_limit)
+    operators.covariance_pool_backward(grad, x, scale, mean, True, covariance_x, grad_scale, covariance_limit)
     return [pooled, offset, trace, grad_x, covariance, mean, covariance_x, grad_scale]
 
 
 def assert_streamed_as_resident(
-    operators: Any, arguments: tuple[Tensor, Tensor, Tensor], planes: int, limits: tuple[int, ...], times: int
+    operators: Any, arguments: tuple[Tensor, Tensor, Tensor], planes: int, limits: tuple[Limits, ...], times: int
 ) -> None:
-    expected = results(operators, *arguments, planes, None)
+    expected = results(operators, *arguments, planes, (None, None))
     assert not any(result.isnan().any() for result in expected)
     for number in range(times):
         for limit in limits:
@@ -62,9 +70,11 @@ def test_emulated(tmp_path):
     emulation = Emulation(CSRC, tmp_path)
     for planes, limits in LIMITS.items():
         found = []
-        for emulation.shared_limit in limits:
+        for emulation.shared_limit, covariance_limit in limits:
             forward, backward = emulation.layout(70, planes), emulation.layout(70, planes, backward=True)
             found.append((forward.resident, backward.resident, backward.ring_columns))
+            emulation.shared_limit = covariance_limit
+            assert emulation.layout(70, 1).resident == 1
         assert found == ([(3, 4, 4), (1, 1, 4), (1, 1, 2)] if planes == 1 else [(2, 2, 4), (1, 1, 7), (1, 1, 3)])
         emulation.shared_limit = SHARED_LIMITS["sm_90"]
         assert_streamed_as_resident(EmulatedOperators(emulation), operands(3, 70, 49, "cpu"), planes, limits, 1)
@@ -83,7 +93,7 @@ class TestOnGpu:
         for backward in (False, True):
             resident, matrices, size = operators.pooling_layout(70, planes, backward, SHARED_LIMITS["sm_120"])
             assert resident == matrices
-            assert size > LIMITS[planes][0] or not backward
+            assert size > LIMITS[planes][0][0] or not backward
         assert_streamed_as_resident(operators, operands(300, 70, 49, "cuda"), planes, LIMITS[planes], 1000)
 
     @pytest.mark.usefixtures("poisoned_memory")
@@ -92,30 +102,30 @@ class TestOnGpu:
         operators = torch.ops.gcp_kernels_cuda
         limit = SHARED_LIMITS["sm_120"]
         assert operators.pooling_layout(256, 1, True, limit)[0] == 1
-        assert_streamed_as_resident(operators, operands(300, 256, 49, "cuda"), 1, (limit,), 100)
+        assert_streamed_as_resident(operators, operands(300, 256, 49, "cuda"), 1, ((limit, limit),), 100)
 
-    @pytest.mark.parametrize("limit", [None, 25_000], ids=["resident", "streamed"])
-    def test_lazy_clones_of_inputs_stay_lazy(self, limit):
+    @pytest.mark.parametrize("limits", [(None, None), LIMITS[2][-1]], ids=["resident", "streamed"])
+    def test_lazy_clones_of_inputs_stay_lazy(self, limits):
         """Copy-on-write inputs are only read: a mutable pointer of one would make a copy of it."""
         x, scale, grad = (torch._lazy_clone(tensor) for tensor in operands(3, 70, 49, "cuda"))
-        expected = results(torch.ops.gcp_kernels_cuda, x, scale, grad, 2, limit)
+        expected = results(torch.ops.gcp_kernels_cuda, x, scale, grad, 2, limits)
         assert all(map(torch._C._is_cow_tensor, (x, scale, grad)))
         offset, trace = torch._lazy_clone(expected[1]), torch._lazy_clone(expected[2])
         grad_x = torch.empty_like(expected[3])
-        arguments = (grad, x, offset, trace, ITERATIONS, True, 2, grad_x, limit)
+        arguments = (grad, x, offset, trace, ITERATIONS, True, 2, grad_x, limits[0])
         torch.ops.gcp_kernels_cuda.isqrt_pool_backward(*arguments)
         assert torch.equal(grad_x, expected[3])
         assert all(map(torch._C._is_cow_tensor, (x, grad, offset, trace)))
 
-    @pytest.mark.parametrize("limit", [None, 25_000], ids=["resident", "streamed"])
-    def test_captured_in_a_graph_after_a_first_call(self, limit):
+    @pytest.mark.parametrize("limits", [(None, None), LIMITS[1][-1]], ids=["resident", "streamed"])
+    def test_captured_in_a_graph_after_a_first_call(self, limits):
         """The first call of a kernel loads its code, which must not happen during a capture."""
         arguments = operands(300, 70, 49, "cuda")
-        results(torch.ops.gcp_kernels_cuda, *arguments, 1, limit)
+        results(torch.ops.gcp_kernels_cuda, *arguments, 1, limits)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            captured = results(torch.ops.gcp_kernels_cuda, *arguments, 1, limit)
+            captured = results(torch.ops.gcp_kernels_cuda, *arguments, 1, limits)
         for argument, other in zip(arguments, operands(300, 70, 49, "cuda"), strict=True):
             argument.copy_(other)
         graph.replay()
-        assert all(map(torch.equal, captured, results(torch.ops.gcp_kernels_cuda, *arguments, 1, limit)))
+        assert all(map(torch.equal, captured, results(torch.ops.gcp_kernels_cuda, *arguments, 1, limits)))

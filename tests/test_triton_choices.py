@@ -84,11 +84,11 @@ def test_devices_and_installations_it_refuses(monkeypatch):
     assert "cuda:3 has 7.5" in backend._why_not_device.__wrapped__(3)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (8, 0))
     assert backend._why_not_device.__wrapped__(0) is None
-    for capability in ((10, 0), (10, 3)):
+    for capability in ((10, 0), (10, 3), (11, 0)):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index, found=capability: found)
         reason = backend._why_not_device.__wrapped__(1)
         assert "not yet shown right on compute capability 10.x" in reason
-        assert f"cuda:1 has 10.{capability[1]}" in reason
+        assert f"cuda:1 has {capability[0]}.{capability[1]}" in reason
     for capability in ((9, 0), (12, 0), (12, 1)):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index, found=capability: found)
         assert backend._why_not_device.__wrapped__(0) is None

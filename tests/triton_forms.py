@@ -62,11 +62,29 @@ def force(monkeypatch: pytest.MonkeyPatch, forward: Config, backward: Config | N
     monkeypatch.setattr(config, "isqrt_backward", lambda *_: backward or forward)
 
 
+def on_device(tensor: Tensor) -> Tensor:
+    """The same numbers where Triton runs, at the same strides in the same gaps, which ``Tensor.to`` would close."""
+    whole = torch.empty(0, dtype=tensor.dtype).set_(tensor.untyped_storage())
+    return whole.to(DEVICE).as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
+
+
+def assert_unchanged_by_strides(ours: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> None:
+    """Results in "high" of the same numbers at other strides: bit for bit in the interpreter.
+
+    On a GPU strides decide how wide loads are, and so the order in which positions are added up: within the promise.
+    """
+    for one, other in zip(ours, expected, strict=True):
+        if DEVICE == "cpu":
+            assert torch.equal(one, other)
+        else:
+            tolerances.assert_promise_kept(one, other.double(), "high", "at other strides")
+
+
 def run(function: Callable[[Tensor], Tensor], x: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
     """Value and gradient, computed where Triton runs; ``x`` keeps its strides."""
-    leaf = x.detach().to(DEVICE).requires_grad_()
+    leaf = on_device(x.detach()).requires_grad_()
     value = function(leaf)
-    (gradient,) = torch.autograd.grad(value, leaf, grad.to(DEVICE))
+    (gradient,) = torch.autograd.grad(value, leaf, on_device(grad))
     return value.detach().cpu(), gradient.cpu()
 
 

@@ -1,10 +1,10 @@
 """The Triton backend: the whole pooling in one launch where a sample fits on chip, forward and backward.
 
 Its kernels compute the right values in Triton's interpreter, and compile for sm_80, sm_90, sm_100 and sm_120, under
-Triton 3.6.0 and 3.7.1; they have not run on a GPU yet. Compute capability 10.x (B200, B300) is refused until one has
-shown them right there: Triton up to 3.7.1 miscompiles products that follow one another (triton-lang/triton#10821).
-With TRITON_INTERPRET=1 in the environment they are interpreted, which serves tensors on the CPU, slowly: for tests and
-for reading. Neither Triton nor a kernel is imported before an operation asks for it.
+Triton 3.6.0 and 3.7.1; they have not run on a GPU yet. Compute capability 10.x (B200, B300) and 11.x (Thor) are
+refused until one has shown them right there: Triton up to 3.7.1 miscompiles products that follow one another
+(triton-lang/triton#10821). With TRITON_INTERPRET=1 in the environment they are interpreted, which serves tensors on the
+CPU, slowly: for tests and for reading. Neither Triton nor a kernel is imported before an operation asks for it.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def status() -> str:
     if (reason := _why_not_imported()) is not None:
         return f"unavailable: {reason}"
     mode = "interpreted on the CPU (TRITON_INTERPRET=1)" if _interpreted() else "not yet run on a GPU"
-    return f"serves {', '.join(OPERATIONS)}, not on compute capability 10.x; {mode}"
+    return f"serves {', '.join(OPERATIONS)}, not on compute capability 10.x and 11.x; {mode}"
 
 
 @functools.cache
@@ -109,10 +109,10 @@ def _why_not_device(index: int) -> str | None:
     major, minor = torch.cuda.get_device_capability(index)
     if 10 * major + minor < LEAST_CAPABILITY:
         return f"it needs compute capability 8.0 or newer, cuda:{index} has {major}.{minor}"
-    if major == 10:
+    if major in (10, 11):
         return (
-            f"its kernels are not yet shown right on compute capability 10.x, for which Triton up to 3.7.1 miscompiles "
-            f"products that follow one another; cuda:{index} has {major}.{minor}"
+            f"its kernels are not yet shown right on compute capability 10.x and 11.x, for which Triton up to 3.7.1 "
+            f"miscompiles products that follow one another; cuda:{index} has {major}.{minor}"
         )
     return None
 

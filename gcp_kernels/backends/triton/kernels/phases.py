@@ -133,7 +133,7 @@ def covariance_kernel(
     stride_c, stride_m = widen(aligned(stride_c, ALIGN), WIDE), widen(stride_m, WIDE)
     sample, job = program_of(TILES * splits)
     i, j = upper_tile(job // splits)
-    start = (job % splits) * span
+    start = (job % splits) * aligned(span, BLOCK_M)  # of which it is a multiple
     scale = inverse_root(tl.load(trace + sample) * M)
     part = covariance_tile(
         x + sample * stride_b,
