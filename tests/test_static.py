@@ -96,6 +96,20 @@ def test_loops_of_products_hold_neither_spills_nor_barriers_in_plenty(rows, arch
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("arch", [80, 90, 120])
+def test_features_are_read_as_wide_as_their_positions_allow(rows, arch):
+    """Of 14 x 14 positions four at once: 8 bytes in half precision, not 2. Of covariances, whose loops read no more."""
+    seen = 0
+    for row in of(rows, arch):
+        if row["kernel"] == "covariance_kernel" or (row["form"], row["direction"]) == ("covariance", "forward"):
+            loads = [name for loop in row["loops"] for name in loop if name.startswith("LDG")]
+            assert loads, described(row)
+            assert min(int(name.partition(".")[2]) for name in loads) >= 64, described(row)
+            seen += 1
+    assert seen == 6
+
+
+@pytest.mark.slow
 def test_products_of_capability_10_are_waited_for(rows):
     """So says the walk of static_waits, which finds the fault in what was shipped before, see test_static_waits."""
     seen = 0
