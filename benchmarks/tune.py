@@ -74,15 +74,16 @@ def main(
         return 2
     compiler = compiler or AheadOfTime(args.jobs)
     name = table_name(arch.capability)
-    table = Table(name, getattr(config, name), config.COVARIANCE)
+    shipped = Table(name, getattr(config, name), config.COVARIANCE)
     if args.dry_run:
-        return dry_run(args, table, arch, compiler)
+        return dry_run(args, shipped, arch, compiler)
     setting = environment(args.device)
-    table = tuned(args, table, arch, compiler, clock or Gpu(args.device))
-    text = table.source(header(setting, arch, args.kernels))
+    text = ""
+    for table in tuned(args, shipped, arch, compiler, clock or Gpu(args.device)):
+        text = table.source(header(setting, arch, args.kernels))
+        if args.output is not None:  # after each search: one that is stopped leaves what those before it have found
+            args.output.write_text(text, encoding="utf-8")
     print(text, end="")
-    if args.output is not None:
-        args.output.write_text(text, encoding="utf-8")
     return 0
 
 
@@ -159,8 +160,10 @@ def dry_run(args: argparse.Namespace, table: Table, arch: Architecture, compiler
     return 0
 
 
-def tuned(args: argparse.Namespace, table: Table, arch: Architecture, compiler: Compiler, clock: Stopwatch) -> Table:
-    """The table after all searches; each begins with what those before it have found."""
+def tuned(
+    args: argparse.Namespace, table: Table, arch: Architecture, compiler: Compiler, clock: Stopwatch
+) -> Iterator[Table]:
+    """The table after each search, which begins with what those before it have found."""
     from .tune_search import search
     from .tune_space import entry
     from .tune_thresholds import fitted, measured
@@ -169,13 +172,13 @@ def tuned(args: argparse.Namespace, table: Table, arch: Architecture, compiler: 
         one = entry(*place, table.choices, table.covariance)
         say(one.name)
         table = table.with_found(search(one, arch, compiler, clock, args.only, say))
+        yield table
     if "thresholds" in args.kernels:
         say("thresholds")
         points = list(measured(table.choices, arch, args.precision, clock, say))
         if not points:
             raise RuntimeError("thresholds: no pass is right in both forms")
-        table = table.with_thresholds(*fitted(points, arch.multiprocessors, table.choices.thresholds))
-    return table
+        yield table.with_thresholds(*fitted(points, arch.multiprocessors, table.choices.thresholds))
 
 
 def header(setting: dict[str, str | float], arch: Architecture, kernels: Sequence[str]) -> list[str]:

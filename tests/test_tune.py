@@ -108,6 +108,19 @@ def test_the_fastest_is_printed_as_a_table(capsys, tmp_path):
     assert max(map(len, captured.out.splitlines())) <= 120
 
 
+def test_a_search_that_is_stopped_leaves_what_those_before_it_have_found(capsys, tmp_path):
+    class Stopped(MadeUpClock):
+        def seconds(self, cases, rounds):
+            if cases[0].precision == "high":
+                raise KeyboardInterrupt
+            return super().seconds(cases, rounds)
+
+    file = tmp_path / "table.py"
+    with pytest.raises(KeyboardInterrupt):
+        run(capsys, ["persistent-forward"], MadeUpCompiler(), Stopped(likes), "--output", str(file))
+    assert evaluated(file.read_text())["HOPPER"].forward[1] == BEST_TILING
+
+
 def test_every_entry_has_its_reason_above_it(capsys):
     _, captured = run(capsys, ["persistent-forward", "on-chip-backward"], MadeUpCompiler(), MadeUpClock(likes))
     lines = captured.out.splitlines()
