@@ -177,21 +177,23 @@ def test_a_part_that_takes_too_long_is_stopped_and_says_so(machine):
     assert verdicts(machine.folder / "out")["selftest"] == "passed"
 
 
-def test_an_interrupt_ends_it_and_is_in_the_summary(machine):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["interrupted", "killed"])
+def test_who_ends_it_has_what_was_found_by_then(machine, number):
+    """An interrupt is in the summary too; who kills it with all that it has started has the logs of earlier parts."""
     machine.calls_file.write_text("")
     running = subprocess.Popen(
         [str(SCRIPT), "--python", str(machine.python), "--pack", "packed", "out"],
-        cwd=machine.folder, env=machine.environment(SLOW="selftest"), stdout=subprocess.PIPE, text=True,
+        cwd=machine.folder, env=machine.environment(SLOW="selftest"), stdout=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
     machine.wait_for("selftest")
     begun = time.monotonic()
-    running.send_signal(signal.SIGTERM)
-    running.communicate(timeout=30)
-    assert running.returncode == 130
+    (os.kill if number == signal.SIGTERM else os.killpg)(running.pid, number)
+    running.wait(timeout=30)
     assert time.monotonic() - begun < 10
-    assert re.search(
-        r"^selftest +FAILED +- s  interrupted$", (machine.folder / "out" / "summary.txt").read_text(), re.M
-    )
+    if number == signal.SIGTERM:
+        assert running.returncode == 130
+        summary = (machine.folder / "out" / "summary.txt").read_text()
+        assert re.search(r"^selftest +FAILED +- s  interrupted$", summary, re.M)
     with tarfile.open(machine.folder / "packed" / "everything.tgz") as archive:
         assert "./kernels.log" in archive.getnames()
 
@@ -284,20 +286,6 @@ def test_the_log_says_which_tests_are_left_out(machine):
 def test_there_are_as_many_processes_as_cores_whatever_threads_each_has(machine):
     machine.run("--only", "kernels", "out", OMP_NUM_THREADS="1", OMP_THREAD_LIMIT="1")
     assert f"--jobs {min(len(os.sched_getaffinity(0)), 16)} " in machine.calls[0]
-
-
-def test_each_part_is_packed_when_it_has_ended(machine):
-    """Who kills the script in a later part has the logs of those before."""
-    machine.calls_file.write_text("")
-    running = subprocess.Popen(
-        [str(SCRIPT), "--python", str(machine.python), "--only", "info,selftest", "--pack", "packed", "out"],
-        cwd=machine.folder, env=machine.environment(SLOW="selftest"), stdout=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
-    machine.wait_for("selftest")
-    os.killpg(running.pid, signal.SIGKILL)
-    running.wait(timeout=30)
-    with tarfile.open(machine.folder / "packed" / "everything.tgz") as archive:
-        assert "./info.log" in archive.getnames()
 
 
 def test_the_limits_add_up_to_the_minutes_that_are_promised():

@@ -201,7 +201,8 @@ def test_the_tool_gets_every_share_of_the_checks(tool, capsys):
         assert call.startswith("1 --tool racecheck ")
         assert "--error-exitcode 86" in call
         # Neither compilers nor torch's kernels are instrumented, and a wrong access ends its kernel alone.
-        assert "--target-processes application-only --destroy-on-device-error kernel" in call
+        # It has time until torch is imported.
+        assert "--target-processes application-only --launch-timeout 120 --destroy-on-device-error kernel" in call
         assert "--kernel-name kns=gcp_kernels --kernel-name regex=^[a-z_]+_kernel$" in call
         assert call.endswith(f"-m benchmarks.sanitize --backend cuda --only C=100 --share {index} 2")
     assert capsys.readouterr().out.count("RACECHECK SUMMARY") == 2

@@ -25,17 +25,9 @@ COMPILING = {name: value for name, value in os.environ.items() if name != "TRITO
 
 FORMS = {"on chip", "persistent", "phases", "covariance"}
 GOOD = Figures(
-    registers=255,
-    stack=SPILL_LIMIT,
-    loads=60,
-    stores=60,
-    shared=99 * KIB,
-    tensor_memory=512,
-    products=3,
-    tensor_cores={"HMMA": 8},
-    ldsm=4,
-    instructions=900,
-)
+    registers=255, stack=SPILL_LIMIT, loads=60, stores=60, shared=99 * KIB, tensor_memory=512, products=3,
+    tensor_cores={"HMMA": 8}, ldsm=4, instructions=900,
+)  # fmt: skip
 
 
 def python(*arguments, environment=COMPILING):

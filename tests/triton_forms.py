@@ -65,7 +65,8 @@ def force(monkeypatch: pytest.MonkeyPatch, forward: Config, backward: Config | N
 def on_device(tensor: Tensor) -> Tensor:
     """The same numbers where Triton runs, at the same strides in the same gaps, which ``Tensor.to`` would close."""
     whole = torch.empty(0, dtype=tensor.dtype).set_(tensor.untyped_storage())
-    return whole.to(DEVICE).as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
+    placed = whole.to(DEVICE).as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
+    return torch._neg_view(placed) if tensor.is_neg() else placed
 
 
 def assert_unchanged_by_strides(ours: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> None:
