@@ -54,7 +54,8 @@ TORCHVISION_2.11.0 = 0.26.0
 OLDEST_TESTS = precision mixed_precision autocast operators operator_arguments inference_graphs compiled_models \
   transforms scaled_covariance_transforms normalization_transforms nn nn_normalization cross_covariance dropcov_layer \
   matrix_function triton_kernels triton_edges triton_memory triton_config triton_choices triton_recompiles \
-  triton_truncation gpu_races kernel_cache_keys static static_waits launch_overhead first_contact run_endings commands
+  triton_variants triton_truncation gpu_races kernel_cache_keys static static_waits launch_overhead first_contact \
+  run_endings commands
 
 .PRECIOUS: .venv-torch-%/.ready
 test-torch-%: .venv-torch-%/.ready

@@ -39,7 +39,7 @@ TESTS = ("borrowed_gpu", "gpu_check", "extension_file", "kernel_cache_keys", "ru
 # Of the tests that launch Triton's kernels, those that a GPU adds nothing to, or that compile for themselves.
 NOT_NOTED = (
     "static", "static_waits", "tune", "sanitize", "launch_overhead", "kernel_cache_keys", "triton_config",
-    "triton_recompiles", "triton_truncation", "first_contact",
+    "triton_recompiles", "triton_truncation", "triton_variants", "first_contact",
 )  # fmt: skip
 TUNED = ("persistent-forward", "persistent-backward")
 

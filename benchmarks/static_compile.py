@@ -14,11 +14,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from triton import knobs
+from triton._C.libtriton import ir
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
+from triton.compiler.compiler import make_backend
 from triton.runtime.cache import triton_key
 
 from .sass import counted
@@ -94,8 +96,8 @@ def report(sender: Connection, output: str, kernel: Kernel) -> None:
     sender.send(found)
 
 
-def compiled(kernel: Kernel) -> Figures:
-    """Compile what Triton was about to compile, and count."""
+def asked_for(kernel: Kernel) -> tuple[ASTSource, dict[str, Any]]:
+    """Source and options, as Triton has them of a launch."""
     data = json.loads(kernel.specialization)
     source = ASTSource(
         fn=getattr(importlib.import_module(kernel.module), kernel.name),
@@ -105,6 +107,26 @@ def compiled(kernel: Kernel) -> Figures:
     )
     # JSON has made lists of tuples, and options have no lists.
     options = {key: tuple(value) if isinstance(value, list) else value for key, value in data["options"].items()}
+    return source, options
+
+
+def check(kernel: Kernel) -> None:
+    """Translate to Triton's first IR, in a twentieth of a second; raises what does not compile."""
+    source, options = asked_for(kernel)
+    target = GPUTarget("cuda", kernel.arch, 32)
+    backend = make_backend(target)
+    parsed = backend.parse_options(options)
+    context = ir.context()
+    ir.load_dialects(context)
+    backend.load_dialects(context)
+    # Kernels ask the driver in use for what they are compiled.
+    with stubbed(StubDriver(kernel.arch)):
+        source.make_ir(target, parsed, backend.get_codegen_implementation(parsed), backend.get_module_map(), context)
+
+
+def compiled(kernel: Kernel) -> Figures:
+    """Compile what Triton was about to compile, and count."""
+    source, options = asked_for(kernel)
     # Kernels ask the driver in use for what they are compiled.
     with stubbed(StubDriver(kernel.arch)):
         program = compile(source, target=GPUTarget("cuda", kernel.arch, 32), options=options)

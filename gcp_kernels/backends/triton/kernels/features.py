@@ -16,9 +16,11 @@ def widen(stride, WIDE: tl.constexpr):
 @triton.jit
 def aligned(value, ALIGN: tl.constexpr):
     """A stride or a number of positions that is a multiple of ALIGN, known as such: loads may then be so much wider."""
+    # One choice, not a return and what follows: that would be compiled too, and refuse a stride of 1, a constant.
     if ALIGN == 1:
         return value
-    return tl.multiple_of(value // ALIGN * ALIGN, ALIGN)
+    else:
+        return tl.multiple_of(value // ALIGN * ALIGN, ALIGN)
 
 
 @triton.jit
