@@ -35,7 +35,7 @@ def split(value):
 def chained():
     """Whether dots may follow one another in one accumulator.
 
-    Not on compute capability 10.x: Triton up to 3.7.1 has the second read what the first has not finished
+    Not on compute capability 10.x and 11.x: Triton up to 3.7.1 has the second read what the first has not finished
     (triton-lang/triton#10821), so there each dot has an accumulator of its own.
     """
     return cuda_capability_geq(12) or not cuda_capability_geq(10)
