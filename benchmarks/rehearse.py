@@ -36,10 +36,11 @@ UNPACKED = "/tmp/tc"
 GROUP = "__grp__"
 # Tests of the steps themselves, of what they call, and of what they rely on.
 TESTS = ("borrowed_gpu", "gpu_check", "extension_file", "kernel_cache_keys", "run_endings")
-# Of the tests that launch Triton's kernels, those that a GPU adds nothing to, or that compile for themselves.
+# Of the tests that launch Triton's kernels, those that a GPU adds nothing to, that compile for themselves, or that
+# launch others on a GPU (the kernels of the checks).
 NOT_NOTED = (
     "static", "static_waits", "tune", "sanitize", "launch_overhead", "kernel_cache_keys", "triton_config",
-    "triton_recompiles", "triton_truncation", "triton_variants", "first_contact",
+    "triton_recompiles", "triton_truncation", "triton_variants", "first_contact", "gpu_races",
 )  # fmt: skip
 TUNED = ("persistent-forward", "persistent-backward")
 
@@ -272,7 +273,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, default=CHECKOUT / ".gpu", help="for caches and archives (.gpu)")
     parser.add_argument("--architecture", default="9.0", metavar="X.Y", help="of the GPU (9.0)")
     parser.add_argument("--jobs", type=integer_from(1), default=os.cpu_count() or 1, help="compilers at a time (cores)")
-    parser.add_argument("--also", nargs="+", choices=tuple(LONG), default=[], help="parts that take 20 to 40 minutes")
+    parser.add_argument("--also", nargs="+", choices=tuple(LONG), default=[], help="parts that take minutes more")
     parser.add_argument("--only", nargs="+", choices=PARTS, help="only these parts")
     parser.add_argument("--carry-mib", type=integer_from(1), default=64, help="what may be carried in all (64)")
     parser.add_argument("--file-mib", type=integer_from(1), help="what a file of that may have (no limit)")

@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
@@ -127,9 +128,11 @@ def check(kernel: Kernel) -> None:
 def compiled(kernel: Kernel) -> Figures:
     """Compile what Triton was about to compile, and count."""
     source, options = asked_for(kernel)
+    begun = time.monotonic()
     # Kernels ask the driver in use for what they are compiled.
     with stubbed(StubDriver(kernel.arch)):
         program = compile(source, target=GPUTarget("cuda", kernel.arch, 32), options=options)
+    seconds = time.monotonic() - begun
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder, "kernel.cubin")
         cubin.write_bytes(program.asm["cubin"])
@@ -141,4 +144,5 @@ def compiled(kernel: Kernel) -> Figures:
         tensor_memory=getattr(program.metadata, "tmem_size", None) or 0,
         products=len(re.findall(r"\btt\.dot\b", program.asm["ttir"])),
         unwaited=tuple(unwaited(program.asm["ttgir"])),
+        seconds=seconds,
     )

@@ -34,8 +34,8 @@ class Figures:
     ``stack`` is in bytes per thread, ``shared`` in bytes per block, ``tensor_memory`` in columns. ``products`` are
     those in Triton's IR, all other counts are of instructions: LDL and STL (``loads`` and ``stores`` of what is
     spilled), those of tensor cores by name, LDSM, all, and by kind those of a trip through each loop of products.
-    ``unwaited`` has every access to a product that may not have ended. Where ``failure`` says why there is no program,
-    the rest is zero.
+    ``unwaited`` has every access to a product that may not have ended, ``seconds`` is the compiler's time. Where
+    ``failure`` says why there is no program, the rest is zero.
     """
 
     registers: int = 0
@@ -50,6 +50,7 @@ class Figures:
     instructions: int = 0
     loops: tuple[dict[str, int], ...] = ()
     unwaited: tuple[str, ...] = ()
+    seconds: float = field(default=0.0, compare=False)
     failure: str | None = None
 
 

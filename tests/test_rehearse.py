@@ -160,17 +160,23 @@ def test_launches(): gcp_kernels.fused_gcp(torch.randn(2, 16, 49), backend="trit
 """
 
 
+def noted(folder, *tests):
+    """The file of what the tests launch in name: all of ``folder`` unless some are named."""
+    (folder / "pytest.ini").write_text("[pytest]\n")
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    environment = {**USERS, "NOTES": str(folder / "notes"), "PYTHONPATH": paths}
+    subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "benchmarks.launch_notes", "-p", "conftest", *tests],
+        cwd=folder, env=environment, capture_output=True, timeout=120,
+    )  # fmt: skip
+    (notes,) = folder.glob("notes.*")
+    return notes
+
+
 def test_what_tests_launch_is_noted_and_compiled_once(tmp_path):
     """The real chain: a test launches in name, its kernel is compiled, packed, and found again."""
     (tmp_path / "test_tiny.py").write_text(LAUNCHES)
-    (tmp_path / "pytest.ini").write_text("[pytest]\n")
-    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    environment = {**USERS, "NOTES": str(tmp_path / "notes"), "PYTHONPATH": paths}
-    subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "benchmarks.launch_notes", "-p", "conftest"],
-        cwd=tmp_path, env=environment, capture_output=True, timeout=120,
-    )  # fmt: skip
-    (notes,) = tmp_path.glob("notes.*")
+    notes = noted(tmp_path)
     assert notes.read_text().count("\n") == 1
     cache, packed = tmp_path / "cache", tmp_path / "packed"
     done = warmed(cache, "--only", "no check", "--notes", str(notes))
@@ -181,6 +187,17 @@ def test_what_tests_launch_is_noted_and_compiled_once(tmp_path):
     assert before
     assert warmed(packed, "--only", "no check", "--notes", str(notes)).returncode == 0
     assert sorted(packed.rglob("*")) == before, "nothing was compiled again"
+
+
+def test_what_tests_launch_on_a_gpu_is_compiled_their_own_kernels_too(tmp_path):
+    """The modules of these are tests, which nobody else can import. What wants the interpreter launches nothing."""
+    chosen = "(any_number_of_parts and 63) or the_watch_sees_what_it_should"
+    notes = noted(tmp_path, str(ROOT / "tests" / "test_triton_memory.py"), "-k", chosen)
+    (line,) = notes.read_text().splitlines()
+    assert json.loads(line)[:2] == ["test_triton_memory", "sum_and_largest"]
+    done = warmed(tmp_path / "cache", "--only", "no check", "--notes", str(notes))
+    assert done.stdout.startswith("1 kernels, 0 failed"), done.stdout + done.stderr
+    assert "s for the slowest, test_triton_memory sum_and_largest" in done.stdout
 
 
 def test_kernels_of_the_checks_and_of_the_self_test_are_asked_for(tmp_path):

@@ -124,7 +124,7 @@ class Products:
         monkeypatch.setattr(builder, "create_dot", watched)
 
 
-@pytest.mark.skipif(forms.DEVICE == "cuda", reason="watches the interpreter")
+@pytest.mark.skipif(not forms.INTERPRETED, reason="watches the interpreter")
 def test_operands_of_tensor_cores(monkeypatch):
     """The interpreter multiplies exactly what it is given; tensor cores cut what has more bits than they take."""
     products = Products(monkeypatch)

@@ -19,7 +19,7 @@ from gcp_kernels.backends.triton import covariance as plain
 from gcp_kernels.backends.triton import isqrt, launch
 from gcp_kernels.backends.triton.kernels import phases, triangle
 
-interpreted = pytest.mark.skipif(forms.DEVICE == "cuda", reason="kernels are watched in the interpreter")
+interpreted = pytest.mark.skipif(not forms.INTERPRETED, reason="kernels are watched in the interpreter")
 pytestmark = [forms.runs_here, forms.quiet]
 
 TILING = forms.TILINGS[0]
