@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import torch
 
+from gcp_kernels.commands.lost_gpu import why_lost
 from gcp_kernels.precision import PLANES
 
 from .sanitize_cases import Work
@@ -101,12 +102,8 @@ def synchronize(device: torch.device) -> None:
 
 
 def lost(device: torch.device) -> bool:
-    """Whether an error stays with the process, as an illegal access does: every later check would seem to fail."""
-    try:
-        synchronize(device)
-    except RuntimeError:
-        return True
-    return False
+    """Whether every later check of this process would seem to fail."""
+    return device.type == "cuda" and why_lost(device) is not None
 
 
 def serve(checks: Iterable[Runnable], device: torch.device) -> None:

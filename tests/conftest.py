@@ -18,6 +18,7 @@ import torch
 import torchvision_stand_in  # noqa: F401  before anything imports torchvision
 
 from gcp_kernels import backends
+from gcp_kernels.commands.lost_gpu import why_lost
 
 # Deterministic mode, which poisons fresh memory (below), wants this set before CUDA starts.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -73,13 +74,10 @@ def pytest_runtest_protocol(item: pytest.Item) -> Any:
     result = yield
     if stopped:  # what the signal raised was caught, as compilers do, and taken for this test's failure
         pytest.exit(stopped[0])
-    if torch.cuda.is_initialized():
-        try:
-            torch.cuda.synchronize()
-        except RuntimeError as error:
-            if hasattr(item.config, "workerinput"):
-                os._exit(LOST)
-            pytest.exit(f"the GPU is lost to this process after {item.nodeid}: {error}", returncode=LOST)
+    if (reason := why_lost()) is not None:
+        if hasattr(item.config, "workerinput"):
+            os._exit(LOST)
+        pytest.exit(f"the GPU is lost to this process after {item.nodeid}: {reason}", returncode=LOST)
     return result
 
 

@@ -70,7 +70,7 @@ def test_selftest_goes_on_after_a_row_that_raises_unless_the_gpu_is_lost(monkeyp
     def broken(x, *, backend, **options):
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
-    def synchronize():
+    def synchronize(device):
         if lost:
             raise RuntimeError("CUDA error: the same again")
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .. import functional
 from ..backends import BACKENDS
+from .lost_gpu import why_lost
 
 # (B, C, M): even, odd, fewer positions than channels, and the ResNet case.
 SHAPES = ((4, 32, 196), (3, 67, 49), (2, 128, 49), (2, 256, 196))
@@ -70,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
             checks += 1
             failures += 1
             print(f"{row}  FAILED {type(error).__name__}: {error}", flush=True)
-            if _gpu_is_lost():
+            if why_lost() is not None:
                 print("this process can use the GPU no more: the rows that are left are not checked", flush=True)
                 break
             continue
@@ -100,17 +101,6 @@ def _checked(name: str, device: str, operation: str, arithmetic: Arithmetic) -> 
     errors = [_errors(FUNCTIONS[operation], x, backend=name, **options) for x in inputs]
     output, gradient = (max(kind, key=_nan_is_largest) for kind in zip(*errors, strict=True))
     return output, gradient
-
-
-def _gpu_is_lost() -> bool:
-    """Whether an error stays with this process, as an illegal access does: every later row would seem to fail."""
-    if not torch.cuda.is_initialized():
-        return False
-    try:
-        torch.cuda.synchronize()
-    except RuntimeError:
-        return True
-    return False
 
 
 def _cases() -> Iterator[tuple[str, str, str, Arithmetic]]:
