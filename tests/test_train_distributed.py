@@ -1,6 +1,7 @@
 """Training in two processes: by torchrun, killed in one of them, with a share of the images each."""
 
 import signal
+import sys
 from itertools import chain
 
 import pytest
@@ -81,6 +82,29 @@ def test_torchrun_trains_the_same_and_tests_every_image_once(runs, tmp_path):
     digits = load_digits_split(torch.device("cpu"))
     alone = accuracy(network, digits.test_images, digits.test_labels)
     assert rows(tmp_path / "run" / "log.csv")[-1]["test_accuracy"] == str(alone)
+
+
+# Python imports this module by itself. It makes sure of what is else a matter of luck.
+ABORTS = """
+import atexit, os, pathlib
+def abort_beside_threads_of_a_process_group():
+    names = [path.read_text() for path in pathlib.Path("/proc/self/task").glob("*/comm")]
+    if any("gloo" in name for name in names):
+        os.abort()
+if "RANK" in os.environ:
+    atexit.register(abort_beside_threads_of_a_process_group)
+"""
+
+
+@distributed
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="threads are told from /proc")
+def test_threads_that_outlive_the_process_group_do_not_abort_a_finished_run(tmp_path):
+    """One run of many ended with SIGABRT after its last table: "terminate called without an active exception"."""
+    training_runs.needs_digits()
+    (tmp_path / "sitecustomize.py").write_text(ABORTS)
+    options = ["--pool", "avg", "--epochs", "1", "--device", "cpu", "--output", str(tmp_path / "run")]
+    output = training_runs.torchrun(2, *options, import_first=[tmp_path])
+    assert "of the test images after the last epoch" in output
 
 
 def few_digits(count):

@@ -18,23 +18,23 @@ ROOT = Path(__file__).parent.parent
 TIMEOUT = 400
 
 
-def environment():
-    """Of processes that tests start: this checkout's package, one thread."""
-    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+def environment(*first):
+    """Of processes that tests start: this checkout's package, after the folders given, one thread."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, [*first, ROOT])), "OMP_NUM_THREADS": "1"}
 
 
 def needs_digits():
     pytest.importorskip("sklearn", reason="scikit-learn is not installed (extra: demo)")
 
 
-def run_processes(*command):
+def run_processes(*command, import_first=()):
     """Standard output and error of a command that must succeed; in time, or it ends with all that it has started."""
     with subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=environment(),
+        env=environment(*import_first),
         start_new_session=True,
     ) as process:
         try:
@@ -57,10 +57,11 @@ def run_scenarios(scenarios):
     return json.loads(output), error
 
 
-def torchrun(processes, *arguments):
-    """Standard output of the training command in so many processes."""
+def torchrun(processes, *arguments, import_first=()):
+    """Standard output of the training command in so many processes, with folders that are looked into for modules."""
     launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes))
-    return run_processes(sys.executable, *launch, "-m", "gcp_kernels", "train", *arguments)[0]
+    command = (sys.executable, *launch, "-m", "gcp_kernels", "train", *arguments)
+    return run_processes(*command, import_first=import_first)[0]
 
 
 def rows(path):

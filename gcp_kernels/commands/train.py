@@ -91,11 +91,12 @@ def run(args: argparse.Namespace) -> int:
         return fail(problem, 1, processes)
     try:
         with joined(processes, device), reproducible(device):
-            return train(config, device, args, folder, processes)
+            code = train(config, device, args, folder, processes)
     except (NonFiniteLossError, RunFolderError, OSError, ImportError) as error:
         return fail(error, 1, processes, at_once=True)
     except KeyboardInterrupt:
-        return fail(f"interrupted; --output {folder.path} --resume goes on", 130, processes)
+        return fail(f"interrupted; --output {folder.path} --resume goes on", 130, processes, at_once=True)
+    return leave(code, processes)
 
 
 def configuration(args: argparse.Namespace, folder: RunFolder, processes: Processes) -> TrainingConfig:
@@ -205,10 +206,19 @@ def table_line(row: dict[str, Any]) -> str:
 
 def fail(message: object, code: int, processes: Processes | None = None, *, at_once: bool = False) -> int:
     """Print the error, of several processes with the name of each: one may fail alone; return the exit code."""
-    several = processes is not None and processes.count > 1
-    where = f" in process {processes.rank}" if several and processes is not None else ""
+    where = f" in process {processes.rank}" if processes is not None and processes.count > 1 else ""
     print(f"gcp_kernels train: error{where}: {message}", file=sys.stderr, flush=True)
-    if several and at_once:
-        # Threads of the process group may wait for others that wait for this one; torchrun ends those.
+    return leave(code, processes) if at_once and processes is not None else code
+
+
+def leave(code: int, processes: Processes) -> int:
+    """Return the exit code; one of several processes ends here instead.
+
+    Threads of its process group, which DistributedDataParallel keeps, may wait for others that wait for this one
+    (torchrun ends those), or abort an interpreter that comes to its end.
+    """
+    if processes.count > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
         os._exit(code)
     return code
