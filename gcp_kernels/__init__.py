@@ -1,7 +1,7 @@
 """Global covariance pooling for PyTorch: fused forward and backward passes behind autograd operators.
 
-``fused_gcp(x)`` pools the last features of a network into the square root of their covariance (iSQRT-COV, CVPR 2018);
-``nn.GCP`` is the layer. See the README for the whole.
+``fused_gcp(x)`` pools the last features of a network into an approximate square root of their covariance (iSQRT-COV,
+CVPR 2018); ``nn.GCP`` is the layer. See the README for the whole.
 """
 
 from importlib.metadata import PackageNotFoundError, version

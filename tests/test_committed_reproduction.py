@@ -4,6 +4,7 @@ import csv
 import re
 from collections import defaultdict
 from itertools import groupby
+from math import isfinite
 from pathlib import Path
 from statistics import fmean
 
@@ -15,7 +16,7 @@ from gcp_kernels.reproduction.corruptions import NAMES, STRENGTHS
 from gcp_kernels.reproduction.experiment import Run, Settings
 from gcp_kernels.reproduction.figures import figures_of
 from gcp_kernels.reproduction.flatness import SURFACE_STEPS, Flatness
-from gcp_kernels.reproduction.report import plus_minus, summary
+from gcp_kernels.reproduction.report import detail, over_seeds, summary
 from gcp_kernels.training import Epoch
 
 ROOT = Path(__file__).parent.parent
@@ -102,6 +103,11 @@ def test_the_report_states_the_verdicts(runs):
     assert report_text().count("| supported |") == sum(v.outcome == "supported" for v in every)
 
 
+def test_the_report_counts_the_seeds_that_never_came_there(runs):
+    (row,) = [v for v in verdicts(figures_of(runs)) if not isfinite(v.mean)]
+    assert f"\n{detail([row]).splitlines()[-1]}\n" in report_text()
+
+
 def test_a_stronger_corruption_never_helps(runs):
     """From barely visible to clearly harmful, for every network: in the mean over seeds."""
     for pool, of_pool in groupby(sorted(runs, key=lambda run: run.pool), key=lambda run: run.pool):
@@ -120,17 +126,20 @@ def test_the_folder_is_small():
     assert all(path.stat().st_size < 100_000 for path in files)
 
 
-def test_readme_shows_the_committed_run():
+def test_readme_shows_the_committed_run(runs):
     """Rows of the form "| text | average pooling | GCP | DropCov |", in the report's own words and digits."""
     by_pool = {(row["measure"], row["pool"]): row for row in read("claims")}
+    figures = {(v.measure.key, v.pool): v.figures for v in verdicts(figures_of(runs))}
+    baseline = {v.measure.key: v.baseline_figures for v in verdicts(figures_of(runs))}
     shown = 0
     for measure in MEASURES:
         for cells in re.findall(rf"^\| {re.escape(measure.text)} \| (.*) \|$", README, flags=re.MULTILINE):
-            gcp, dropcov = (by_pool[measure.key, pool] for pool in ("gcp", "dropcov"))
-            expected = [
-                plus_minus(float(gcp["average_pooling_mean"]), float(gcp["average_pooling_spread"])),
-                *(plus_minus(float(row["mean"]), float(row["spread"])) for row in (gcp, dropcov)),
-            ]
+            any_pool = by_pool[measure.key, "gcp"]
+            mean, spread = float(any_pool["average_pooling_mean"]), float(any_pool["average_pooling_spread"])
+            expected = [over_seeds(baseline[measure.key], mean, spread, measure.infinite)]
+            for key in ((measure.key, pool) for pool in ("gcp", "dropcov")):
+                mean, spread = float(by_pool[key]["mean"]), float(by_pool[key]["spread"])
+                expected.append(over_seeds(figures[key], mean, spread, measure.infinite))
             assert cells.split(" | ") == expected, measure.text
             shown += 1
     assert shown >= 5

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from gcp_kernels import covariance_pool, matrix_power, newton_schulz_sqrt
+from gcp_kernels.commands import selftest
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -62,6 +65,35 @@ def test_readme_figures_are_those_of_the_committed_run():
     table = (ROOT / link).read_text(encoding="utf-8")
     for median, low, high in figures:
         assert f"x{median} ({low} to {high})" in table
+
+
+def relative_error(actual, expected):
+    return ((actual.double() - expected.double()).norm() / expected.norm()).item()
+
+
+def test_readme_figures_are_how_far_the_iterate_is_from_the_root():
+    (header,) = re.findall(r"^\| N \| (.*) \|$", README, flags=re.MULTILINE)
+    rows = re.findall(r"^\| (\d+) channels[^|]* \| (.*) \|$", README, flags=re.MULTILINE)
+    assert [channels for channels, _ in rows] == ["64", "256"]
+    for channels, figures in rows:
+        x = torch.relu(torch.randn(8, int(channels), 14, 14))
+        exact = matrix_power(covariance_pool(x.double()), alpha=0.5)
+        for n_iter, figure in zip(header.split(" | "), figures.split(" | "), strict=True):
+            error = relative_error(newton_schulz_sqrt(covariance_pool(x), n_iter=int(n_iter)), exact)
+            # What is near zero is rounding, which is of a size and of no fixed value.
+            assert error == pytest.approx(float(figure), rel=0.05 if float(figure) > 1e-3 else 0.75), (channels, n_iter)
+
+
+def test_readme_figures_are_what_the_selftest_finds():
+    (text,) = re.findall(
+        r"For `isqrt_pool` of the torch backend it printed.*?rounding of the result", README, re.DOTALL
+    )
+    shown = [float(figure) for figure in re.findall(r"\d\.\de-\d", text)]
+    assert len(shown) == 6
+    arithmetic = [a for a in selftest.ARITHMETIC if a.dtype != torch.float64 and a.precision != "fast"]
+    assert [str(a) for a in arithmetic] == ["float32 high", "float16", "bfloat16"]
+    found = [error for a in arithmetic for error in selftest._checked("torch", "cpu", "isqrt_pool", a)]
+    assert found == pytest.approx(shown, rel=0.3)
 
 
 WITH_EXAMPLES = sorted(path for path in (ROOT / "gcp_kernels").rglob("*.py") if ">>> " in path.read_text("utf-8"))

@@ -5,6 +5,7 @@ import re
 import warnings
 from dataclasses import replace
 from itertools import pairwise
+from math import inf, nan
 
 import pytest
 from reproduction_runs import made_run
@@ -93,9 +94,16 @@ def test_epochs_as_the_papers_count_them():
     text, _ = written(runs_of(better, worse))
     assert "first reached by average pooling after 100 % of the epochs; by GCP after 50 % of the epochs; " in text
     assert "by DropCov in none. " in text
-    assert "not finite" in text
+    (line,) = re.findall(r"^\| epochs to .* DropCov \|.*$", text, flags=re.MULTILINE)
+    assert line.endswith("| never reached in 3 of 3 seeds | none in 3 of 3 seeds | not supported |")
     text, _ = written([*runs_of(better, better)[:3], *runs_of(better, worse)[3:]])
     assert "by DropCov in 1 of 3 seeds only, after 50 % of the epochs. " in text
+    assert "| never reached in 2 of 3 seeds | none in 2 of 3 seeds | not supported |" in text
+
+
+def test_seeds_without_a_number_are_counted():
+    assert report.over_seeds([1.0, inf, nan], nan, nan, "never") == "never in 1 of 3 seeds, no number in 1 of 3 seeds"
+    assert report.over_seeds([inf], inf, nan, "never") == "never in 1 of 1 seed"
 
 
 def test_without_walks_the_report_says_that_the_landscape_was_not_measured(tmp_path):
@@ -235,7 +243,7 @@ def test_the_report_states_the_worst_residual():
     assert "(256 of them)" in text
     assert of_claim(6, "gcp", every) == SUPPORTED
     (row,) = re.findall(r"^\| largest Hessian eigenvalue .*DropCov.*$", text, flags=re.MULTILINE)
-    assert row.endswith("| no number | no number | undecided |")
+    assert row.endswith("| no number in 1 of 3 seeds | no number in 1 of 3 seeds | undecided |")
 
 
 def test_the_report_says_on_what_the_rate_was_chosen():
@@ -267,7 +275,7 @@ def test_what_was_measured_is_written_before_anything_is_computed(tmp_path, monk
         (float("nan"), float("nan"), "no number"),
         (-2.82e-5, 3.4e-4, "-0.00003 ± 0.00034"),
         (0.001234, float("nan"), "0.00123"),
-        (float("inf"), float("nan"), "not finite"),
+        (float("inf"), float("nan"), "infinite"),
     ],
 )
 def test_numbers_as_they_are_written(mean, deviation, text):

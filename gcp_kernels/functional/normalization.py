@@ -11,7 +11,7 @@ def matrix_power(cov: Tensor, alpha: float = 0.5, *, backend: str | None = None)
     """U diag(l^alpha) U^T for cov = U diag(l) U^T: exact MPN-COV, without trace normalisation.
 
     Li et al., "Is Second-order Information Helpful for Large-scale Visual Recognition?", ICCV 2017. An
-    eigen-decomposition, so slower than :func:`newton_schulz_sqrt`, and what that approximates for alpha = 1/2. It is
+    eigen-decomposition, so slower than :func:`newton_schulz_sqrt`, and for alpha = 1/2 what that tends to. It is
     computed in float32 at least, without TF32; on a GPU it waits for the device, and cannot be captured in a graph.
 
     The gradient is that of the Daleckii-Krein formula, with divided differences (l_i^alpha - l_j^alpha) / (l_i - l_j)
@@ -93,8 +93,10 @@ def newton_schulz_inverse_sqrt(
 
     The iteration of :func:`newton_schulz_sqrt` on (cov + eps I) / t, t being the trace, has a second limit: Z_N tends
     to the inverse square root (Higham, "Functions of Matrices", SIAM 2008, equation 6.35), and the result is
-    Z_N / sqrt(t). Five iterations are not the exact one, and no eigenvalue of Z_N exceeds 1.5^N. Kept for the backward
-    pass are ``cov`` and its traces.
+    Z_N / sqrt(t). No eigenvalue of Z_N exceeds 1.5^N, and few iterations are far from the limit: for covariances of
+    rectified normal features of 14x14 positions and eps 1e-2, five are off by 89 % at 256 channels and 40 % at 64
+    (relative Frobenius norm), seven by 78 % and 10 %, ten by 41 % and 2e-5. Kept for the backward pass are ``cov`` and
+    its traces.
 
     Args:
         cov: (B, C, C), as for :func:`newton_schulz_sqrt`.

@@ -20,7 +20,7 @@ def fused_gcp(
 
     With mu and Sigma the mean and the population covariance over all M positions and t the trace of Sigma, the result
     is sqrt(t) Y_N, where Y_N is the N-th Newton-Schulz iterate for Sigma / t (Li et al., CVPR 2018, equations 2 to 5).
-    As in every published network, N = 5 iterations are not the exact root.
+    As in every published network, N = 5 iterations are not the exact root: see :func:`newton_schulz_sqrt`.
 
     Args:
         x: features, (B, C, *spatial) or, with ``channel_dim=-1``, tokens (B, N, C); float16, bfloat16, float32 or
@@ -118,6 +118,11 @@ def newton_schulz_sqrt(
     cov: Tensor, *, n_iter: int = 5, precision: str | None = None, backend: str | None = None
 ) -> Tensor:
     """Approximate square root of positive semi-definite matrices by ``n_iter`` Newton-Schulz iterations.
+
+    The default, that of the published networks, is far from the exact root: for covariances of rectified normal
+    features of 14x14 positions it is off by 42 % at 256 channels and 24 % at 64 (relative Frobenius norm); 10
+    iterations by 2 % and 8e-6, 15 by 1.5e-5 and 7e-7. More of them lose digits again where the covariance is singular.
+    :func:`matrix_power` gives the exact root, by an eigen-decomposition.
 
     Args:
         cov: (B, C, C), floating point, symmetric: only the symmetric part is used, and the gradient is symmetric. It

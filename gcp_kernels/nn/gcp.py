@@ -28,7 +28,8 @@ class GCP(ReducedPooling):
     Args:
         in_channels: channels of the input.
         dim: channels after the reduction, or ``None`` for no reduction.
-        n_iter: Newton-Schulz iterations in all, at least 1; of "isqrt".
+        n_iter: Newton-Schulz iterations in all, at least 1; of "isqrt". The published 5 are not the exact root: see
+            :func:`gcp_kernels.newton_schulz_sqrt`.
         normalization: "isqrt", "none", "power", "log" or "elementwise".
         alpha: of "power", above 0; ``None`` for 0.5.
         eps: of "log", above 0, in the unit of the covariance; ``None`` for 1e-3.

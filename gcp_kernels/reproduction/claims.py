@@ -49,7 +49,7 @@ class Measure:
     """A number for each run that bears on a claim.
 
     ``relative`` ones, where the scale of loss or gradient is divided out, are not the papers' and stand beside the
-    verdict of the claim without deciding it.
+    verdict of the claim without deciding it. ``infinite`` says in words what a figure of infinity is.
     """
 
     claim: int
@@ -57,6 +57,7 @@ class Measure:
     text: str
     higher_is_better: bool = False
     relative: bool = False
+    infinite: str = "infinite"
 
 
 MEASURES = (
@@ -65,7 +66,7 @@ MEASURES = (
     Measure(1, "loss_range_relative", "range of the loss / loss", relative=True),
     Measure(2, "gradient_distance", "largest distance between gradients along the walk, mean over training"),
     Measure(2, "gradient_distance_relative", "that distance / norm of the gradient", relative=True),
-    Measure(3, "epochs_to_target", "epochs to average pooling's final accuracy"),
+    Measure(3, "epochs_to_target", "epochs to average pooling's final accuracy", infinite="never reached"),
     Measure(4, "accuracy", "final test accuracy, %", higher_is_better=True),
     *(Measure(5, f"accuracy_{name}", f"accuracy under {name}, mean of 5 strengths, %", True) for name in NAMES),
     Measure(5, "corruption_error", "mean corruption error, average pooling = 100"),
@@ -84,6 +85,7 @@ class Verdict:
     """A measure of one pool against average pooling, mean and standard deviation over seeds.
 
     ``gain`` and ``margin`` are those of the rule; spread and margin are NaN for a single seed.
+    ``baseline_figures``, ``figures`` and ``gains`` have one entry for each seed.
     """
 
     measure: Measure
@@ -96,6 +98,9 @@ class Verdict:
     gain: float
     margin: float
     outcome: str
+    baseline_figures: Sequence[float]
+    figures: Sequence[float]
+    gains: Sequence[float]
 
 
 def verdict(measure: Measure, pool: str, baseline: Sequence[float], figures: Sequence[float]) -> Verdict:
@@ -122,6 +127,9 @@ def verdict(measure: Measure, pool: str, baseline: Sequence[float], figures: Seq
         gain=gain,
         margin=margin,
         outcome=_outcome(gain, margin, len(gains)),
+        baseline_figures=baseline,
+        figures=figures,
+        gains=gains,
     )
 
 

@@ -1,7 +1,7 @@
 """The report in Markdown: what each claim of the papers comes to in this run. Every sentence follows from the data."""
 
 from collections.abc import Sequence
-from math import floor, isfinite, isnan, log10, nan
+from math import floor, isfinite, isinf, isnan, log10, nan
 from statistics import fmean
 
 from .claims import (
@@ -70,13 +70,23 @@ def detail(verdicts: Sequence[Verdict]) -> str:
         cells = (
             f"{v.measure.text}{relative}",
             LABELS[v.pool],
-            plus_minus(v.baseline_mean, v.baseline_spread),
-            plus_minus(v.mean, v.spread),
-            plus_minus(v.gain, v.margin),
+            over_seeds(v.baseline_figures, v.baseline_mean, v.baseline_spread, v.measure.infinite),
+            over_seeds(v.figures, v.mean, v.spread, v.measure.infinite),
+            over_seeds(v.gains, v.gain, v.margin, "none"),
             v.outcome,
         )
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
+
+
+def over_seeds(figures: Sequence[float], mean: float, deviation: float, infinite: str) -> str:
+    """:func:`plus_minus`; where the figures of some seeds are infinite or no number, in how many of them."""
+    parts = [
+        f"{word} in {count} of {plural(len(figures), 'seed')}"
+        for word, count in ((infinite, sum(map(isinf, figures))), ("no number", sum(map(isnan, figures))))
+        if count
+    ]
+    return ", ".join(parts) or plus_minus(mean, deviation)
 
 
 def plus_minus(mean: float, deviation: float) -> str:
@@ -85,7 +95,7 @@ def plus_minus(mean: float, deviation: float) -> str:
     One digit more where the mean would be a zero that it is not.
     """
     if not isfinite(mean):
-        return "no number" if isnan(mean) else "not finite"
+        return "no number" if isnan(mean) else "infinite"
     scale = deviation if isfinite(deviation) and deviation > 0 else abs(mean) / 10
     decimals = min(6, max(0, 1 - floor(log10(scale)))) if scale else 0
     if mean and not float(f"{mean:.{decimals}f}"):
@@ -176,7 +186,7 @@ def _in_share_of_epochs(epochs: int, figures: Figures) -> str:
         Average pooling's final accuracy of the same seed was first reached {"; ".join(sentences)}. The papers compare
         with all epochs of average pooling (GCP needs 32 to 40 % of them on ResNets, 17 % on MobileNetV2); the verdict
         compares with the epoch in which average pooling itself first came there, which is harder. A network that never
-        comes there has an infinite figure, and its claim is not supported.
+        comes there has no gain, and its claim is not supported.
     """)
 
 
