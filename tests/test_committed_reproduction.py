@@ -16,7 +16,7 @@ from gcp_kernels.reproduction.corruptions import NAMES, STRENGTHS
 from gcp_kernels.reproduction.experiment import Run, Settings
 from gcp_kernels.reproduction.figures import figures_of
 from gcp_kernels.reproduction.flatness import SURFACE_STEPS, Flatness
-from gcp_kernels.reproduction.report import detail, over_seeds, summary
+from gcp_kernels.reproduction.report import CHOSEN_ON_TEST_IMAGES, detail, over_seeds, summary
 from gcp_kernels.training import Epoch
 
 ROOT = Path(__file__).parent.parent
@@ -99,7 +99,7 @@ def test_the_claims_follow_from_the_tables(runs):
 def test_the_report_states_the_verdicts(runs):
     every = verdicts(figures_of(runs))
     pools = [pool for pool in Settings().pools if pool != BASELINE]
-    assert summary(list(CLAIMS), pools, every) in report_text()
+    assert f"{summary(list(CLAIMS), pools, every)}\n\n{CHOSEN_ON_TEST_IMAGES}\n" in report_text()
     assert report_text().count("| supported |") == sum(v.outcome == "supported" for v in every)
 
 

@@ -14,6 +14,7 @@ from gcp_kernels.commands import demo_extra, reproduce
 from gcp_kernels.reproduction import experiment
 from gcp_kernels.reproduction.corruptions import NAMES, STRENGTHS
 from gcp_kernels.reproduction.experiment import Settings, train_and_measure
+from gcp_kernels.reproduction.report import CHOSEN_ON_TEST_IMAGES
 
 ROOT = Path(__file__).parent.parent
 TABLES = ("claims.csv", "convergence.csv", "flatness.csv", "landscape.csv", "robustness.csv")
@@ -53,7 +54,7 @@ def test_a_small_run_of_the_command_writes_everything(tmp_path):
     assert f"({reproduce.SMALL.flatness_images} of them)" in report
     summary = report.split("## Verdicts")[1].split("\n\n")[1]
     assert summary.count("\n") == 7
-    assert summary in completed.stdout
+    assert f"{summary}\n\n{CHOSEN_ON_TEST_IMAGES}" in completed.stdout
     convergence = read(folder / "convergence.csv")
     assert {(row["pool"], row["seed"], row["epoch"]) for row in convergence} == {
         (pool, seed, epoch) for pool in ("avg", "gcp", "dropcov") for seed in "01" for epoch in "12"

@@ -21,7 +21,7 @@ import torch
 from .. import __version__
 from ..reproduction.claims import BASELINE, CLAIMS
 from ..reproduction.experiment import Settings
-from ..reproduction.report import plural, summary
+from ..reproduction.report import CHOSEN_ON_TEST_IMAGES, plural, summary
 from ..reproduction.run import run_all, write_folder
 from ..training import POOLS, SCHEDULES, NonFiniteLossError, load_digits_split
 from .argument_types import device_argument, integer_from, number_from
@@ -121,7 +121,7 @@ def run_and_write(args: argparse.Namespace, settings: Settings) -> int:
     )
     every = write_folder(args.output, settings, runs, circumstances)
     pools = [pool for pool in settings.pools if pool != BASELINE]
-    print("\n" + summary(list(CLAIMS), pools, every))
+    print(f"\n{summary(list(CLAIMS), pools, every)}\n\n{CHOSEN_ON_TEST_IMAGES}")
     if args.small:
         print(f"\n{SMALL_MEANS_NOTHING}")
     print(f"\nwritten to {args.output}, with report.md, in {time.perf_counter() - started:.0f} s")

@@ -42,6 +42,7 @@ def report(
         "\n".join(f"- {line}" for line in circumstances),
         "## Verdicts",
         summary(list(CLAIMS), pools, every),
+        CHOSEN_ON_TEST_IMAGES,
         _rule(settings.seeds),
         *(section for claim in CLAIMS for section in _claim(claim, settings, figures, every, residual)),
         "## What differs from the papers",
@@ -189,6 +190,12 @@ def _in_share_of_epochs(epochs: int, figures: Figures) -> str:
         comes there has no gain, and its claim is not supported.
     """)
 
+
+# Beside every table of verdicts.
+CHOSEN_ON_TEST_IMAGES = (
+    "The learning rate, one for all poolings, was chosen for average pooling and GCP on these same test images: final "
+    "accuracies compare, and are not those on unseen images."
+)
 
 PICTURES = {
     2: ("landscape.png", "loss and distance between gradients along the gradient, by training step"),
