@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from gcp_kernels.commands.argument_types import device_argument, integer_from
+from gcp_kernels.commands.argument_types import device_argument, integer_from, new_folder
 
 from . import memory, table
 from .environment import commit, environment
@@ -73,7 +73,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--set", choices=SETS, default="standard", help="how much is measured (standard)")
     parser.add_argument("--device", type=device_argument, default=default, help="cpu, cuda or cuda:N (cuda if any)")
     parser.add_argument(
-        "--output", type=Path, metavar="DIR", help="folder for rows as JSON lines and CSV, and the table"
+        "--output", type=new_folder, metavar="DIR", help="new folder for rows as JSON lines and CSV, and the table"
     )
     parser.add_argument("--threads", type=integer_from(1), help="threads of a CPU (as many as torch takes)")
     parser.add_argument("--rounds", type=integer_from(1), help="interleaved rounds of timing")
@@ -83,13 +83,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--provider", action="append", metavar="TEXT", help="only providers with this in their name")
     parser.add_argument("--list", action="store_true", help="print what would be measured, and end")
     args = parser.parse_args(arguments)
-    if args.output is not None and args.output.exists() and not args.output.is_dir():
-        parser.error(f"--output {args.output}: it is a file, not a folder")
-    if args.output is not None:
-        try:
-            args.output.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            parser.error(f"--output {args.output}: {error.strerror}")
     if args.list:
         plan = planned(args)
         for item in plan.items:
@@ -97,6 +90,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         for case in plan.peaks:
             print(f"{'peak memory':11} {case.label}")
         parser.exit()
+    if args.output is not None:
+        try:
+            args.output.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            parser.error(f"--output {args.output}: {error.strerror}")
     return args
 
 
