@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -36,7 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         torch.set_num_threads(args.threads)
     plan = planned(args)
     if not plan.items and not plan.peaks:
-        print("nothing to measure: the set has no case that --case, --group and --provider ask for")
+        nothing = "the set has no case that --case, --group and --provider ask for"
+        print(f"python -m benchmarks run: nothing to measure: {nothing}", file=sys.stderr)
         return 2
     started = time.perf_counter()
     ceilings = measure_ceilings(device)

@@ -136,12 +136,16 @@ def places(kernels: Sequence[str], precisions: Sequence[str]) -> Iterator[tuple[
 
 
 def dry_run(args: argparse.Namespace, table: Table, arch: Architecture, compiler: Compiler) -> int:
-    """List the candidates of every entry, and what is wrong with those that are not legal."""
+    """List the candidates of every entry, and what is wrong with those that are not legal.
+
+    The list is the same each time; what takes minutes is said apart from it.
+    """
     from .tune_search import legal_options
     from .tune_space import compiled_for, described, entry
 
     for place in places(args.kernels, args.precision):
         one = entry(*place, table.choices, table.covariance)
+        say(f"compiling candidates for {one.name}")
         found = legal_options(one, arch, compiler, args.only)
         archs = ", ".join(f"sm_{number}" for number in compiled_for(one.kernel, arch.capability))
         print(f"\n{one.name}, in {table.name}, compiled for {archs}; to be timed: ", end="")

@@ -185,7 +185,9 @@ def test_run_is_the_default_and_takes_filters(tmp_path, capsys):
     (row,) = [row for row in rows.read(tmp_path).rows if row.provider == "gcp_kernels[torch]"]
     assert (row.group, row.direction) == ("network", "forward")
     assert commands.main([*arguments, "--provider", "nobody", "--case", "no such case"]) == 2
-    assert "nothing to measure" in capsys.readouterr().out
+    captured = capsys.readouterr()
+    assert "nothing to measure" in captured.err
+    assert "nothing to measure" not in captured.out
     with pytest.raises(SystemExit) as ending:
         commands.main(["run", *arguments, "--list"])
     assert ending.value.code is None or ending.value.code == 0
