@@ -28,7 +28,9 @@ def test_a_dry_run_prints_what_it_would_try_and_says_apart_from_it_where_it_is(c
     assert len(entries) == len(counts) > 1
     assert [line for line in headings if line not in {*counts, *entries}] == [headings[-1]]
     assert headings[-1].startswith("thresholds: ")
-    assert any(line.startswith("! Tiling(block=128") and line.endswith(": it spills") for line in first.out.splitlines())
+    assert any(
+        line.startswith("! Tiling(block=128") and line.endswith(": it spills") for line in first.out.splitlines()
+    )
     assert "compiling" not in first.out
     progress = first.err.splitlines()
     assert len(progress) == len(entries)
