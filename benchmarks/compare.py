@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .rows import Row, Run, read
+from .rows import NOT_BEGUN, Row, Run, read
 from .timing import Spread
 
 # Of the median, in per cent. Quartiles that do not overlap can still lie this near on a machine with other work.
@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if lost:
         print(f"\nNO FIGURE ANY MORE: {len(lost)}")
         print("\n".join(f"  {pair.after.provider:22} {pair.after.label:44} {pair.after.problem}" for pair in lost))
-    only = [len(run.rows) - len(pairs) for run in (before, after)]
+    only = [sum(map(begun, run.rows)) - len(pairs) for run in (before, after)]
     print(f"\n{len(pairs)} measurements in both runs, {only[0]} only before, {only[1]} only after")
     if not args.absolute:
         for reason, count in without_verdict(pairs).items():
@@ -121,14 +121,19 @@ def different(before: Run, after: Run) -> str | None:
 
 def paired(before: Run, after: Run) -> list[Pair]:
     """The same measurement in both runs, with the peers that were timed beside it in both."""
-    later = {row.key: row for row in after.rows}
-    both = [(row, later[row.key]) for row in before.rows if row.key in later]
+    earlier, later = ({row.key: row for row in run.rows if begun(row)} for run in (before, after))
+    both = [(row, later[key]) for key, row in earlier.items() if key in later]
     peers: dict[tuple[str, ...], list[tuple[Row, Row]]] = {}
     for old, new in both:
         # Average pooling is over before other work has slowed it.
         if not is_ours(old) and old.truth != "mean" and timed(old, new):
             peers.setdefault(measurement(old), []).append((old, new))
     return [Pair(old, new, peers.get(measurement(old), ())) for old, new in both]
+
+
+def begun(row: Row) -> bool:
+    """Whether the run had time for it: on a machine with other work it has time for less."""
+    return row.problem is None or not row.problem.startswith(NOT_BEGUN)
 
 
 def measurement(row: Row) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from .environment import commit, environment
 from .measure import failed, is_ours, time_case
 from .providers import by_name
 from .roofline import Ceilings, measure_ceilings
-from .rows import CSV_NAME, JSON_NAME, Row, Writer
+from .rows import CSV_NAME, JSON_NAME, NOT_BEGUN, Row, Writer
 from .sets import SETS, Plan, named_set, selected
 from .timing import Budget
 
@@ -123,7 +123,7 @@ def measured(plan: Plan, device: torch.device, ceilings: Ceilings, limit: int | 
     for item in plan.items:
         providers = [by_name(name) for name in item.providers]
         if time.perf_counter() > ends:
-            problem = f"not begun within the {limit} s of --budget"
+            problem = f"{NOT_BEGUN} the {limit} s of --budget"
             yield [Row.of("time", item.group, item.case, one.name, one.truth, problem=problem) for one in providers]
             continue
         yield time_case(item.group, item.case, providers, device, budget, ceilings)

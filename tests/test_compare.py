@@ -157,6 +157,10 @@ def test_memory_is_compared_as_it_is_and_a_lost_figure_is_worse(compared):
     code, said = compared([ours], [replace(ours, milliseconds=None, problem="failing: error")])
     assert code == 1
     assert "NO FIGURE ANY MORE: 1" in said
+    left = replace(ours, case="4x16x5x5", milliseconds=None, problem=f"{rows.NOT_BEGUN} the 10 s of --budget")
+    code, said = compared([ours, replace(ours, case="4x16x5x5")], [ours, left])
+    assert code == 0, "a run that had less time has lost nothing"
+    assert "1 measurements in both runs, 1 only before, 0 only after" in said
 
 
 def test_runs_of_different_machines_are_refused(tmp_path, capsys):
