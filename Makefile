@@ -6,7 +6,8 @@
 #
 # PYTHON   the interpreter to start from
 # VENV     where the virtual environment goes
-# TORCH    what pip is asked for as torch when VENV is made; name a version here if the newest is not wanted
+# TORCH    what pip is asked for as torch when VENV is made: a version if the newest is not wanted, or an index too, as in
+#          "torch --index-url URL"; torchvision comes from there as well
 # OPTIONS  for pytest: "-n 2 --dist loadfile" runs the tests in two processes
 # PYTHON310, PYTHON312  the interpreters of test-oldest
 #
@@ -33,24 +34,32 @@ lint: $(VENV)/.ready
 	$(VENV)/bin/clang-format --dry-run --Werror $(shell find csrc tests/cuda_emulation -regex ".*\.\(h\|cpp\|cu\|cuh\)")
 	$(VENV)/bin/mypy
 
+# Said before anything is made, and in words that an old interpreter understands.
+define check_interpreter
+@$(1) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("error: gcp_kernels needs Python 3.10 or newer, and \
+$(1) is %s; name another, such as PYTHON=python3.12" % sys.version.split()[0])'
+@$(1) -c 'import ensurepip, venv' || { echo "error: $(1) cannot make virtual environments; \
+on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+endef
+
 # The build compiles against torch, so torch comes first and the build is not isolated from it. pytorchcv is the peer
-# that tests and benchmarks compare with, torchvision and timm have the models that the integrations convert; their
-# dependencies are left out because they would replace torch. What else timm needs stands on a line of its own.
-$(VENV)/.ready: pyproject.toml setup.py $(shell find csrc -type f)
+# that tests and benchmarks compare with; its dependencies are left out because they would replace torch. torchvision
+# and timm have the models that the integrations convert, and are left out where none loads beside this torch.
+$(VENV)/.ready: pyproject.toml setup.py tests/model_libraries.py $(shell find csrc -type f)
+	$(call check_interpreter,$(PYTHON))
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet $(TORCH) "setuptools>=77" ninja
+	$(VENV)/bin/pip install --quiet "setuptools>=77" ninja
+	$(VENV)/bin/pip install --quiet $(TORCH)
 	$(VENV)/bin/pip install --quiet --no-build-isolation --editable ".[demo,test,bench,dev]"
-	$(VENV)/bin/pip install --quiet huggingface_hub safetensors pyyaml pillow
-	$(VENV)/bin/pip install --quiet --no-deps "pytorchcv==0.0.74" "torchvision==0.28.0" "timm==1.0.31"
+	$(VENV)/bin/pip install --quiet --no-deps "pytorchcv==0.0.74"
+	$(VENV)/bin/python tests/model_libraries.py $(TORCH)
 	touch $@
 
-# Each torch with the torchvision that was built for it. Nothing of the package is installed: the tests run in the
-# checkout, beside whatever VENV has built there. The interpreter of Triton 3.6 cannot run with numpy 2.4 or newer.
+# Nothing of the package is installed: the tests run in the checkout, beside whatever VENV has built there. The
+# interpreter of Triton 3.6 cannot run with numpy 2.4 or newer.
 test-oldest: test-torch-2.10.0 test-torch-2.11.0
 test-torch-2.10.0: OLD_PYTHON = $(PYTHON310)
 test-torch-2.11.0: OLD_PYTHON = $(PYTHON312)
-TORCHVISION_2.10.0 = 0.25.0
-TORCHVISION_2.11.0 = 0.26.0
 OLDEST_TESTS = precision mixed_precision autocast operators operator_arguments inference_graphs compiled_models \
   transforms scaled_covariance_transforms normalization_transforms nn nn_normalization cross_covariance dropcov_layer \
   matrix_function triton_kernels triton_edges triton_memory triton_config triton_choices triton_recompiles \
@@ -61,11 +70,12 @@ OLDEST_TESTS = precision mixed_precision autocast operators operator_arguments i
 test-torch-%: .venv-torch-%/.ready
 	.venv-torch-$*/bin/python -m pytest -p no:cacheprovider -m "not slow" $(OPTIONS) $(OLDEST_TESTS:%=tests/test_%.py)
 
-.venv-torch-%/.ready: Makefile
+.venv-torch-%/.ready: Makefile tests/model_libraries.py
+	$(call check_interpreter,$(OLD_PYTHON))
 	$(OLD_PYTHON) -m venv .venv-torch-$*
 	.venv-torch-$*/bin/pip install --quiet "torch==$*" "triton==3.6.0" "numpy<2.4" "setuptools>=77,<82" ninja "pytest>=8" \
-	  pytest-xdist pytest-timeout scikit-learn matplotlib tqdm huggingface_hub safetensors pyyaml pillow
-	.venv-torch-$*/bin/pip install --quiet --no-deps "torchvision==$(TORCHVISION_$*)" "timm==1.0.31"
+	  pytest-xdist pytest-timeout scikit-learn matplotlib tqdm
+	.venv-torch-$*/bin/python tests/model_libraries.py "torch==$*" "numpy<2.4"
 	touch $@
 
 clean:

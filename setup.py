@@ -1,8 +1,8 @@
 """Builds the optional CUDA extension; everything else about the package stands in pyproject.toml.
 
-GCP_KERNELS_CUDA=auto (default): build it where nvcc and torch >= 2.10 are found, otherwise install the
-Python package alone, say so, and leave the reason for `python -m gcp_kernels info`. 1: build it or fail.
-0: never. TORCH_CUDA_ARCH_LIST chooses the GPU architectures, CUDA_HOME the toolkit.
+GCP_KERNELS_CUDA=auto (default): build it on Linux, for a Python with the stable ABI, where nvcc and torch >= 2.10 are
+found; otherwise install the Python package alone, say so, and leave the reason for `python -m gcp_kernels info`.
+1: build it or fail. 0: never. TORCH_CUDA_ARCH_LIST chooses the GPU architectures, CUDA_HOME the toolkit.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import setuptools
@@ -38,6 +39,20 @@ class NotBuildable(Exception):
 
 def existing(*folders: Path) -> list[str]:
     return [str(folder) for folder in folders if folder.is_dir()]
+
+
+def require_stable_abi() -> None:
+    """One extension serves every CPython that has the stable ABI, and only on Linux is it linked as it must be."""
+    if sys.platform != "linux":
+        raise NotBuildable(f"it is built on Linux only, and this is {sys.platform}; use Linux, or WSL on Windows")
+    if sys.implementation.name != "cpython":
+        raise NotBuildable(f"it wants the stable ABI of CPython, and this Python is {sys.implementation.name}")
+    if sysconfig.get_config_var("Py_GIL_DISABLED"):
+        raise NotBuildable(
+            "this Python is free-threaded and has no stable ABI, which it is built for; take a Python with the GIL"
+        )
+    if sysconfig.get_config_var("Py_TRACE_REFS") and sys.version_info < (3, 13):
+        raise NotBuildable("this Python traces references (--with-trace-refs) and has no stable ABI, which it needs")
 
 
 def find_cuda_home() -> Path:
@@ -83,6 +98,7 @@ def default_architectures(home: Path) -> str:
 
 def cuda_extension():
     """(setup() keywords that build the extension, one line that says what it was built with)."""
+    require_stable_abi()
     home = find_cuda_home()
     torch = import_torch()
     from torch.utils import cpp_extension

@@ -13,7 +13,7 @@ usage: benchmarks/borrowed_gpu.sh STEP [OUT]
   figures  benchmark of networks and channels, profiles (triton.tgz)
   tuning   the forms that are most used, and tensors beyond 2^31 elements (triton.tgz, tune.tgz)
 
-OUT is the folder whose files are brought back, by default $OUT. CARRIED has the archives (.gpu), PYTHON is the
+OUT is the folder whose files are brought back, new or empty, by default $OUT. CARRIED has the archives (.gpu), PYTHON is the
 interpreter (python3), TRITON_CACHE_DIR where the archives are unpacked (/tmp/tc).
 TEXT
 }
@@ -125,6 +125,7 @@ main() {
   esac
   out=${2:-${OUT:-}}
   [[ -n $out ]] || { echo "borrowed_gpu: OUT is not set, and no folder was named" >&2 && exit 2; }
+  [[ ! -d $out || -z $(ls -A "$out") ]] || { echo "borrowed_gpu: $out is not empty: one OUT for each step" >&2 && exit 2; }
   mkdir -p "$out" && out=$(cd "$out" && pwd) || exit 2
   cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 2
   work=$(mktemp -d)

@@ -15,13 +15,12 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import nn
 
 from gcp_kernels import backends
-from gcp_kernels.commands.argument_types import device_argument, integer_from
+from gcp_kernels.commands.argument_types import device_argument, integer_from, new_folder
 from gcp_kernels.nn import GCP
 from gcp_kernels.shapes import triangle_size
 
@@ -182,10 +181,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         torch.cuda.set_device(args.device)
     setting = environment(args.device)
     print(head({**setting, "backends": ", ".join(backends.auto_order(args.device.type))}))
+    # Made first: a folder that cannot be made is no reason to lose what was measured.
+    writer = None if args.output is None else Writer(args.output, setting)
     rows = measure(Batch.of(args.batch, args.image, CLASSES, args.device), args.dtype, resnet18, args.rounds)
     print(lines(rows))
-    if args.output is not None:
-        writer = Writer(args.output, setting)
+    if writer is not None:
         writer.write(rows)
         writer.finish()
         print(f"\nwritten to {args.output / JSON_NAME}")
@@ -202,7 +202,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--image", type=integer_from(32), default=224, help="pixels of a side (224)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="autocast in bfloat16?")
     parser.add_argument("--rounds", type=integer_from(1), default=ROUNDS, help=f"interleaved steps ({ROUNDS})")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="folder for rows as JSON lines and CSV")
+    parser.add_argument("--output", type=new_folder, metavar="DIR", help="new folder for rows as JSON lines and CSV")
     return parser.parse_args(arguments)
 
 

@@ -17,13 +17,12 @@ import sys
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, TextIO
 
 import torch
 
 from gcp_kernels.backends.triton.architecture import INTERPRETED
-from gcp_kernels.commands.argument_types import device_argument, integer_from, number_from
+from gcp_kernels.commands.argument_types import device_argument, integer_from, new_file, number_from
 
 from .check_outcome import NOT_RUN, VERDICTS, Outcome, serve
 from .check_workers import Family, Limits, run_families
@@ -80,7 +79,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--check-seconds", type=number_from(0, above=True), default=60.0, help="for one, compilation included (60)"
     )
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write the outcomes as JSON lines too")
+    parser.add_argument("--output", type=new_file, metavar="FILE", help="new file for the outcomes as JSON lines")
     parser.add_argument(
         "--device", type=str, default="cuda", help="cuda, or cpu with TRITON_INTERPRET=1 (cuda)"
     )  # fmt: skip

@@ -26,7 +26,7 @@ Parts, in this order:
   plots      python -m benchmarks plot
 
 options:
-  --only A,B       only these parts; into a FOLDER that is there already, if you like
+  --only A,B       only these parts; if you like into a FOLDER that is there already and does not have them
   --skip A,B       all parts but these
   --minutes N      for the whole run (30); the limit of every part is a share of it
   --processes N    for tests and kernels (by cores and GPU memory); compute-sanitizer gets four at most
@@ -170,12 +170,21 @@ find_gpu() {
 }
 
 make_folder() {
+  local part
   if [[ -z $folder ]]; then
     folder=gpu_check_${gpu:-no GPU}_$(date +%Y-%m-%d)
     folder=${folder//[^A-Za-z0-9_.-]/-}
   fi
   if [[ -z $only && -d $folder && -n $(ls -A "$folder") ]]; then
     fail_early "$folder is not empty; results of two runs would mix (--only adds parts to a folder)"
+  fi
+  # Plots can be drawn again from what is there; what was measured is gone once it is measured again.
+  for part in $only; do
+    [[ $part == plots || ! -e $folder/$part.log ]] || fail_early "$folder has the part $part already; name a new FOLDER"
+  done
+  # A later part of the same run packs all again.
+  if [[ -n $pack && -e $pack/everything.tgz && ! -e $folder/summary.txt ]]; then
+    fail_early "--pack: $pack has the results of another run"
   fi
   mkdir -p "$folder" || fail_early "$folder cannot be made"
   folder=$(cd "$folder" && pwd) || exit 2

@@ -18,7 +18,6 @@ import timeit
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
@@ -27,6 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import gcp_kernels
 from gcp_kernels import backends
+from gcp_kernels.commands.argument_types import new_file
 
 from .static import why_not
 
@@ -86,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"rounds of {CALLS} calls ({ROUNDS})")
     parser.add_argument("--only", metavar="TEXT", help='calls whose row has this text, such as "on chip"')
     parser.add_argument("--profile", action="store_true", help="where the time of each call goes")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows as JSON lines too")
+    parser.add_argument("--json", type=new_file, metavar="FILE", help="new file for the rows as JSON lines")
     args = parser.parse_args(arguments)
     if args.rounds < 1:
         parser.error(f"--rounds must be at least 1, got {args.rounds}")

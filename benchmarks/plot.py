@@ -40,7 +40,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ImportError as error:
         print(f"python -m benchmarks plot needs matplotlib (pip install matplotlib): {error}", file=sys.stderr)
         return 2
-    folder = args.output or (args.run if args.run.is_dir() else args.run.parent)
+    own = args.run if args.run.is_dir() else args.run.parent
+    folder = args.output or own
+    # Beside their rows plots can be drawn again at any time; elsewhere they may be of another run.
+    there = [path for name in PLOTS if (path := folder / f"{name}.png").exists()]
+    if there and folder.resolve() != own.resolve():
+        print(f"python -m benchmarks plot: --output {folder}: {there[0].name} is there already", file=sys.stderr)
+        return 2
     folder.mkdir(parents=True, exist_ok=True)
     drawn = 0
     for name, draw in PLOTS.items():

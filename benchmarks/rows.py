@@ -14,6 +14,8 @@ from .cases import Case
 
 JSON_NAME = "results.jsonl"
 CSV_NAME = "results.csv"
+# How the problem of a row begins that the run had no time for; what was measured elsewhere is not lost by that.
+NOT_BEGUN = "not begun within"
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -10,14 +11,14 @@ from pathlib import Path
 
 import torch
 
-from gcp_kernels.commands.argument_types import device_argument, integer_from
+from gcp_kernels.commands.argument_types import device_argument, integer_from, new_folder
 
 from . import memory, table
 from .environment import commit, environment
 from .measure import failed, is_ours, time_case
 from .providers import by_name
 from .roofline import Ceilings, measure_ceilings
-from .rows import CSV_NAME, JSON_NAME, Row, Writer
+from .rows import CSV_NAME, JSON_NAME, NOT_BEGUN, Row, Writer
 from .sets import SETS, Plan, named_set, selected
 from .timing import Budget
 
@@ -36,7 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         torch.set_num_threads(args.threads)
     plan = planned(args)
     if not plan.items and not plan.peaks:
-        print("nothing to measure: the set has no case that --case, --group and --provider ask for")
+        nothing = "the set has no case that --case, --group and --provider ask for"
+        print(f"python -m benchmarks run: nothing to measure: {nothing}", file=sys.stderr)
         return 2
     started = time.perf_counter()
     ceilings = measure_ceilings(device)
@@ -73,7 +75,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--set", choices=SETS, default="standard", help="how much is measured (standard)")
     parser.add_argument("--device", type=device_argument, default=default, help="cpu, cuda or cuda:N (cuda if any)")
     parser.add_argument(
-        "--output", type=Path, metavar="DIR", help="folder for rows as JSON lines and CSV, and the table"
+        "--output", type=new_folder, metavar="DIR", help="new folder for rows as JSON lines and CSV, and the table"
     )
     parser.add_argument("--threads", type=integer_from(1), help="threads of a CPU (as many as torch takes)")
     parser.add_argument("--rounds", type=integer_from(1), help="interleaved rounds of timing")
@@ -83,13 +85,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--provider", action="append", metavar="TEXT", help="only providers with this in their name")
     parser.add_argument("--list", action="store_true", help="print what would be measured, and end")
     args = parser.parse_args(arguments)
-    if args.output is not None and args.output.exists() and not args.output.is_dir():
-        parser.error(f"--output {args.output}: it is a file, not a folder")
-    if args.output is not None:
-        try:
-            args.output.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            parser.error(f"--output {args.output}: {error.strerror}")
     if args.list:
         plan = planned(args)
         for item in plan.items:
@@ -97,6 +92,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         for case in plan.peaks:
             print(f"{'peak memory':11} {case.label}")
         parser.exit()
+    if args.output is not None:
+        try:
+            args.output.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            parser.error(f"--output {args.output}: {error.strerror}")
     return args
 
 
@@ -123,7 +123,7 @@ def measured(plan: Plan, device: torch.device, ceilings: Ceilings, limit: int | 
     for item in plan.items:
         providers = [by_name(name) for name in item.providers]
         if time.perf_counter() > ends:
-            problem = f"not begun within the {limit} s of --budget"
+            problem = f"{NOT_BEGUN} the {limit} s of --budget"
             yield [Row.of("time", item.group, item.case, one.name, one.truth, problem=problem) for one in providers]
             continue
         yield time_case(item.group, item.case, providers, device, budget, ceilings)

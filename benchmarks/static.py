@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from gcp_kernels.commands.argument_types import new_file
+
 from .run import commit
 from .static_gate import KIB, SHARED_LIMIT, Figures, problems
 
@@ -101,12 +103,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--variants", action="store_true", help="other inputs too: layouts, dtypes, sizes; takes long")
     parser.add_argument("--loops", action="store_true", help="barriers, waits, shared memory and loads of a k step")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes at a time (one per CPU)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows as JSON lines too")
+    parser.add_argument("--json", type=new_file, metavar="FILE", help="new file for the rows as JSON lines")
     args = parser.parse_args(arguments)
     if args.jobs < 1:
         parser.error(f"--jobs must be at least 1, got {args.jobs}")
-    if args.json is not None and (args.json.is_dir() or not args.json.absolute().parent.is_dir()):
-        parser.error(f"--json {args.json}: not a file in an existing directory")
     return args
 
 

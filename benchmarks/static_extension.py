@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 
 from gcp_kernels.backends.cuda.extension import why_not_loaded
+from gcp_kernels.commands.argument_types import new_file
 
 from .sass import counted
 from .static_gate import SHARED_LIMIT, Figures
@@ -63,7 +64,7 @@ class Row:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print both tables; 0 when all is well, 1 when a kernel is not accepted, 2 when there is nothing to read."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.static_extension", description=main.__doc__)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows as JSON lines too")
+    parser.add_argument("--json", type=new_file, metavar="FILE", help="new file for the rows as JSON lines")
     args = parser.parse_args(arguments)
     if (reason := why_not()) is not None:
         print(f"python -m benchmarks.static_extension has nothing to read: {reason}", file=sys.stderr)

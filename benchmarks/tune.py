@@ -21,12 +21,11 @@ import argparse
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from gcp_kernels.commands.argument_types import device_argument, integer_from
+from gcp_kernels.commands.argument_types import device_argument, integer_from, new_file
 from gcp_kernels.precision import PRECISIONS
 
 from . import static
@@ -102,7 +101,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--jobs", type=integer_from(1), default=os.cpu_count() or 1, help="compilers at a time (one per CPU)"
     )
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write the table there too")
+    parser.add_argument("--output", type=new_file, metavar="FILE", help="write the table to this new file too")
     args = parser.parse_args(arguments)
     for kernel in args.kernels:
         if kernel not in (*KERNELS, "all"):
@@ -137,12 +136,16 @@ def places(kernels: Sequence[str], precisions: Sequence[str]) -> Iterator[tuple[
 
 
 def dry_run(args: argparse.Namespace, table: Table, arch: Architecture, compiler: Compiler) -> int:
-    """List the candidates of every entry, and what is wrong with those that are not legal."""
+    """List the candidates of every entry, and what is wrong with those that are not legal.
+
+    The list is the same each time; what takes minutes is said apart from it.
+    """
     from .tune_search import legal_options
     from .tune_space import compiled_for, described, entry
 
     for place in places(args.kernels, args.precision):
         one = entry(*place, table.choices, table.covariance)
+        say(f"compiling candidates for {one.name}")
         found = legal_options(one, arch, compiler, args.only)
         archs = ", ".join(f"sm_{number}" for number in compiled_for(one.kernel, arch.capability))
         print(f"\n{one.name}, in {table.name}, compiled for {archs}; to be timed: ", end="")

@@ -81,6 +81,14 @@ def lent(tmp_path):
     return Lent(tmp_path)
 
 
+def test_the_results_of_two_steps_do_not_mix(lent):
+    assert lent.run("works").returncode == 0
+    again = lent.run("memory")
+    assert again.returncode == 2
+    assert "is not empty: one OUT for each step" in again.stderr
+    assert not lent.calls
+
+
 @pytest.mark.parametrize("step", STEPS)
 def test_a_step_ends_within_ten_minutes_and_leaves_few_files(lent, step):
     done = lent.run(step)

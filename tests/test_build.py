@@ -125,6 +125,57 @@ def test_auto_without_torch_says_why(tree):
     assert "--no-build-isolation" in build["DETAIL"]
 
 
+def test_a_free_threaded_python_goes_without_and_says_so(tree):
+    (tree / "sitecustomize.py").write_text("import sysconfig\nsysconfig.get_config_vars()['Py_GIL_DISABLED'] = 1\n")
+    name, build = only_wheel(tree, pip_wheel(tree, PYTHONPATH=str(tree)))
+    assert name.endswith("-py3-none-any.whl")
+    assert "this Python is free-threaded and has no stable ABI" in build["DETAIL"]
+    required = pip_wheel(tree, PYTHONPATH=str(tree), GCP_KERNELS_CUDA="1")
+    assert required.returncode != 0
+    reason = "GCP_KERNELS_CUDA=1, but the CUDA extension cannot be built: this Python is free-threaded"
+    assert (required.stdout + required.stderr).count(reason) == 1
+    with zipfile.ZipFile(tree / "dist" / name) as archive:
+        archive.extractall(tree / "installed")
+    command = [sys.executable, "-m", "gcp_kernels", "info"]
+    info = subprocess.run(command, cwd=tree / "installed", capture_output=True, text=True, check=True)
+    assert f"extension not built: {build['DETAIL']}" in info.stdout
+
+
+# setuptools is imported before the pretence, which it need not believe.
+PRETENDING = """import sys, sysconfig, setuptools.command.build_py, setuptools.command.build_ext
+variables = sysconfig.get_config_vars()
+{}
+sys.argv = ["setup.py", "--version"]
+exec(compile(open("setup.py").read(), "setup.py", "exec"))
+"""
+
+
+@pytest.mark.parametrize(
+    ("pretence", "message"),
+    [
+        ("variables['Py_GIL_DISABLED'] = 1", "this Python is free-threaded and has no stable ABI"),
+        ("variables['Py_TRACE_REFS'] = 1; sys.version_info = (3, 12)", "this Python traces references"),
+        ("sys.implementation.name = 'pypy'", "it wants the stable ABI of CPython, and this Python is pypy"),
+        ("sys.platform = 'win32'", "it is built on Linux only, and this is win32"),
+        ("sys.platform = 'darwin'", "it is built on Linux only, and this is darwin"),
+        # Debug builds have the stable ABI: what is missing is another thing.
+        ("variables['Py_DEBUG'] = 1", "no CUDA toolkit"),
+    ],
+    ids=["free-threaded", "traced references", "PyPy", "Windows", "macOS", "debug"],
+)
+def test_a_python_without_the_stable_abi_goes_without_and_says_which(tree, pretence, message):
+    command = [sys.executable, "-c", PRETENDING.format(pretence)]
+    nowhere = str(tree / "nowhere")
+    done = subprocess.run(
+        command, cwd=tree, env=environment(CUDA_HOME=nowhere), capture_output=True, text=True, check=False
+    )
+    assert f"gcp_kernels is built WITHOUT the CUDA extension: {message}" in done.stderr
+    required = environment(CUDA_HOME=nowhere, GCP_KERNELS_CUDA="1")
+    done = subprocess.run(command, cwd=tree, env=required, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert message in done.stderr
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

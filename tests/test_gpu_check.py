@@ -220,7 +220,10 @@ def test_results_of_two_runs_do_not_mix(machine):
     assert again.returncode == 2
     assert "is not empty" in again.stderr
     assert machine.calls == []
-    assert machine.run("--only", "plots", "out").returncode == 0, "what draws the run adds to it"
+    for _ in range(2):
+        assert machine.run("--only", "plots", "--pack", "packed", "out").returncode == 0, "plots are added"
+    assert "has the part info already" in machine.run("--only", "info,plots", "out").stderr
+    assert "has the results of another run" in machine.run("--only", "info", "--pack", "packed", "other").stderr
 
 
 def test_what_is_missing_is_named(machine):

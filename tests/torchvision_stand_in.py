@@ -4,17 +4,27 @@ torchvision's wheels from the usual index are linked to CUDA and do not load bes
 fails, because it registers fake kernels for two box operators that the library would have defined. Here these two
 schemas are defined, and nothing else: the models under test are torchvision's own, and classification models use none
 of its operators. Where the library loads, or there is no torchvision, nothing is done.
+
+An environment that has no torchvision for users may have one for tests, in a folder of its own (model_libraries.py).
 """
 
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
+from model_libraries import FOR_TESTS
 
 SCHEMAS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 )
+
+
+def look_where_tests_may() -> None:
+    """Take torchvision and timm from the folder for tests where there is no torchvision for users."""
+    if find_spec("torchvision") is None and FOR_TESTS.is_dir():
+        sys.path.append(str(FOR_TESTS))
 
 
 def library_loads() -> bool:
@@ -41,4 +51,5 @@ def define_missing_operators() -> torch.library.Library | None:
     return operators
 
 
+look_where_tests_may()
 OPERATORS = define_missing_operators()

@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Callable
 from math import inf
+from pathlib import Path
 
 import torch
 
@@ -36,6 +37,38 @@ def number_from(lowest: float, *, above: bool = False, below: float = inf) -> Ca
         return value
 
     return parse
+
+
+def new_folder(text: str) -> Path:
+    """An argparse type: a folder that is empty or not there, so that nothing in it is overwritten."""
+    return _unused(text, folder_problem(Path(text)))
+
+
+def new_file(text: str) -> Path:
+    """An argparse type: a file that is empty or not there, in a folder that is; or a device or pipe."""
+    return _unused(text, file_problem(Path(text)))
+
+
+def _unused(text: str, problem: str | None) -> Path:
+    if problem is not None:
+        raise argparse.ArgumentTypeError(f"{text}: {problem}")
+    return Path(text)
+
+
+def folder_problem(path: Path) -> str | None:
+    """Why results cannot be written to the folder ``path``, as a sentence fragment; None when they can."""
+    if path.is_dir():
+        return "it is not empty; name a new folder" if any(path.iterdir()) else None
+    return "it is a file; name a new folder" if path.exists() else None
+
+
+def file_problem(path: Path) -> str | None:
+    """Why a result cannot be written to the file ``path``, as a sentence fragment; None when it can."""
+    if path.is_dir():
+        return "it is a folder; name a new file"
+    if path.is_file() and path.stat().st_size:
+        return "it is there already; name a new file"
+    return None if path.parent.is_dir() else f"{path.parent} is not an existing folder"
 
 
 def device_argument(text: str) -> torch.device:

@@ -20,7 +20,7 @@ from .. import __version__
 from ..training import DigitsSplit, Epoch, build_network, fit, load_digits_split, steps_per_epoch
 from ..training.digits import BATCH_SIZE
 from . import demo_plot, demo_timing
-from .argument_types import device_argument, integer_from
+from .argument_types import device_argument, file_problem, integer_from
 from .demo_extra import device_name, missing_packages
 
 LABELS = {"avg": "average pooling", "gcp": "covariance pooling (GCP)"}
@@ -28,6 +28,8 @@ LABELS = {"avg": "average pooling", "gcp": "covariance pooling (GCP)"}
 # Best for GCP, and within a tenth of a point of the best for average pooling, so that neither is handicapped.
 LEARNING_RATE = 3e-3
 WEIGHT_DECAY = 1e-2
+# Drawn anew each time; a picture that a user names is never drawn over.
+PICTURE = Path("gcp_demo.png")
 TIMING_ROUNDS = {"cpu": 11, "cuda": 100}
 
 
@@ -40,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--batch-size", type=integer_from(1), default=BATCH_SIZE, help=f"images per optimiser step ({BATCH_SIZE})"
     )
     parser.add_argument("--device", type=device_argument, help="cpu, cuda or cuda:N (cuda if there is one)")
-    parser.add_argument("--output", type=Path, default=Path("gcp_demo.png"), help="the plot (./gcp_demo.png)")
+    parser.add_argument("--output", type=Path, default=PICTURE, help=f"the plot, a new file (./{PICTURE}, drawn anew)")
     parser.add_argument("--no-plot", action="store_true", help="draw nothing")
 
 
@@ -48,6 +50,8 @@ def run(args: argparse.Namespace) -> int:
     """Run the demo; 0 when done, 1 for a missing package or a wrong result, 2 for an unusable output."""
     started = time.perf_counter()
     problem = None if args.no_plot else demo_plot.plot_path_problem(args.output)
+    if problem is None and not args.no_plot and args.output != PICTURE:
+        problem = file_problem(args.output)
     if problem:
         return fail(f"--output {args.output}: {problem}", 2)
     missing = missing_packages(plotting=not args.no_plot)

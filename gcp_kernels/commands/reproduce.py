@@ -24,7 +24,7 @@ from ..reproduction.experiment import Settings
 from ..reproduction.report import CHOSEN_ON_TEST_IMAGES, plural, summary
 from ..reproduction.run import run_all, write_folder
 from ..training import POOLS, SCHEDULES, NonFiniteLossError, load_digits_split
-from .argument_types import device_argument, integer_from, number_from
+from .argument_types import device_argument, folder_problem, integer_from, number_from
 from .demo_extra import device_name, missing_packages
 
 DEFAULT = Settings()
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     if settings.landscape_range[0] >= settings.landscape_range[1]:
         low, high = settings.landscape_range
         return fail(f"--landscape-range: LOW must be below HIGH, got {low:g} {high:g}", 2)
-    if problem := output_problem(args.output):
+    if problem := folder_problem(args.output):
         return fail(f"--output {args.output}: {problem}", 2)
     if missing := missing_packages(plotting=True):
         return fail(f'{", ".join(missing)} missing; reproduce needs: pip install "gcp-kernels[demo]"', 1)
@@ -140,15 +140,6 @@ def settings_of(args: argparse.Namespace) -> Settings:
     if "landscape_range" in given:
         given["landscape_range"] = tuple(given["landscape_range"])
     return replace(SMALL if args.small else DEFAULT, **given)
-
-
-def output_problem(path: Path) -> str | None:
-    """Why results cannot be written to the folder ``path``, as a sentence fragment; None when they can."""
-    if path.is_dir():
-        return "it is not empty; name a new folder" if any(path.iterdir()) else None
-    if path.exists():
-        return "it is a file; name a new folder"
-    return None
 
 
 def remove_empty(folders: Sequence[Path]) -> None:
