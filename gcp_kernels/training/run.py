@@ -47,6 +47,8 @@ class TrainingRun:
     Attributes:
         history: a row for each epoch so far, with the columns of ``log.csv``.
         dataset: counts of images and classes.
+        notes: lines for a person, on what else is in a folder of images.
+        damaged: images that were left out of it; ``None`` without ``skip_damaged``.
         steps_in_epoch: optimiser steps.
 
     Raises:
@@ -58,6 +60,7 @@ class TrainingRun:
         self.config, self.device, self.processes = config, device, processes
         task = load_task(config, device, workers, processes)
         self.network, self.batches, self.dataset = task.network, task.batches, task.dataset
+        self.notes, self.damaged = task.notes, task.damaged
         self.steps_in_epoch = steps_per_epoch(self.batches.images_per_epoch, config.batch_size)
         self.optimizer = torch.optim.SGD(
             self.network.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
