@@ -6,8 +6,11 @@ import training_runs
 from training_runs import rows
 
 from gcp_kernels.__main__ import main
+from gcp_kernels.commands import train as train_command
+from gcp_kernels.training import damaged_images
 from gcp_kernels.training.distributed import Processes
 from gcp_kernels.training.image_decoding import DamagedImageError, ImageError
+from gcp_kernels.training.run_folder import RunFolder
 
 pytest.importorskip("torchvision", reason="torchvision is not installed (extra: models)")
 Image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
@@ -131,35 +134,42 @@ def test_what_is_damaged_after_it_was_tried_is_an_error(tree):
         list(found.test())
 
 
-class Shared(Processes):
-    """One of two processes, which hears of the other one what ``others`` has."""
-
-    others = ()
-
-    def gather(self, value):
-        return [value, *self.others]
-
-
-def test_every_process_leaves_out_the_same(tree):
+def test_every_process_leaves_out_the_same(tree, monkeypatch):
+    """Each of two decodes its share, and hears of the other one's."""
     damage(tree)
     samples = [(str(path), 0) for path in sorted(tree.rglob("*.png"))]
     alone = [error.path for error in find_damaged(samples, 0, Processes())]
     assert alone == [str(tree / name) for name in DAMAGED]
-    shares = []
-    for rank in range(2):
-        process = Shared(rank, 2, rank)
-        shares.append(find_damaged(samples, 0, process))
-    assert 0 < len(shares[0]) < len(alone), "each decodes its share"
-    assert len(shares[0]) + len(shares[1]) == len(alone)
-    for rank in range(2):
-        process = Shared(rank, 2, rank)
-        object.__setattr__(process, "others", [shares[1 - rank]])
-        assert [error.path for error in find_damaged(samples, 0, process)] == alone
-    unknown = ImageError(str(samples[-1][0]), "has no range")
-    process = Shared(0, 2, 0)
-    object.__setattr__(process, "others", [[unknown]])
-    with pytest.raises(ImageError, match="has no range"):
+    shares, processes = [], [Processes(rank, 2, rank) for rank in range(2)]
+    monkeypatch.setattr(Processes, "gather", lambda self, value: [shares.append(value) or value])
+    for process in processes:
         find_damaged(samples, 0, process)
+    assert sorted(error.path for share in shares for error in share) == alone
+    assert 0 < len(shares[0]) < len(alone)
+    monkeypatch.setattr(Processes, "gather", lambda self, value: [value, shares[1 - self.rank]])
+    for process in processes:
+        assert [error.path for error in find_damaged(samples, 0, process)] == alone
+    shares[1] = [ImageError(samples[-1][0], "has no range")]
+    with pytest.raises(ImageError, match="has no range"):
+        find_damaged(samples, 0, processes[0])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_long_decoding_says_how_far_it_is(workers, tree, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(damaged_images, "CHUNK", 5)
+    reports = []
+    samples = [(str(path), 0) for path in sorted(tree.rglob("*.png"))]
+    find_damaged(samples, workers, Processes(), lambda *report: reports.append(report))
+    assert reports == [(5, 18), (10, 18), (15, 18), (18, 18)]
+    monkeypatch.setattr(train_command, "SECONDS_BETWEEN_REPORTS", 0)
+    assert train(tree, tmp_path / "run", "--skip-damaged") == 0
+    assert "to leave out what is damaged\n5 of 18\n10 of 18\n15 of 18\n18 of 18\n" in capsys.readouterr().out
+
+
+def test_the_table_has_names_that_are_no_text(tmp_path):
+    error = DamagedImageError("cat/\udcff.png", "cannot be decoded: OSError: broken")
+    RunFolder(tmp_path).write_damaged([error])
+    assert rows(tmp_path / "damaged.csv") == [{"image": r"cat/\xff.png", "reason": error.reason}]
 
 
 def test_skipped_files_and_folders_are_said_once(tree, tmp_path, capsys):

@@ -12,7 +12,8 @@ import argparse
 import importlib
 import os
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from .argument_types import device_argument, integer_from, number_from
 
 OUTPUT = Path("gcp_run")
 WORKERS = 4
+SECONDS_BETWEEN_REPORTS = 30
 # Of the command line only: none of them changes the result.
 NOT_OF_THE_CONFIG = ("command", "output", "resume", "workers")
 
@@ -146,10 +148,12 @@ def train(
     processes: Processes,
 ) -> int:
     """Train to the end, with a line for each epoch from the first process."""
+    report = None
     if config.skip_damaged and processes.first:
         print(f"decoding every image of {config.data} once, to leave out what is damaged", flush=True)
+        report = now_and_then()
     try:
-        training = TrainingRun(config, device, getattr(args, "workers", WORKERS), processes)
+        training = TrainingRun(config, device, getattr(args, "workers", WORKERS), processes, report)
     except (ValueError, FileNotFoundError) as error:
         return fail(error, 2, processes)
     if args.resume:
@@ -170,6 +174,19 @@ def train(
         final = training.history[-1]["test_accuracy"]
         line(f"\n{final:.2f} % of the test images after the last epoch; all is in {folder.path}")
     return 0
+
+
+def now_and_then() -> Callable[[int, int], None]:
+    """What says how many images have been decoded, if it has not for a while."""
+    said = time.monotonic()
+
+    def say(done: int, images: int) -> None:
+        nonlocal said
+        if time.monotonic() - said >= SECONDS_BETWEEN_REPORTS:
+            said = time.monotonic()
+            print(f"{done} of {images}", flush=True)
+
+    return say
 
 
 @contextmanager

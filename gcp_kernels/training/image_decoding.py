@@ -54,8 +54,7 @@ def decode(path: str) -> Any:
         warnings.simplefilter("ignore")
         # Decoders meet damage with whatever it leads to: SyntaxError, IndexError, zlib.error, ...
         try:
-            image = Image.open(path)
-            with image:
+            with Image.open(path) as image:
                 image.load()
                 return _rgb(image, path)
         except ImageError:
@@ -96,7 +95,7 @@ def _reason(error: Exception) -> str:
     from PIL import UnidentifiedImageError
 
     if isinstance(error, UnidentifiedImageError):
-        return "it is of no format that Pillow reads here"
+        return "it is empty, or of no format that Pillow reads here"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from .batches import TEST_BATCH, Batch, divisible
-from .damaged_images import find_damaged
+from .damaged_images import Report, find_damaged
 from .distributed import Processes
 from .image_decoding import DamagedImageError, ImageError, decode
 from .image_listing import check_folders, list_images, notes, require_images
@@ -41,6 +41,7 @@ class FolderBatches:
         processes: as for :class:`gcp_kernels.training.batches.DigitsBatches`.
         skip_damaged: read every image once now, all processes together, and leave out those that cannot be decoded:
             everything is then as if they were not there.
+        report: of that, as for :func:`gcp_kernels.training.damaged_images.find_damaged`.
 
     Attributes:
         classes: their names, by label.
@@ -68,6 +69,7 @@ class FolderBatches:
         processes: Processes,
         *,
         skip_damaged: bool = False,
+        report: Report | None = None,
     ) -> None:
         suffixes, transforms = _torchvision()
         normalized = [transforms.ToTensor(), transforms.Normalize(MEAN, DEVIATION)]
@@ -89,7 +91,7 @@ class FolderBatches:
         self.notes: list[str] = notes(self._train, self._test)
         self.damaged: list[DamagedImageError] | None = None
         if skip_damaged:
-            self.damaged = find_damaged([*self._train.samples, *self._test.samples], workers, processes)
+            self.damaged = find_damaged([*self._train.samples, *self._test.samples], workers, processes, report)
             left_out = {error.path for error in self.damaged}
             for part, listing in listings.items():
                 listing.samples = [sample for sample in listing.samples if sample[0] not in left_out]

@@ -1,6 +1,7 @@
 """The folder of one training run: its options, its checkpoint and its tables, each replaced as a whole."""
 
 import json
+import os
 import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -87,9 +88,8 @@ class RunFolder:
     def write_damaged(self, images: Sequence[DamagedImageError]) -> None:
         """Replace the table of the images that were left out. Raises :class:`RunFolderError`."""
         with _naming(self.damaged):
-            write_table(
-                self.damaged, DAMAGED_COLUMNS, [{"image": error.path, "reason": error.reason} for error in images]
-            )
+            rows = [{"image": _text(error.path), "reason": _text(error.reason)} for error in images]
+            write_table(self.damaged, DAMAGED_COLUMNS, rows)
 
     def load(self) -> dict[str, Any] | None:
         """The checkpoint, on the CPU, read as data and never as code; ``None`` if no epoch has been completed.
@@ -104,6 +104,11 @@ class RunFolder:
         except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, ValueError, KeyError) as error:
             raise RunFolderError(f"{self.checkpoint} cannot be read: {error}") from error
         return state
+
+
+def _text(name: str) -> str:
+    """A name with its bytes that are no UTF-8 written out."""
+    return os.fsencode(name).decode(errors="backslashreplace")
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from torch import nn
 
 from .batches import Batches, DigitsBatches
 from .configuration import DIGITS, TrainingConfig
+from .damaged_images import Report
 from .digits import CLASSES, load_digits_split
 from .distributed import Processes
 from .image_decoding import DamagedImageError
@@ -33,8 +34,13 @@ class Task:
     damaged: Sequence[DamagedImageError] | None = None
 
 
-def load_task(config: TrainingConfig, device: torch.device, workers: int, processes: Processes) -> Task:
-    """Load or list the images, and build the network on the device. Raises what the data raises."""
+def load_task(
+    config: TrainingConfig, device: torch.device, workers: int, processes: Processes, report: Report | None = None
+) -> Task:
+    """Load or list the images, and build the network on the device. Raises what the data raises.
+
+    ``report`` is as for :class:`gcp_kernels.training.image_folder.FolderBatches`.
+    """
     batches: Batches
     notes: Sequence[str] = ()
     damaged: Sequence[DamagedImageError] | None = None
@@ -56,6 +62,7 @@ def load_task(config: TrainingConfig, device: torch.device, workers: int, proces
             workers,
             processes,
             skip_damaged=config.skip_damaged,
+            report=report,
         )
         notes, damaged = batches.notes, batches.damaged
         training_images, classes = batches.training_images, len(batches.classes)
