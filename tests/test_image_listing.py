@@ -155,6 +155,10 @@ def test_a_link_to_a_parent_of_where_a_link_led_is_refused(part):
     link(store / "birds" / "up", store)
     with pytest.raises(ValueError, match=r"bird/up is a link to .*store, a folder that it lies in"):
         listed(part)
+    (store / "birds" / "up").unlink()
+    link(store / "birds" / "back", part.parent)
+    with pytest.raises(ValueError, match=r"bird/back is a link to .*images, a folder that it lies in"):
+        listed(part)
 
 
 @pytest.mark.parametrize(
