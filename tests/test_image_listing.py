@@ -267,6 +267,18 @@ def test_images_of_both_parts_are_counted(name, target, count, part):
     ]
 
 
+def test_files_that_links_list_again_are_counted(part):
+    """To show an image more often is done on purpose, too, so it is no error."""
+    put(part.parent, "val/cat/7.jpg", "val/dog/7.jpg")
+    for name in ("cat/7.jpg", "cat/8.jpg", "dog/7.jpg"):
+        link(part / name, "../cat/0.jpg")
+    link(part.parent / "val" / "dog" / "8.jpg", "7.jpg")
+    link(part.parent / "val" / "dog" / "9.jpg", "nowhere.jpg")
+    assert notes(listed(part), listed(part.parent / "val")) == [
+        "images that links list again, for the same class or another one: 4"
+    ]
+
+
 def test_links_to_different_images_of_one_store_have_none_in_common(part):
     root = part.parent
     put(root, "store/0.jpg", "store/1.jpg", "val/cat/7.jpg", "val/dog/7.jpg")

@@ -3,6 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -54,8 +55,8 @@ def list_images(part: Path, suffixes: Sequence[str]) -> Listing:
     Raises:
         ValueError: a link leads to a folder that it lies in, or to one that is listed already, for this class or for
             another one: images would count twice, or be of two classes.
-        FileNotFoundError: a class has no image, or a link that is not named like an image leads nowhere: it may have
-            been one to a folder of images.
+        FileNotFoundError: a link that is not named like an image leads nowhere: it may have been one to a folder of
+            images.
         OSError: a folder cannot be read.
     """
     listing = Listing(_classes(part), linked=part.is_symlink())
@@ -77,13 +78,18 @@ def require_images(listing: Listing, part: Path, without: str) -> None:
 
 
 def notes(train: Listing, test: Listing) -> list[str]:
-    """Lines for a person: what of both parts was left out, and whether they have images in common."""
+    """Lines for a person: what of both parts was left out, and which files links made images more than once."""
     lines = []
     if skipped := train.skipped + test.skipped:
         lines.append(f"files skipped: {_counts(skipped)}")
     if left_out := train.left_out + test.left_out:
         lines.append(f"folders left out: {_counts(left_out)}")
-    if common := _in_common(train, test):
+    if not (train.linked or test.linked):
+        return lines
+    trained, tested = _files(train), _files(test)
+    if repeated := (trained.total() - len(trained)) + (tested.total() - len(tested)):
+        lines.append(f"images that links list again, for the same class or another one: {repeated}")
+    if common := sum(count for file, count in tested.items() if file in trained):
         lines.append(f"{common} test images are training images too, by links: the test accuracy counts them")
     return lines
 
@@ -143,7 +149,7 @@ class _Walk:
         if real in self.seen:
             raise ValueError(
                 f"{folder} and {self.seen[real]} are the same folder, by a link; its images would count twice, "
-                "or be of two classes: remove one of them"
+                "or be of two classes: remove the link"
             )
         self.seen[real] = folder
         return real
@@ -185,21 +191,14 @@ def _suffix(name: str) -> str:
     return os.path.splitext(name)[1].lower() or "without a suffix"
 
 
-def _in_common(train: Listing, test: Listing) -> int:
-    """How many test images are files of training images too; without a link there is none."""
-    if not (train.linked or test.linked):
-        return 0
-    tested = [identity for path, _ in test.samples if (identity := _identity(path))]
-    common = set(tested).intersection(_identity(path) for path, _ in train.samples)
-    return sum(identity in common for identity in tested)
-
-
-def _identity(path: str) -> tuple[int, int] | None:
-    try:
-        status = os.stat(path)
-    except OSError:  # it will fail by its name when it is read
-        return None
-    return status.st_dev, status.st_ino
+def _files(listing: Listing) -> Counter[tuple[int, int]]:
+    """How often each file is listed, by its identity; one that is not there will fail by its name when it is read."""
+    files: Counter[tuple[int, int]] = Counter()
+    for path, _ in listing.samples:
+        with suppress(OSError):
+            status = os.stat(path)
+            files[status.st_dev, status.st_ino] += 1
+    return files
 
 
 def _counts(counter: Counter[str]) -> str:
