@@ -238,7 +238,6 @@ def test_damage_is_one_error_in_one_line(damage, sound):
         IndexError(),
         KeyError("RGB"),
         EOFError(),
-        MemoryError(),
         OverflowError("too large"),
         Image.DecompressionBombError("could be decompression bomb DOS attack"),
     ],
@@ -253,6 +252,19 @@ def test_whatever_a_decoder_raises_is_one_error(error, sound, monkeypatch):
         decode(str(sound))
     assert len(str(raised.value).splitlines()) == 1
     assert raised.value.__cause__ is error
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(24, "Too many open files")], ids=["memory", "files"])
+def test_what_the_machine_lacks_is_no_damage(error, sound, monkeypatch):
+    """Else --skip-damaged would leave out other images on another day."""
+
+    def fail(path):
+        raise error
+
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(ImageError, match=r"sound\.png cannot be decoded: (MemoryError|Too many open files)$") as raised:
+        decode(str(sound))
+    assert not isinstance(raised.value, DamagedImageError)
 
 
 def test_only_what_pillow_refuses_is_too_large(sound, monkeypatch):

@@ -1,5 +1,6 @@
 """A file as an RGB image of 8 bits, and one kind of error, with its name, for all that can be wrong with it."""
 
+import errno
 import warnings
 from typing import Any
 
@@ -7,11 +8,13 @@ from typing import Any
 # value for signed integers.
 TIFF_BITS, TIFF_PHOTOMETRIC, TIFF_SAMPLE_FORMAT = 258, 262, 339
 ZERO_IS_WHITE, SIGNED = 0, 2
-# Pillow scales grey of more than 8 bits to 16 bits in these formats, but for TIFF. Its mode has been both I and I;16.
+# In these Pillow scales grey of more than 8 bits to 16, in mode I or I;16; that of TIFF keeps the bits that it has.
 SCALED_TO_16_BITS = ("PNG", "PPM", "JPEG2000")
 # Pillow's modes for such grey, little- and big-endian; and for what is wider than 8 bits besides.
 GREY_16 = ("I;16", "I;16L", "I;16B", "I;16N")
 WIDE = {"I": "integers of 32 bits, or signed", "F": "floats"}
+# Memory, and files that may be open at a time.
+OUT_OF = (errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 
 
 class ImageError(OSError):
@@ -42,9 +45,9 @@ def decode(path: str) -> Any:
     high byte, transparency is dropped, and an orientation noted in EXIF is not applied.
 
     Raises:
-        DamagedImageError: the file cannot be opened or decoded, for whatever reason.
+        DamagedImageError: the file cannot be opened or decoded, for whatever reason but the next.
         ImageError: its pixels are floats, signed, or of 32 bits, so that nothing says what is black and what is white;
-            or Pillow has no way to RGB from its mode.
+            or Pillow has no way to RGB from its mode; or memory, or files that may be open, ran out.
     """
     from PIL import Image
 
@@ -60,7 +63,8 @@ def decode(path: str) -> Any:
         except ImageError:
             raise
         except Exception as error:
-            raise DamagedImageError(path, f"cannot be decoded: {_reason(error)}") from error
+            kind = ImageError if _of_the_machine(error) else DamagedImageError
+            raise kind(path, f"cannot be decoded: {_reason(error)}") from error
 
 
 def _rgb(image: Any, path: str) -> Any:
@@ -89,6 +93,11 @@ def _without_range(path: str, pixels: str) -> ImageError:
     return ImageError(
         path, f"has pixels whose black and white are not known, {pixels}: save it with 8 or unsigned 16 bits"
     )
+
+
+def _of_the_machine(error: Exception) -> bool:
+    """Whether another machine, or this one later, might read the same file."""
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in OUT_OF)
 
 
 def _reason(error: Exception) -> str:
