@@ -138,7 +138,7 @@ RED = (255, 0, 0)
         ("LA", "a.png", (16, 3), (16, 16, 16)),
         ("RGBA", "a.png", (*RED, 3), RED),
         ("CMYK", "a.tif", (0, 255, 255, 0), RED),
-        ("YCbCr", "a.tif", (128, 128, 128), (128, 128, 128)),
+        ("YCbCr", "a.jpg", (128, 128, 128), (128, 128, 128)),
     ],
 )
 def test_modes_of_8_bits_become_rgb(mode, name, value, expected, tmp_path):
