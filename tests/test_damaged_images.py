@@ -52,7 +52,7 @@ def test_a_damaged_image_ends_training_by_its_name_in_one_line(name, workers, tr
     assert train(tree, tmp_path / "run", "--workers", workers) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"gcp_kernels train: error: {tree / name} cannot be decoded: OSError: ")
-    assert line.endswith("or begin anew with --skip-damaged, which leaves such images out")
+    assert line.endswith("or begin in another folder with --skip-damaged, which leaves it out")
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -130,7 +130,7 @@ def test_what_is_damaged_after_it_was_tried_is_an_error(tree):
     assert found.damaged == []
     assert batches(tree, skip_damaged=False).damaged is None
     (tree / "val" / "cat" / "0.png").unlink()
-    with pytest.raises(DamagedImageError, match="No such file or directory; it could be decoded when"):
+    with pytest.raises(DamagedImageError, match="No such file or directory; it could be when all images"):
         list(found.test())
 
 

@@ -127,8 +127,8 @@ class FolderBatches:
     @property
     def _advice(self) -> str:
         if self.damaged is None:
-            return "restore it and go on with --resume, or begin anew with --skip-damaged, which leaves such images out"
-        return "it could be decoded when that was tried with all images; restore it and go on with --resume"
+            return "restore it and --resume, or begin in another folder with --skip-damaged, which leaves it out"
+        return "it could be when all images were decoded; restore it and --resume"
 
     def _load(self, images: "_Images", batches: Sequence[list[int]]) -> Iterator[Batch]:
         loader = DataLoader(
