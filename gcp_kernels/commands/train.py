@@ -12,7 +12,8 @@ import argparse
 import importlib
 import os
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from ..training import POOLS, SCHEDULES, NonFiniteLossError
 from ..training.configuration import DIGITS, TrainingConfig
 from ..training.digits import BATCH_SIZE
 from ..training.distributed import Processes, joined
-from ..training.image_folder import check_folders
+from ..training.image_listing import check_folders
 from ..training.mixed_precision import AMP_DTYPES
 from ..training.resnets import ARCHITECTURES
 from ..training.run import TrainingRun, reproducible
@@ -33,6 +34,7 @@ from .argument_types import device_argument, integer_from, number_from
 
 OUTPUT = Path("gcp_run")
 WORKERS = 4
+SECONDS_BETWEEN_REPORTS = 30
 # Of the command line only: none of them changes the result.
 NOT_OF_THE_CONFIG = ("command", "output", "resume", "workers")
 
@@ -63,6 +65,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=tuple(AMP_DTYPES))  # fmt: skip
     add("--compile", "train the network as torch.compile makes it", action="store_true")
     add("--landscape-every", "record the loss landscape every N steps", type=integer_from(1), metavar="N")
+    add("--skip-damaged", "leave out images that cannot be decoded: each is tried once before training",
+        action="store_true")  # fmt: skip
     add("--output", f"the folder (./{OUTPUT}); must be new or empty, but with --resume", type=Path, default=OUTPUT,
         metavar="DIR")  # fmt: skip
     add("--resume", "go on with the run in that folder; options not given are its own", action="store_true",
@@ -144,16 +148,24 @@ def train(
     processes: Processes,
 ) -> int:
     """Train to the end, with a line for each epoch from the first process."""
+    report = None
+    if config.skip_damaged and processes.first:
+        print(f"decoding every image of {config.data} once, to leave out what is damaged", flush=True)
+        report = now_and_then()
     try:
-        training = TrainingRun(config, device, getattr(args, "workers", WORKERS), processes)
+        training = TrainingRun(config, device, getattr(args, "workers", WORKERS), processes, report)
     except (ValueError, FileNotFoundError) as error:
         return fail(error, 2, processes)
     if args.resume:
         training.resume(folder)
     elif processes.first:
         folder.create(training.description())
+    if training.damaged is not None and processes.first:
+        folder.write_damaged(training.damaged)
     with progress(training) as (after_step, line):
         line(introduction(training))
+        for note in what_was_left_out(training, folder):
+            line(note)
         line("\nepoch   learning rate   train loss   test accuracy   seconds")
         for row in training.history:
             line(table_line(row))
@@ -162,6 +174,19 @@ def train(
         final = training.history[-1]["test_accuracy"]
         line(f"\n{final:.2f} % of the test images after the last epoch; all is in {folder.path}")
     return 0
+
+
+def now_and_then() -> Callable[[int, int], None]:
+    """What says how many images have been decoded, if it has not for a while."""
+    said = time.monotonic()
+
+    def say(done: int, images: int) -> None:
+        nonlocal said
+        if time.monotonic() - said >= SECONDS_BETWEEN_REPORTS:
+            said = time.monotonic()
+            print(f"{done} of {images}", flush=True)
+
+    return say
 
 
 @contextmanager
@@ -195,6 +220,14 @@ def introduction(training: TrainingRun) -> str:
         f"schedule {config.schedule}, {config.epochs} epochs of {training.steps_in_epoch} steps, "
         f"up to {config.batch_size} images each{''.join(f', {part}' for part in how)}"
     )
+
+
+def what_was_left_out(training: TrainingRun, folder: RunFolder) -> list[str]:
+    """Of a folder of images: a line for each kind of what is no image, no class, or damaged."""
+    if not training.damaged:
+        return [*training.notes]
+    left_out = f"images left out as damaged: {len(training.damaged)}, in {folder.damaged}; the first: "
+    return [*training.notes, left_out + str(training.damaged[0])]
 
 
 def table_line(row: dict[str, Any]) -> str:

@@ -36,6 +36,7 @@ class TrainingConfig:
         amp: "bf16", "fp16" or ``None``.
         compile: whether the network is compiled for training.
         landscape_every: steps from one recording of the loss landscape to the next, ``None`` for none.
+        skip_damaged: whether images of a folder that cannot be decoded are left out.
         processes: how many train together.
 
     Raises:
@@ -63,6 +64,7 @@ class TrainingConfig:
     amp: str | None
     compile: bool
     landscape_every: int | None
+    skip_damaged: bool
     processes: int
 
     def __post_init__(self) -> None:
@@ -73,6 +75,8 @@ class TrainingConfig:
                         f"{name} is for folders of images; the digits have a small CNN and 8x8 pixels, "
                         f"got {getattr(self, name)!r}"
                     )
+            if self.skip_damaged:
+                raise ValueError("skip_damaged is for folders of images; the digits are not decoded from files")
         else:
             check_choice("arch", self.arch, ARCHITECTURES)
             assert self.image_size is not None
@@ -116,6 +120,7 @@ class TrainingConfig:
             "amp": None,
             "compile": False,
             "landscape_every": None,
+            "skip_damaged": False,
         }
         return cls(**{**defaults, **given}, processes=processes)
 

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from .batches import TEST_BATCH, Batch, divisible
+from .damaged_images import Report, find_damaged
 from .distributed import Processes
+from .image_decoding import DamagedImageError, ImageError, decode
+from .image_listing import check_folders, list_images, notes, require_images
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # An image is tested on its centre, 224 of 256 pixels.
@@ -19,6 +21,9 @@ CENTRE = 224 / 256
 
 class FolderBatches:
     """An ImageFolder tree as :class:`gcp_kernels.training.batches.Batches`.
+
+    What is an image, and of which class, says :func:`gcp_kernels.training.image_listing.list_images`; how a file
+    becomes one, :func:`gcp_kernels.training.image_decoding.decode`.
 
     In training a random part of each image is scaled to ``image_size`` and mirrored half of the time
     (RandomResizedCrop, RandomHorizontalFlip); in testing the shorter side is scaled to ``image_size`` * 256 / 224 and
@@ -34,10 +39,22 @@ class FolderBatches:
         device: where batches go.
         workers: processes that read images; 0 to read in this one.
         processes: as for :class:`gcp_kernels.training.batches.DigitsBatches`.
+        skip_damaged: read every image once now, all processes together, and leave out those that cannot be decoded:
+            everything is then as if they were not there.
+        report: of that, as for :func:`gcp_kernels.training.damaged_images.find_damaged`.
+
+    Attributes:
+        classes: their names, by label.
+        damaged: the images that were left out, in the order of their listing; ``None`` without ``skip_damaged``.
+        notes: lines for a person, on files and folders that are no images and no classes.
 
     Raises:
-        FileNotFoundError: ``root`` has no train/ or val/, or a class has no image; from torchvision.
-        ValueError: train/ and val/ have other classes, or fewer training images than processes.
+        FileNotFoundError: ``root`` has no train/ or val/, a class has no image, or a link leads nowhere.
+        ValueError: train/ and val/ have other classes, or fewer training images than processes; or a link leads to a
+            folder that is listed already.
+        ImageError: in the batches, for an image that cannot be used; with ``skip_damaged`` now, for one that is not
+            damaged: it has no known range.
+        OSError: a folder cannot be read.
         ImportError: torchvision is not installed, or does not load beside this torch.
     """
 
@@ -50,77 +67,133 @@ class FolderBatches:
         device: torch.device,
         workers: int,
         processes: Processes,
+        *,
+        skip_damaged: bool = False,
+        report: Report | None = None,
     ) -> None:
-        datasets, transforms = _torchvision()
+        suffixes, transforms = _torchvision()
         normalized = [transforms.ToTensor(), transforms.Normalize(MEAN, DEVIATION)]
         self._augment = transforms.Compose(
             [transforms.RandomResizedCrop(image_size), transforms.RandomHorizontalFlip(), *normalized]
         )
-        centred = [transforms.Resize(round(image_size / CENTRE)), transforms.CenterCrop(image_size), *normalized]
+        self._centred = transforms.Compose(
+            [transforms.Resize(round(image_size / CENTRE)), transforms.CenterCrop(image_size), *normalized]
+        )
         check_folders(root)
-        self._train = datasets.ImageFolder(str(root / "train"))
-        self._test = datasets.ImageFolder(str(root / "val"), transforms.Compose(centred))
+        self._train, self._test = (list_images(root / part, suffixes) for part in ("train", "val"))
         self.classes: list[str] = self._train.classes
         different = sorted(set(self.classes) ^ set(self._test.classes))
         if different:
             raise ValueError(f"train/ and val/ of {root} must have the same classes; only in one is {different[0]!r}")
-        if len(self._train) < processes.count:
-            raise ValueError(f"{root} has {len(self._train)} training images, fewer than processes")
+        listings = {root / "train": self._train, root / "val": self._test}
+        for part, listing in listings.items():
+            require_images(listing, part, f"({', '.join(suffixes)})")
+        self.notes: list[str] = notes(self._train, self._test)
+        self.damaged: list[DamagedImageError] | None = None
+        if skip_damaged:
+            self.damaged = find_damaged([*self._train.samples, *self._test.samples], workers, processes, report)
+            left_out = {error.path for error in self.damaged}
+            for part, listing in listings.items():
+                listing.samples = [sample for sample in listing.samples if sample[0] not in left_out]
+                require_images(listing, part, "that can be decoded")
+        if len(self._train.samples) < processes.count:
+            raise ValueError(f"{root} has {len(self._train.samples)} training images, fewer than processes")
         self._batch_size, self._seed, self._device = batch_size, seed, device
         self._workers, self._processes = workers, processes
 
     @property
     def training_images(self) -> int:
-        return len(self._train)
+        return len(self._train.samples)
 
     @property
     def images_per_epoch(self) -> int:
-        return divisible(len(self._train), self._processes)
+        return divisible(self.training_images, self._processes)
 
     @property
     def test_images(self) -> int:
-        return len(self._test)
+        return len(self._test.samples)
 
     def training(self, epoch: int) -> Iterator[Batch]:
         generator = torch.Generator().manual_seed(hashed_seed(self._seed, epoch))
-        order = torch.randperm(len(self._train), generator=generator)[: self.images_per_epoch]
+        order = torch.randperm(self.training_images, generator=generator)[: self.images_per_epoch]
         batches = [self._processes.share(batch).tolist() for batch in order.split(self._batch_size)]
-        return self._load(_Augmented(self._train, self._augment, self._seed, epoch), batches)
+        return self._load(_Augmented(self._train.samples, self._augment, self._seed, epoch), batches)
 
     def test(self) -> Iterator[Batch]:
-        own = self._processes.share(torch.arange(len(self._test)))
-        return self._load(self._test, [batch.tolist() for batch in own.split(TEST_BATCH) if len(batch)])
+        own = self._processes.share(torch.arange(self.test_images))
+        batches = [batch.tolist() for batch in own.split(TEST_BATCH) if len(batch)]
+        return self._load(_Images(self._test.samples, self._centred), batches)
 
-    def _load(self, dataset: Any, batches: Sequence[list[int]]) -> Iterator[Batch]:
+    @property
+    def _advice(self) -> str:
+        if self.damaged is None:
+            return "restore it and --resume, or begin in another folder with --skip-damaged, which leaves it out"
+        return "it could be when all images were decoded; restore it and --resume"
+
+    def _load(self, images: "_Images", batches: Sequence[list[int]]) -> Iterator[Batch]:
         loader = DataLoader(
-            dataset,
-            batch_sampler=batches,
+            _InBatches(images, batches),
+            batch_size=None,
             num_workers=self._workers,
             pin_memory=self._device.type == "cuda",
             # Without one of its own, a loader draws a seed from the global random state, which is the training's.
             generator=torch.Generator().manual_seed(self._seed),
         )
-        for images, labels in loader:
-            yield images.to(self._device, non_blocking=True), labels.to(self._device, non_blocking=True)
+        for batch in loader:
+            if isinstance(batch, DamagedImageError):
+                raise DamagedImageError(batch.path, f"{batch.reason}; {self._advice}")
+            if isinstance(batch, ImageError):
+                raise batch
+            yield tuple(part.to(self._device, non_blocking=True) for part in batch)
 
 
-class _Augmented(Dataset[tuple[Tensor, int]]):
-    """Training images, each changed at random by a function of seed, epoch and index."""
+class _Images(Dataset[tuple[Any, int]]):
+    """Images and their labels."""
 
-    def __init__(self, images: Any, augment: Any, seed: int, epoch: int) -> None:
-        self._images, self._augment, self._seed, self._epoch = images, augment, seed, epoch
+    def __init__(self, samples: Sequence[tuple[str, int]], transform: Any) -> None:
+        self._samples, self._transform = samples, transform
 
     def __len__(self) -> int:
-        return len(self._images)
+        return len(self._samples)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        image, label = self._images[index]
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        path, label = self._samples[index]
+        return self._transform(decode(path)), label
+
+
+class _Augmented(_Images):
+    """Training images, each changed at random by a function of seed, epoch and index."""
+
+    def __init__(self, samples: Sequence[tuple[str, int]], augment: Any, seed: int, epoch: int) -> None:
+        super().__init__(samples, augment)
+        self._seed, self._epoch = seed, epoch
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
         before = torch.get_rng_state()
         torch.default_generator.manual_seed(hashed_seed(self._seed, self._epoch, index))
         try:
-            return self._augment(image), label
+            return super().__getitem__(index)
         finally:
             torch.set_rng_state(before)
+
+
+class _InBatches(Dataset[Any]):
+    """Batches, and in the place of one with an image that cannot be used, the error.
+
+    Raised in a worker, it would reach the other side as another one whose message is a traceback.
+    """
+
+    def __init__(self, images: _Images, batches: Sequence[list[int]]) -> None:
+        self._images, self._batches = images, batches
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, index: int) -> Any:
+        try:
+            return default_collate([self._images[image] for image in self._batches[index]])
+        except ImageError as error:
+            return error
 
 
 def hashed_seed(*numbers: int) -> int:
@@ -129,23 +202,15 @@ def hashed_seed(*numbers: int) -> int:
     return int.from_bytes(digest, "little")
 
 
-def check_folders(root: Path) -> None:
-    """Raise ``FileNotFoundError`` unless ``root`` has folders train and val with something in them."""
-    for part in ("train", "val"):
-        if not (root / part).is_dir() or not any(path.is_dir() for path in (root / part).iterdir()):
-            raise FileNotFoundError(
-                f"{root} must be a folder with train/ and val/, in each a folder for every class; "
-                f"there is no {root / part} with folders"
-            )
-
-
-def _torchvision() -> tuple[Any, Any]:
+def _torchvision() -> tuple[tuple[str, ...], Any]:
+    """The suffixes of images, and the transforms."""
     try:
-        from torchvision import datasets, transforms
+        from torchvision import transforms
+        from torchvision.datasets.folder import IMG_EXTENSIONS
     except (ImportError, RuntimeError) as error:
         # A torchvision built for another torch fails with a RuntimeError: an operator does not exist.
         raise ImportError(
             "folders of images are read by torchvision, which cannot be imported here: it is not installed "
             '(pip install "gcp-kernels[models]") or was built for another torch than the one that is'
         ) from error
-    return datasets, transforms
+    return IMG_EXTENSIONS, transforms

@@ -12,6 +12,7 @@ from .. import __version__
 from ..analysis import LandscapeRecorder, split
 from .batches import steps_per_epoch
 from .configuration import TrainingConfig
+from .damaged_images import Report
 from .distributed import Processes
 from .loop import AfterStep, train_epochs
 from .mixed_precision import MixedPrecision
@@ -43,10 +44,13 @@ class TrainingRun:
         device: of this process.
         workers: processes that read images for this one; they do not change the result.
         processes: this one among those that train together, which have joined.
+        report: of images decoded beforehand, as for :class:`gcp_kernels.training.image_folder.FolderBatches`.
 
     Attributes:
         history: a row for each epoch so far, with the columns of ``log.csv``.
         dataset: counts of images and classes.
+        notes: lines for a person, on what else is in a folder of images.
+        damaged: images that were left out of it; ``None`` without ``skip_damaged``.
         steps_in_epoch: optimiser steps.
 
     Raises:
@@ -54,10 +58,18 @@ class TrainingRun:
         ImportError: scikit-learn for the digits, or torchvision for a folder, cannot be imported.
     """
 
-    def __init__(self, config: TrainingConfig, device: torch.device, workers: int, processes: Processes) -> None:
+    def __init__(
+        self,
+        config: TrainingConfig,
+        device: torch.device,
+        workers: int,
+        processes: Processes,
+        report: Report | None = None,
+    ) -> None:
         self.config, self.device, self.processes = config, device, processes
-        task = load_task(config, device, workers, processes)
+        task = load_task(config, device, workers, processes, report)
         self.network, self.batches, self.dataset = task.network, task.batches, task.dataset
+        self.notes, self.damaged = task.notes, task.damaged
         self.steps_in_epoch = steps_per_epoch(self.batches.images_per_epoch, config.batch_size)
         self.optimizer = torch.optim.SGD(
             self.network.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay

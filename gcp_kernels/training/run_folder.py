@@ -1,6 +1,7 @@
 """The folder of one training run: its options, its checkpoint and its tables, each replaced as a whole."""
 
 import json
+import os
 import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,8 +11,10 @@ from typing import Any
 import torch
 
 from .atomic_files import PARTIAL, write_atomically, write_table, write_text
+from .image_decoding import DamagedImageError
 
 LOG_COLUMNS = ("epoch", "learning_rate", "train_loss", "test_accuracy", "seconds")
+DAMAGED_COLUMNS = ("image", "reason")
 LANDSCAPE_COLUMNS = (
     "step", "loss", "gradient_norm", "loss_min", "loss_max", "distance_min", "distance_max", "beta",
 )  # fmt: skip
@@ -22,7 +25,7 @@ class RunFolderError(RuntimeError):
 
 
 class RunFolder:
-    """``config.json``, ``checkpoint.pt``, ``log.csv`` and ``landscape.csv`` in one folder.
+    """``config.json``, ``checkpoint.pt``, ``log.csv``, ``landscape.csv`` and ``damaged.csv`` in one folder.
 
     Tables are written after the checkpoint, from what it holds: they never have a row that it does not know.
     """
@@ -31,6 +34,7 @@ class RunFolder:
         self.path = path
         self.config, self.checkpoint = path / "config.json", path / "checkpoint.pt"
         self.log, self.landscape = path / "log.csv", path / "landscape.csv"
+        self.damaged = path / "damaged.csv"
 
     def require_unused(self) -> None:
         """Raise :class:`RunFolderError` if there is something in it; what a killed write left over is nothing."""
@@ -81,6 +85,12 @@ class RunFolder:
             with _naming(self.landscape):
                 write_table(self.landscape, LANDSCAPE_COLUMNS, landscape)
 
+    def write_damaged(self, images: Sequence[DamagedImageError]) -> None:
+        """Replace the table of the images that were left out. Raises :class:`RunFolderError`."""
+        with _naming(self.damaged):
+            rows = [{"image": _text(error.path), "reason": _text(error.reason)} for error in images]
+            write_table(self.damaged, DAMAGED_COLUMNS, rows)
+
     def load(self) -> dict[str, Any] | None:
         """The checkpoint, on the CPU, read as data and never as code; ``None`` if no epoch has been completed.
 
@@ -94,6 +104,11 @@ class RunFolder:
         except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, ValueError, KeyError) as error:
             raise RunFolderError(f"{self.checkpoint} cannot be read: {error}") from error
         return state
+
+
+def _text(name: str) -> str:
+    """A name with its bytes that are no UTF-8 written out."""
+    return os.fsencode(name).decode(errors="backslashreplace")
 
 
 @contextmanager
