@@ -30,6 +30,7 @@ from ..training.resnets import ARCHITECTURES
 from ..training.run import TrainingRun, reproducible
 from ..training.run_folder import RunFolder, RunFolderError
 from .argument_types import device_argument, integer_from, number_from
+from .ending import INTERRUPTED, NOT_READ
 
 OUTPUT = Path("gcp_run")
 WORKERS = 4
@@ -75,7 +76,12 @@ def data_argument(text: str) -> str:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train; 0 when done, 1 where training fails or a package is missing, 2 for arguments that cannot be."""
+    """Train; see docs/training.md.
+
+    Returns:
+        0 when done, 1 where training fails or a package is missing, 2 for arguments that cannot be, ``INTERRUPTED``, or
+        ``NOT_READ``.
+    """
     folder = RunFolder(args.output)
     try:
         processes = Processes.from_environment()
@@ -92,11 +98,17 @@ def run(args: argparse.Namespace) -> int:
     try:
         with joined(processes, device), reproducible(device):
             code = train(config, device, args, folder, processes)
+    except BrokenPipeError:
+        return fail(f"nobody reads what is printed; {how_to_go_on(folder)}", NOT_READ, processes, at_once=True)
     except (NonFiniteLossError, RunFolderError, OSError, ImportError) as error:
         return fail(error, 1, processes, at_once=True)
     except KeyboardInterrupt:
-        return fail(f"interrupted; --output {folder.path} --resume goes on", 130, processes, at_once=True)
+        return fail(f"interrupted; {how_to_go_on(folder)}", INTERRUPTED, processes, at_once=True)
     return leave(code, processes)
+
+
+def how_to_go_on(folder: RunFolder) -> str:
+    return f"--output {folder.path} --resume goes on"
 
 
 def configuration(args: argparse.Namespace, folder: RunFolder, processes: Processes) -> TrainingConfig:

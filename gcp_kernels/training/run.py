@@ -103,7 +103,7 @@ class TrainingRun:
 
         Raises:
             NonFiniteLossError: the folder then has the last complete epoch.
-            RunFolderError: the folder cannot be written.
+            NotWrittenError: the folder cannot be written.
         """
         forward: Callable[[Tensor], Tensor] = self.processes.wrap(self.network, self.device)
         if self.config.compile:

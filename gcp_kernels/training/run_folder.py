@@ -2,14 +2,13 @@
 
 import json
 import pickle
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from .atomic_files import PARTIAL, write_atomically, write_table, write_text
+from .atomic_files import PARTIAL, naming, write_atomically, write_table, write_text
 
 LOG_COLUMNS = ("epoch", "learning_rate", "train_loss", "test_accuracy", "seconds")
 LANDSCAPE_COLUMNS = (
@@ -44,10 +43,10 @@ class RunFolder:
             raise RunFolderError(f"{self.path} is not empty; {advice}")
 
     def create(self, config: Mapping[str, Any]) -> None:
-        """Make the folder, with the options of the run in it. Raises :class:`RunFolderError`."""
-        with _naming(self.path):
+        """Make the folder, with the options of the run in it. Raises :class:`NotWrittenError`."""
+        with naming(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            write_text(self.config, json.dumps(config, indent=2) + "\n")
+        write_text(self.config, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
 
     def read_config(self) -> dict[str, Any]:
         """What :meth:`create` wrote. Raises :class:`RunFolderError` if there is none, or it is no such file."""
@@ -65,21 +64,18 @@ class RunFolder:
         """Replace the checkpoint, then the tables.
 
         Raises:
-            RunFolderError: one cannot be written, on a full disk for example; what is there is then complete.
+            NotWrittenError: one cannot be written, on a full disk for example; what is there is then complete.
         """
-        with _naming(self.checkpoint):
-            write_atomically(self.checkpoint, lambda file: torch.save(state, file))
+        write_atomically(self.checkpoint, lambda file: torch.save(state, file))
         self.write_tables(state["history"], landscape)
 
     def write_tables(
         self, history: Sequence[Mapping[str, object]], landscape: Sequence[Mapping[str, object]] | None
     ) -> None:
         """Replace the log, and the landscape's if there is one recorded."""
-        with _naming(self.log):
-            write_table(self.log, LOG_COLUMNS, history)
+        write_table(self.log, LOG_COLUMNS, history)
         if landscape is not None:
-            with _naming(self.landscape):
-                write_table(self.landscape, LANDSCAPE_COLUMNS, landscape)
+            write_table(self.landscape, LANDSCAPE_COLUMNS, landscape)
 
     def load(self) -> dict[str, Any] | None:
         """The checkpoint, on the CPU, read as data and never as code; ``None`` if no epoch has been completed.
@@ -94,12 +90,3 @@ class RunFolder:
         except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, ValueError, KeyError) as error:
             raise RunFolderError(f"{self.checkpoint} cannot be read: {error}") from error
         return state
-
-
-@contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """What fails inside failed for this path."""
-    try:
-        yield
-    except (OSError, RuntimeError) as error:  # torch's writer has a RuntimeError for a full disk
-        raise RunFolderError(f"{path} cannot be written: {error}") from error
