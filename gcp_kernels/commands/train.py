@@ -64,8 +64,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=tuple(AMP_DTYPES))  # fmt: skip
     add("--compile", "train the network as torch.compile makes it", action="store_true")
     add("--landscape-every", "record the loss landscape every N steps", type=integer_from(1), metavar="N")
-    add("--output", f"the folder (./{OUTPUT}); must be new or empty, but with --resume", type=Path, default=OUTPUT,
-        metavar="DIR")  # fmt: skip
+    add("--output", f"the folder (./{OUTPUT}); new, empty, or without a complete epoch, but with --resume", type=Path,
+        default=OUTPUT, metavar="DIR")  # fmt: skip
     add("--resume", "go on with the run in that folder; options not given are its own", action="store_true",
         default=False)  # fmt: skip
 
@@ -108,6 +108,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def how_to_go_on(folder: RunFolder) -> str:
+    if not folder.has_epochs():
+        return "no epoch is complete: the same command starts anew"
     return f"--output {folder.path} --resume goes on"
 
 
@@ -117,7 +119,13 @@ def configuration(args: argparse.Namespace, folder: RunFolder, processes: Proces
     if "device" in given:
         given["device"] = str(given["device"])
     if args.resume:
-        config = TrainingConfig.from_saved(folder.read_config()["options"], given, processes.count)
+        saved = folder.read_config()["options"]
+        try:
+            config = TrainingConfig.from_saved(saved, given, processes.count)
+        except ValueError as error:
+            if folder.has_epochs():
+                raise
+            raise ValueError(f"{error}; no epoch is complete: without --resume it starts anew, with any") from error
     else:
         folder.require_unused()
         config = TrainingConfig.from_options(given, processes.count)

@@ -1,6 +1,6 @@
 """One training run that can be killed at any moment, and resumed to the result that it would have had."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -12,6 +12,7 @@ from .. import __version__
 from ..analysis import LandscapeRecorder, split
 from .batches import steps_per_epoch
 from .configuration import TrainingConfig
+from .dataset import difference
 from .distributed import Processes
 from .loop import AfterStep, train_epochs
 from .mixed_precision import MixedPrecision
@@ -19,8 +20,9 @@ from .run_folder import RunFolder, RunFolderError
 from .schedules import learning_rate_factor, scheduler
 from .tasks import load_task
 
-# Of the checkpoint; a file of another one is refused.
-FORMAT = 1
+# Of the checkpoint; a file of another one is refused. The first had no names of classes: nobody can tell whether the
+# data still have the same ones.
+FORMAT = 2
 
 
 @contextmanager
@@ -46,7 +48,8 @@ class TrainingRun:
 
     Attributes:
         history: a row for each epoch so far, with the columns of ``log.csv``.
-        dataset: counts of images and classes.
+        classes: their names, in the order of the network's outputs.
+        dataset: counts of images and classes, and fingerprints of what is listed.
         steps_in_epoch: optimiser steps.
 
     Raises:
@@ -57,7 +60,8 @@ class TrainingRun:
     def __init__(self, config: TrainingConfig, device: torch.device, workers: int, processes: Processes) -> None:
         self.config, self.device, self.processes = config, device, processes
         task = load_task(config, device, workers, processes)
-        self.network, self.batches, self.dataset = task.network, task.batches, task.dataset
+        self.network, self.batches = task.network, task.batches
+        self.classes, self.dataset = task.classes, task.dataset
         self.steps_in_epoch = steps_per_epoch(self.batches.images_per_epoch, config.batch_size)
         self.optimizer = torch.optim.SGD(
             self.network.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
@@ -75,28 +79,45 @@ class TrainingRun:
     def description(self) -> dict[str, Any]:
         """What ``config.json`` holds."""
         versions = {"gcp_kernels": __version__, "torch": torch.__version__}
-        return {"options": self.config.to_save(), "dataset": self.dataset, "versions": versions}
+        return {**self._identity(), "versions": versions}
 
     def resume(self, folder: RunFolder) -> None:
-        """Go on from the folder's checkpoint, or start if there is none yet; write the tables that it may lack.
+        """Go on from the folder's checkpoint, or start anew if there is none yet; write the tables that it may lack.
+
+        Without a complete epoch nothing depends on what the data were: the folder then describes them as they are now.
 
         Raises:
-            RunFolderError: the checkpoint is damaged, of another version or run, or the data have changed.
+            RunFolderError: the checkpoint is damaged, gone, of another version or run, or the data have changed.
+            NotWrittenError: the folder cannot be written.
         """
-        saved = folder.read_config()
-        if saved.get("dataset") != self.dataset:
-            raise RunFolderError(
-                f"the data have changed: {saved.get('dataset')} when the run began, now {self.dataset}"
-            )
         state = folder.load()
         if state is not None:
-            if state.get("format") != FORMAT:
-                raise RunFolderError(f"{folder.checkpoint} has format {state.get('format')!r}; this is format {FORMAT}")
-            if state["options"] != self.config.to_save():
-                raise RunFolderError(f"{folder.checkpoint} is of a run with other options than {folder.config}")
+            self._require_same(state, folder)
             self._load_state(state)
+        elif folder.has_epochs():
+            raise RunFolderError(f"{folder.checkpoint} is gone, and {folder.log} has epochs: restore it to go on")
+        elif self.processes.first:
+            folder.create(self.description())
         if self.processes.first:
             folder.write_tables(self.history, self._landscape_rows())
+
+    def _require_same(self, state: Mapping[str, Any], folder: RunFolder) -> None:
+        """Raise :class:`RunFolderError` unless the checkpoint is of this run, as the folder and the data are now."""
+        if state.get("format") != FORMAT:
+            raise RunFolderError(
+                f"{folder.checkpoint} has format {state.get('format')!r}; this is format {FORMAT}: train anew in "
+                "another folder, or go on with the version of gcp_kernels that wrote it"
+            )
+        saved, now = folder.read_config(), self._identity()
+        for part in now:
+            if state.get(part) != saved.get(part):
+                raise RunFolderError(f"{folder.checkpoint} is of a run with other {part} than {folder.config}")
+        try:
+            changes = difference(state, now)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise RunFolderError(f"{folder.checkpoint} does not say which classes and images it is of") from error
+        if changes:
+            raise RunFolderError(f"the data have changed since the run began: {changes}")
 
     def train(self, folder: RunFolder, after_step: AfterStep) -> Iterator[dict[str, Any]]:
         """Train to the end, yielding the row of each epoch when it is safe in the folder.
@@ -146,11 +167,15 @@ class TrainingRun:
     def _landscape_rows(self) -> list[dict[str, float]] | None:
         return None if self.recorder is None else self.recorder.rows()
 
+    def _identity(self) -> dict[str, Any]:
+        """What must stay the same from the first epoch to the last; the folder and the checkpoint hold it."""
+        return {"options": self.config.to_save(), "classes": self.classes, "dataset": self.dataset}
+
     def _state(self) -> dict[str, Any]:
         """Everything that decides how training goes on. Called in every process, for the random states of all."""
         return {
             "format": FORMAT,
-            "options": self.config.to_save(),
+            **self._identity(),
             "history": self.history,
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),

@@ -1,6 +1,7 @@
 """The folder of one training run: its options, its checkpoint and its tables, each replaced as a whole."""
 
 import json
+import os
 import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,15 +33,29 @@ class RunFolder:
         self.log, self.landscape = path / "log.csv", path / "landscape.csv"
 
     def require_unused(self) -> None:
-        """Raise :class:`RunFolderError` if there is something in it; what a killed write left over is nothing."""
-        if self.path.exists() and not self.path.is_dir():
-            raise RunFolderError(f"{self.path} is not a folder")
+        """Raise :class:`RunFolderError` unless a run can begin there, which makes the folder if need be.
+
+        A folder is unused too when a run has completed no epoch in it, or a killed write has left something over.
+        """
+        nearest = next(folder for folder in (self.path, *self.path.parents) if os.path.lexists(folder))
+        if not nearest.is_dir():
+            raise RunFolderError(f"{nearest} is not a folder")
+        if not os.access(nearest, os.W_OK | os.X_OK):
+            raise RunFolderError(f"{nearest} is a folder that may not be written to")
         found = [entry.name for entry in self.path.iterdir()] if self.path.is_dir() else []
-        if any(not name.endswith(PARTIAL) for name in found):
-            advice = (
-                "go on with --resume, or give another folder" if self.config.name in found else "give another folder"
-            )
-            raise RunFolderError(f"{self.path} is not empty; {advice}")
+        if all(name.endswith(PARTIAL) for name in found):
+            return
+        if self.config.name not in found:
+            raise RunFolderError(f"{self.path} is not empty; give another folder")
+        if self.has_epochs():
+            raise RunFolderError(f"{self.path} is not empty; go on with --resume, or give another folder")
+        self.read_config()
+
+    def has_epochs(self) -> bool:
+        """Whether an epoch was completed: there is a checkpoint, or a row of the log, which comes after it."""
+        if os.path.lexists(self.checkpoint):
+            return True
+        return self.log.is_file() and len(self.log.read_bytes().splitlines()) > 1
 
     def create(self, config: Mapping[str, Any]) -> None:
         """Make the folder, with the options of the run in it. Raises :class:`NotWrittenError`."""
@@ -51,13 +66,17 @@ class RunFolder:
     def read_config(self) -> dict[str, Any]:
         """What :meth:`create` wrote. Raises :class:`RunFolderError` if there is none, or it is no such file."""
         if not self.config.is_file():
-            raise RunFolderError(f"there is nothing to resume in {self.path}: it has no {self.config.name}")
+            advice = "restore it" if self.has_epochs() else "start without --resume"
+            raise RunFolderError(f"there is nothing to resume in {self.path}: it has no {self.config.name}; {advice}")
         try:
             config = json.loads(self.config.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise RunFolderError(f"{self.config} cannot be read: {error}") from error
+            advice = f"{self.checkpoint.name} has the options too" if self.has_epochs() else "remove it and start anew"
+            raise RunFolderError(f"{self.config} cannot be read: {error}; {advice}") from error
         if not isinstance(config, dict) or not isinstance(config.get("options"), dict):
-            raise RunFolderError(f"{self.config} is not the configuration of a training run: it has no options")
+            raise RunFolderError(
+                f"{self.config} is not the configuration of a training run: it has no options; give another folder"
+            )
         return config
 
     def save(self, state: Mapping[str, Any], landscape: Sequence[Mapping[str, object]] | None) -> None:
