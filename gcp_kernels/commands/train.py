@@ -26,6 +26,7 @@ from ..training.digits import BATCH_SIZE
 from ..training.distributed import Processes, joined
 from ..training.image_folder import check_folders
 from ..training.mixed_precision import AMP_DTYPES
+from ..training.reading_processes import trouble as reading_trouble
 from ..training.resnets import ARCHITECTURES
 from ..training.run import TrainingRun, reproducible
 from ..training.run_folder import RunFolder, RunFolderError
@@ -100,8 +101,15 @@ def run(args: argparse.Namespace) -> int:
             code = train(config, device, args, folder, processes)
     except BrokenPipeError:
         return fail(f"nobody reads what is printed; {how_to_go_on(folder)}", NOT_READ, processes, at_once=True)
-    except (NonFiniteLossError, RunFolderError, OSError, ImportError) as error:
+    except (NonFiniteLossError, RunFolderError, ImportError) as error:
         return fail(error, 1, processes, at_once=True)
+    except (RuntimeError, OSError) as error:
+        problem = reading_trouble(error) if config.data != DIGITS else None
+        if problem is not None:
+            return fail(f"{problem}; {how_to_go_on(folder)}", 1, processes, at_once=True)
+        if isinstance(error, OSError):
+            return fail(error, 1, processes, at_once=True)
+        raise
     except KeyboardInterrupt:
         return fail(f"interrupted; {how_to_go_on(folder)}", INTERRUPTED, processes, at_once=True)
     return leave(code, processes)
