@@ -1,6 +1,7 @@
 """Processes that read images and end, or have no shared memory: a line with what to do, not a worker's traceback."""
 
 import errno
+import multiprocessing
 import os
 import signal
 
@@ -75,6 +76,22 @@ def test_a_process_that_cannot_be_started_is_such_a_line_too(data, tmp_path, mon
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "cannot go on: [Errno 11] Resource temporarily unavailable (fewer --workers" in error
+
+
+def test_without_semaphores_it_is_said_before_any_work(data, tmp_path, monkeypatch, capsys):
+    def refuse():
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(multiprocessing, "Queue", refuse)
+    assert run(data, tmp_path / "run", "--workers", "1") == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert (
+        "cannot be started: no semaphores in shared memory, or no pipes: [Errno 28] No space left on device (fewer"
+        in error
+    )
+    assert not (tmp_path / "run").exists()
+    assert run(data, tmp_path / "run", "--workers", "0") == 0
 
 
 def test_what_a_loader_says_of_a_process_that_is_gone(tmp_path):

@@ -20,13 +20,12 @@ from typing import Any
 import torch
 
 from .. import __version__
-from ..training import POOLS, SCHEDULES, NonFiniteLossError
+from ..training import POOLS, SCHEDULES, NonFiniteLossError, reading_processes
 from ..training.configuration import DIGITS, TrainingConfig
 from ..training.digits import BATCH_SIZE
 from ..training.distributed import Processes, joined
 from ..training.image_folder import check_folders
 from ..training.mixed_precision import AMP_DTYPES
-from ..training.reading_processes import trouble as reading_trouble
 from ..training.resnets import ARCHITECTURES
 from ..training.run import TrainingRun, reproducible
 from ..training.run_folder import RunFolder, RunFolderError
@@ -93,18 +92,19 @@ def run(args: argparse.Namespace) -> int:
         device = processes.device(device_argument(config.device))
     except (ValueError, OSError, RunFolderError, argparse.ArgumentTypeError) as error:
         return fail(error, 2, processes)
-    problem = missing_packages(config)
+    workers = 0 if config.data == DIGITS else getattr(args, "workers", WORKERS)
+    problem = missing_packages(config) or reading_processes.why_not(workers)
     if problem:
         return fail(problem, 1, processes)
     try:
         with joined(processes, device), reproducible(device):
-            code = train(config, device, args, folder, processes)
+            code = train(config, device, workers, args, folder, processes)
     except BrokenPipeError:
         return fail(f"nobody reads what is printed; {how_to_go_on(folder)}", NOT_READ, processes, at_once=True)
     except (NonFiniteLossError, RunFolderError, ImportError) as error:
         return fail(error, 1, processes, at_once=True)
     except (RuntimeError, OSError) as error:
-        problem = reading_trouble(error) if config.data != DIGITS else None
+        problem = reading_processes.trouble(error) if workers else None
         if problem is not None:
             return fail(f"{problem}; {how_to_go_on(folder)}", 1, processes, at_once=True)
         if isinstance(error, OSError):
@@ -167,13 +167,14 @@ def missing_packages(config: TrainingConfig) -> str | None:
 def train(
     config: TrainingConfig,
     device: torch.device,
+    workers: int,
     args: argparse.Namespace,
     folder: RunFolder,
     processes: Processes,
 ) -> int:
     """Train to the end, with a line for each epoch from the first process."""
     try:
-        training = TrainingRun(config, device, getattr(args, "workers", WORKERS), processes)
+        training = TrainingRun(config, device, workers, processes)
     except (ValueError, FileNotFoundError) as error:
         return fail(error, 2, processes)
     if args.resume:

@@ -1,6 +1,7 @@
 """What goes wrong with the processes that read images, as against what goes wrong with an image."""
 
 import errno
+import multiprocessing
 import re
 
 # torch's own words: a worker that has ended, or what all of them share that is used up.
@@ -15,6 +16,21 @@ ADVICE = (
 )
 
 
+def why_not(workers: int) -> str | None:
+    """Why so many processes that read images cannot be started here, and what to do; ``None`` if they can.
+
+    Tried is what a loader makes for them. One that finds out by itself ends in two errors, and neither speaks of shared
+    memory.
+    """
+    if workers == 0:
+        return None
+    try:
+        _ = multiprocessing.Event(), [multiprocessing.Queue() for _ in range(1 + workers)]
+    except (OSError, ImportError) as error:
+        return _cannot("be started", f"no semaphores in shared memory, or no pipes: {error}")
+    return None
+
+
 def trouble(error: BaseException) -> str | None:
     """One line of what happened to the processes that read images, and what to do; ``None`` for any other error.
 
@@ -26,4 +42,8 @@ def trouble(error: BaseException) -> str | None:
             return None
     elif not (isinstance(error, RuntimeError) and SIGNS.search(reason)):
         return None
-    return f"the processes that read images cannot go on: {reason.removeprefix('RuntimeError: ')} ({ADVICE})"
+    return _cannot("go on", reason.removeprefix("RuntimeError: "))
+
+
+def _cannot(what: str, reason: str) -> str:
+    return f"the processes that read images cannot {what}: {reason} ({ADVICE})"
