@@ -1,15 +1,21 @@
 """A run that ends before its first epoch is complete holds nothing of worth: it starts anew, however it is asked to."""
 
+import errno
+import fcntl
 import json
 import os
 import re
 import shutil
+import signal
+import subprocess
+import sys
 
 import pytest
 import training_runs
 
 from gcp_kernels.__main__ import main
 from gcp_kernels.commands import train
+from gcp_kernels.training.folder_lock import lock, unlock
 
 OPTIONS = ["--device", "cpu", "--pool", "avg", "--epochs", "1"]
 
@@ -143,6 +149,55 @@ def test_a_log_without_its_checkpoint_is_not_overwritten(failed, capsys):
     assert run(failed, "--resume") == 2
     assert "it has no config.json; restore it" in capsys.readouterr().err
     assert (failed / "log.csv").read_bytes() == before
+
+
+@pytest.mark.parametrize("again", [[], ["--resume"]], ids=["the same command", "with --resume"])
+def test_while_a_process_trains_in_a_folder_another_does_not(again, failed, capsys):
+    before = (failed / "config.json").read_bytes()
+    take = f"fcntl.flock(os.open({str(failed)!r}, os.O_RDONLY), fcntl.LOCK_EX)"
+    with subprocess.Popen(
+        [sys.executable, "-c", f"import fcntl, os; {take}; print(flush=True); input()"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    ) as holder:  # fmt: skip
+        holder.stdout.readline()
+        assert run(failed, *again) == 1
+        assert f"another process trains in {failed}; give another folder" in capsys.readouterr().err
+        assert (failed / "config.json").read_bytes() == before
+        holder.kill()
+    assert run(failed, "--lr", "0.1") == 0, "a process that is gone keeps nothing"
+
+
+def test_a_process_that_reads_images_does_not_keep_the_folder(tmp_path):
+    """It outlives for seconds the training that was killed."""
+    started, starts = os.pipe()
+    ended, ends = os.pipe()
+    training = os.fork()
+    if training == 0:
+        lock(tmp_path)
+        if os.fork() == 0:
+            os.write(starts, b"1")
+            os.close(ends)
+            os.read(ended, 1)  # until the test closes the other end
+            os._exit(0)
+        signal.pause()
+    os.read(started, 1)
+    with pytest.raises(BlockingIOError):
+        lock(tmp_path)
+    os.kill(training, signal.SIGKILL)
+    os.waitpid(training, 0)
+    try:
+        unlock(lock(tmp_path))
+    finally:
+        for descriptor in (started, starts, ended, ends):
+            os.close(descriptor)
+
+
+def test_where_a_file_system_has_no_locks_there_is_none(tmp_path, monkeypatch):
+    def refuse(*arguments):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    assert lock(tmp_path) is None
 
 
 @pytest.mark.parametrize("place", ["file/run", "file/much/deeper/run", "file", "link", "link/run"])

@@ -112,6 +112,8 @@ def run(args: argparse.Namespace) -> int:
         raise
     except KeyboardInterrupt:
         return fail(f"interrupted; {how_to_go_on(folder)}", INTERRUPTED, processes, at_once=True)
+    finally:
+        folder.leave()
     return leave(code, processes)
 
 
@@ -177,6 +179,8 @@ def train(
         training = TrainingRun(config, device, workers, processes)
     except (ValueError, FileNotFoundError) as error:
         return fail(error, 2, processes)
+    if processes.first:
+        folder.take()
     if args.resume:
         training.resume(folder)
     elif processes.first:

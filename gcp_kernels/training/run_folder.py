@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from .atomic_files import PARTIAL, naming, write_atomically, write_table, write_text
+from .folder_lock import lock, unlock
 
 LOG_COLUMNS = ("epoch", "learning_rate", "train_loss", "test_accuracy", "seconds")
 LANDSCAPE_COLUMNS = (
@@ -31,6 +32,7 @@ class RunFolder:
         self.path = path
         self.config, self.checkpoint = path / "config.json", path / "checkpoint.pt"
         self.log, self.landscape = path / "log.csv", path / "landscape.csv"
+        self._lock: int | None = None
 
     def require_unused(self) -> None:
         """Raise :class:`RunFolderError` unless a run can begin there, which makes the folder if need be.
@@ -57,10 +59,28 @@ class RunFolder:
             return True
         return self.log.is_file() and len(self.log.read_bytes().splitlines()) > 1
 
-    def create(self, config: Mapping[str, Any]) -> None:
-        """Make the folder, with the options of the run in it. Raises :class:`NotWrittenError`."""
+    def take(self) -> None:
+        """Make the folder if need be, and keep other processes from training in it until :meth:`leave`.
+
+        Raises:
+            NotWrittenError: it cannot be made.
+            RunFolderError: another process trains in it.
+        """
         with naming(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock = lock(self.path)
+        except BlockingIOError as error:
+            raise RunFolderError(f"another process trains in {self.path}; give another folder") from error
+
+    def leave(self) -> None:
+        """Let others train in the folder."""
+        if self._lock is not None:
+            unlock(self._lock)
+            self._lock = None
+
+    def create(self, config: Mapping[str, Any]) -> None:
+        """Write what the run is into the folder, which :meth:`take` has made. Raises :class:`NotWrittenError`."""
         write_text(self.config, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
 
     def read_config(self) -> dict[str, Any]:
