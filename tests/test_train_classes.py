@@ -106,9 +106,9 @@ def test_unchanged_data_are_resumed_wherever_they_lie(run, capsys):
     assert "resumed after epoch 1" in capsys.readouterr().out
 
 
-def rename_a_class(data):
+def rename_a_class(data, name="light"):
     for part in ("train", "val"):
-        (data / part / "light").rename(data / part / "zebra")
+        (data / part / name).rename(data / part / "zebra")
 
 
 def rename_both_so_that_labels_are_swapped(data):
@@ -197,15 +197,21 @@ def test_a_folder_and_a_checkpoint_without_descriptions_are_refused(run, capsys)
     assert "does not say which classes and images it is of" in capsys.readouterr().err
 
 
-def test_names_that_are_no_utf_8_are_kept(finished, tmp_path):
-    name = os.fsdecode(b"caf\xe9")
+def test_names_that_are_no_utf_8_are_kept(finished, tmp_path, capsys):
+    """Those of folders too, which are printed and written."""
+    name, root = os.fsdecode(b"caf\xe9"), tmp_path / os.fsdecode(b"r\xf4le")
     for part in ("train", "val"):
-        shutil.copytree(finished / "data" / part, tmp_path / "data" / part)
-        (tmp_path / "data" / part / "light").rename(tmp_path / "data" / part / name)
-    assert train(tmp_path / "data", tmp_path / "run") == 0
-    assert resume(tmp_path) == 0
-    assert json.loads((tmp_path / "run" / "config.json").read_text("utf-8"))["classes"] == [name, "dark ä"]
-    assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["classes"] == [name, "dark ä"]
+        shutil.copytree(finished / "data" / part, root / "data" / part)
+        (root / "data" / part / "light").rename(root / "data" / part / name)
+    assert train(root / "data", root / "run") == 0
+    assert "r\\udcf4le/data: 8 training" in capsys.readouterr().out
+    assert resume(root) == 0
+    config = json.loads((root / "run" / "config.json").read_text("utf-8"))
+    assert (config["options"]["data"], config["classes"]) == (str(root / "data"), [name, "dark ä"])
+    assert torch.load(root / "run" / "checkpoint.pt", weights_only=True)["classes"] == [name, "dark ä"]
+    rename_a_class(root / "data", name)
+    assert resume(root) == 1
+    assert "classes removed: caf\\udce9; added: zebra\n" in capsys.readouterr().err
 
 
 def test_what_differs_is_named_in_part_where_it_is_much():

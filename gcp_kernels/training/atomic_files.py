@@ -43,7 +43,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         if path.exists() and not path.is_file():
             _fill(path, write)
             return
-        path = path.resolve()
+        path = Path(os.path.realpath(path))
         partial = path.with_name(f".{path.name}{PARTIAL}")
         try:
             _fill(partial, write)

@@ -86,18 +86,24 @@ class RunFolder:
     def read_config(self) -> dict[str, Any]:
         """What :meth:`create` wrote. Raises :class:`RunFolderError` if there is none, or it is no such file."""
         if not self.config.is_file():
-            advice = "restore it" if self.has_epochs() else "start without --resume"
+            advice = self._remedy() if self.has_epochs() else "start without --resume"
             raise RunFolderError(f"there is nothing to resume in {self.path}: it has no {self.config.name}; {advice}")
         try:
             config = json.loads(self.config.read_text(encoding="utf-8"))
         except ValueError as error:
-            advice = f"{self.checkpoint.name} has the options too" if self.has_epochs() else "remove it and start anew"
+            advice = self._remedy() if self.has_epochs() else "remove it and start anew"
             raise RunFolderError(f"{self.config} cannot be read: {error}; {advice}") from error
         if not isinstance(config, dict) or not isinstance(config.get("options"), dict):
             raise RunFolderError(
                 f"{self.config} is not the configuration of a training run: it has no options; give another folder"
             )
         return config
+
+    def _remedy(self) -> str:
+        source = (
+            f", from the options, classes and dataset of {self.checkpoint.name}" if self.checkpoint.is_file() else ""
+        )
+        return f"restore it{source}, or give another folder"
 
     def save(self, state: Mapping[str, Any], landscape: Sequence[Mapping[str, object]] | None) -> None:
         """Replace the checkpoint, then the tables.
