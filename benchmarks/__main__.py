@@ -6,6 +6,8 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from gcp_kernels.commands.ending import run_to_its_end
+
 COMMANDS = {
     "run": "verify, time and weigh every provider (the default)",
     "compare": "two runs: what became slower, larger or wrong",
@@ -24,6 +26,11 @@ COMMANDS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; each explains its options with ``--help``."""
+    return run_to_its_end("python -m benchmarks", lambda: run(arguments))
+
+
+def run(arguments: Sequence[str] | None) -> int:
+    """Find the command and run it."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if arguments[:1] in (["-h"], ["--help"]):
         print("usage: python -m benchmarks [command] [options]\n")

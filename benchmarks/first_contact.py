@@ -8,7 +8,6 @@ as it is; nothing is built here. Each outcome is printed when it is known, those
 from __future__ import annotations
 
 import argparse
-import contextlib
 import importlib.util
 import json
 import math
@@ -17,12 +16,15 @@ import sys
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from typing import Any, TextIO
+from pathlib import Path
+from typing import Any
 
 import torch
 
 from gcp_kernels.backends.triton.architecture import INTERPRETED
 from gcp_kernels.commands.argument_types import device_argument, integer_from, new_file, number_from
+from gcp_kernels.commands.ending import run_to_its_end
+from gcp_kernels.training.atomic_files import write_text
 
 from .check_outcome import NOT_RUN, VERDICTS, Outcome, serve
 from .check_workers import Family, Limits, run_families
@@ -51,20 +53,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         serve(checks(args.backend, capability_of(args.device)), args.device)
         return 0
     begun = time.monotonic()
-    with contextlib.ExitStack() as stack:
-        stream = None
-        if args.output is not None:
-            stream = stack.enter_context(args.output.open("w", encoding="utf-8"))
-        table = Table(environment(args.device), stream, begun)
-        there = tuple(name for name in args.backend if importlib.util.find_spec(MODULES[name]) is not None)
-        for name in args.backend:
-            if name not in there:
-                table.missing(name, how_to_get(name, capability_of(args.device)))
-        chosen = [
-            one for one in checks(there, capability_of(args.device)) if args.only is None or args.only in str(one)
-        ]
-        run(chosen, args, table, max(1.0, begun + args.seconds - time.monotonic()))
-        return table.finish()
+    table = Table(environment(args.device), args.output, begun)
+    there = tuple(name for name in args.backend if importlib.util.find_spec(MODULES[name]) is not None)
+    for name in args.backend:
+        if name not in there:
+            table.missing(name, how_to_get(name, capability_of(args.device)))
+    chosen = [one for one in checks(there, capability_of(args.device)) if args.only is None or args.only in str(one)]
+    run(chosen, args, table, max(1.0, begun + args.seconds - time.monotonic()))
+    return table.finish()
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -143,10 +139,10 @@ def command(backend: str, device: torch.device) -> list[str]:
 
 
 class Table:
-    """Prints each outcome when it comes, and writes it as a line of JSON if there is a stream."""
+    """Prints each outcome when it comes, and writes it as a line of JSON if there is a file for it."""
 
-    def __init__(self, machine: dict[str, Any], stream: TextIO | None, begun: float) -> None:
-        self._stream = stream
+    def __init__(self, machine: dict[str, Any], file: Path | None, begun: float) -> None:
+        self._file, self._written = file, ""
         self._begun = begun
         self._verdicts: Counter[str] = Counter()
         self._failures: list[tuple[Any, str]] = []
@@ -194,9 +190,9 @@ class Table:
         return status
 
     def _write(self, content: dict[str, Any]) -> None:
-        if self._stream is not None:
-            self._stream.write(json.dumps(content) + "\n")
-            self._stream.flush()
+        if self._file is not None:
+            self._written += json.dumps(content) + "\n"
+            write_text(self._file, self._written)
 
 
 def row(check: Check, outcome: Outcome) -> str:
@@ -212,4 +208,4 @@ def row(check: Check, outcome: Outcome) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_to_its_end("python -m benchmarks.first_contact", main))

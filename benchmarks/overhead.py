@@ -27,6 +27,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import gcp_kernels
 from gcp_kernels import backends
 from gcp_kernels.commands.argument_types import new_file
+from gcp_kernels.commands.ending import run_to_its_end
+from gcp_kernels.training.atomic_files import write_text
 
 from .static import why_not
 
@@ -108,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 if args.profile:
                     profile(call)
     if args.json is not None:
-        args.json.write_text("".join(json.dumps(asdict(row)) + "\n" for row in rows), encoding="utf-8")
+        write_text(args.json, "".join(json.dumps(asdict(row)) + "\n" for row in rows))
     return 0
 
 
@@ -223,4 +225,4 @@ def profile(call: Callable[[], Any]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_to_its_end("python -m benchmarks.overhead", main))

@@ -6,8 +6,11 @@ import argparse
 import importlib
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from gcp_kernels.training.atomic_files import write_atomically
 
 from .providers import PROVIDERS
 from .rows import Row, Run, read
@@ -54,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if figure is None:
             print(f"{name}: the run has no rows for it")
             continue
-        figure.savefig(folder / f"{name}.png", dpi=DPI)
+        write_atomically(folder / f"{name}.png", partial(figure.savefig, format="png", dpi=DPI))
         print(folder / f"{name}.png")
         drawn += 1
     return 0 if drawn else 2

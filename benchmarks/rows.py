@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from gcp_kernels.training.atomic_files import write_table, write_text
+
 from .cases import Case
 
 JSON_NAME = "results.jsonl"
@@ -122,19 +124,15 @@ class Writer:
         self._folder = folder
         self._setting = setting
         self._written: list[dict[str, Any]] = []
-        (folder / JSON_NAME).write_text("", encoding="utf-8")
+        self.write([])
 
     def write(self, rows: Iterable[Row]) -> None:
-        with (self._folder / JSON_NAME).open("a", encoding="utf-8") as stream:
-            for row in rows:
-                self._written.append(flat(row, self._setting))
-                stream.write(json.dumps(self._written[-1], allow_nan=False) + "\n")
+        self._written += [flat(row, self._setting) for row in rows]
+        lines = [json.dumps(values, allow_nan=False) + "\n" for values in self._written]
+        write_text(self._folder / JSON_NAME, "".join(lines))
 
     def finish(self) -> None:
-        with (self._folder / CSV_NAME).open("w", encoding="utf-8", newline="") as stream:
-            writer = csv.DictWriter(stream, [*FIELDS, *self._setting])
-            writer.writeheader()
-            writer.writerows(self._written)
+        write_table(self._folder / CSV_NAME, [*FIELDS, *self._setting], self._written)
 
 
 @dataclass(frozen=True)

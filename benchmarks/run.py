@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from gcp_kernels.commands.argument_types import device_argument, integer_from, new_folder
+from gcp_kernels.training.atomic_files import write_text
 
 from . import memory, table
 from .environment import commit, environment
@@ -136,12 +137,12 @@ class Report:
 
     def __init__(self, folder: Path | None) -> None:
         self._file = None if folder is None else folder / TABLE_NAME
-        if folder is not None and self._file is not None:
+        self._text = ""
+        if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
-            self._file.write_text("", encoding="utf-8")
 
     def __call__(self, text: str) -> None:
         print(text, flush=True)
         if self._file is not None:
-            with self._file.open("a", encoding="utf-8") as stream:
-                stream.write(text + "\n")
+            self._text += text + "\n"
+            write_text(self._file, self._text)

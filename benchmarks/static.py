@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from gcp_kernels.commands.argument_types import new_file
+from gcp_kernels.commands.ending import run_to_its_end
+from gcp_kernels.training.atomic_files import write_text
 
 from .run import commit
 from .static_gate import KIB, SHARED_LIMIT, Figures, problems
@@ -174,10 +176,9 @@ def print_loops(row: Row) -> None:
 def write_json(path: Path, rows: Iterable[Row]) -> None:
     """One JSON object per row, each with the versions that it was compiled with."""
     setting = {"commit": commit(), "torch": torch.__version__, "triton": importlib.import_module("triton").__version__}
-    with path.open("w", encoding="utf-8") as stream:
-        for row in rows:
-            stream.write(json.dumps({**row.as_dict(), "environment": setting}, allow_nan=False) + "\n")
+    lines = [json.dumps({**row.as_dict(), "environment": setting}, allow_nan=False) + "\n" for row in rows]
+    write_text(path, "".join(lines))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_to_its_end("python -m benchmarks.static", main))

@@ -22,6 +22,8 @@ import torch
 
 from gcp_kernels.backends.cuda.extension import why_not_loaded
 from gcp_kernels.commands.argument_types import new_file
+from gcp_kernels.commands.ending import run_to_its_end
+from gcp_kernels.training.atomic_files import write_text
 
 from .sass import counted
 from .static_gate import SHARED_LIMIT, Figures
@@ -80,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     print_layouts()
     if args.json is not None:
-        args.json.write_text("".join(json.dumps(row.as_dict()) + "\n" for row in rows), encoding="utf-8")
+        write_text(args.json, "".join(json.dumps(row.as_dict()) + "\n" for row in rows))
     bad = [row for row in rows if row.problems]
     print(f"\n{len(rows)} kernels, {len(bad)} not accepted")
     for row in bad:
@@ -163,4 +165,4 @@ def layout_of(channels: int, planes: int, backward: bool, limit: int) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_to_its_end("python -m benchmarks.static_extension", main))

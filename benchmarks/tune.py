@@ -26,7 +26,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from gcp_kernels.commands.argument_types import device_argument, integer_from, new_file
+from gcp_kernels.commands.ending import run_to_its_end
 from gcp_kernels.precision import PRECISIONS
+from gcp_kernels.training.atomic_files import write_text
 
 from . import static
 from .environment import environment
@@ -81,7 +83,7 @@ def main(
     for table in tuned(args, shipped, arch, compiler, clock or Gpu(args.device)):
         text = table.source(header(setting, arch, args.kernels))
         if args.output is not None:  # after each search: one that is stopped leaves what those before it have found
-            args.output.write_text(text, encoding="utf-8")
+            write_text(args.output, text)
     print(text, end="")
     return 0
 
@@ -200,4 +202,4 @@ def say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_to_its_end("python -m benchmarks.tune", main))

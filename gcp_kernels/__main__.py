@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from . import __version__
 from .commands import bench, demo, info, reproduce, selftest, train
+from .commands.ending import run_to_its_end
 
 COMMANDS = {
     "info": (info, "versions, devices, and which backend serves what, and why not"),
@@ -18,7 +19,12 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code."""
+    """Run one command and return its exit code; see :func:`gcp_kernels.commands.ending.run_to_its_end`."""
+    return run_to_its_end("gcp_kernels", lambda: run(argv))
+
+
+def run(argv: Sequence[str] | None) -> int:
+    """Parse the arguments and run the command."""
     parser = argparse.ArgumentParser(
         prog="gcp_kernels", description="Global covariance pooling for PyTorch, fused and batched."
     )

@@ -142,17 +142,3 @@ def test_interrupted_it_goes_on_with_the_same_augmentation(tree, tmp_path, monke
     assert f"interrupted; --output {tmp_path / 'stopped'} --resume goes on" in capsys.readouterr().err
     assert main(["train", "--resume", "--workers", "1", "--output", str(tmp_path / "stopped")]) == 0
     training_runs.assert_same_result(tmp_path / "stopped", tmp_path / "whole")
-
-
-def test_changed_data_are_not_resumed(tree, tmp_path, monkeypatch, capsys):
-    data = tmp_path / "data"
-    for path in tree.rglob("*.png"):
-        target = data / path.relative_to(tree)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(path.read_bytes())
-    training_runs.interrupt(monkeypatch, step=1)
-    assert train(data, tmp_path / "run", "--workers", "0") == 130
-    monkeypatch.undo()
-    (data / "train" / "red" / "0.png").unlink()
-    assert train(data, tmp_path / "run", "--workers", "0", "--resume") == 1
-    assert "the data have changed: {'training_images': 14" in capsys.readouterr().err

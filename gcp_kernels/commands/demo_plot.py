@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..training import Epoch
+from ..training.atomic_files import write_atomically
 
 FORMATS = (".png", ".pdf", ".svg")
 
@@ -25,7 +26,11 @@ def plot_path_problem(path: Path) -> str | None:
 
 
 def plot(curves: Mapping[str, Sequence[Epoch]], title: str, path: Path) -> None:
-    """Draw one line per curve (label -> epochs) into ``path``; its suffix chooses the format."""
+    """Draw one line per curve (label -> epochs) into ``path``; its suffix chooses the format.
+
+    Raises:
+        NotWrittenError: the file cannot be written, on a full disk for example.
+    """
     # The figure is made without pyplot: no display is needed and no global state of matplotlib changes.
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -45,4 +50,5 @@ def plot(curves: Mapping[str, Sequence[Epoch]], title: str, path: Path) -> None:
         axes.grid(alpha=0.3)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend()
-    figure.savefig(path, dpi=150)
+    suffix = path.suffix.lower()[1:]
+    write_atomically(path, lambda file: figure.savefig(file, format=suffix, dpi=150))

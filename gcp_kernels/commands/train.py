@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from .. import __version__
-from ..training import POOLS, SCHEDULES, NonFiniteLossError
+from ..training import POOLS, SCHEDULES, NonFiniteLossError, reading_processes
 from ..training.configuration import DIGITS, TrainingConfig
 from ..training.digits import BATCH_SIZE
 from ..training.distributed import Processes, joined
@@ -31,6 +31,7 @@ from ..training.resnets import ARCHITECTURES
 from ..training.run import TrainingRun, reproducible
 from ..training.run_folder import RunFolder, RunFolderError
 from .argument_types import device_argument, integer_from, number_from
+from .ending import INTERRUPTED, NOT_READ
 
 OUTPUT = Path("gcp_run")
 WORKERS = 4
@@ -67,8 +68,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--landscape-every", "record the loss landscape every N steps", type=integer_from(1), metavar="N")
     add("--skip-damaged", "leave out images that cannot be decoded: each is tried once before training",
         action="store_true")  # fmt: skip
-    add("--output", f"the folder (./{OUTPUT}); must be new or empty, but with --resume", type=Path, default=OUTPUT,
-        metavar="DIR")  # fmt: skip
+    add("--output", f"the folder (./{OUTPUT}); new, empty, or without a complete epoch, but with --resume", type=Path,
+        default=OUTPUT, metavar="DIR")  # fmt: skip
     add("--resume", "go on with the run in that folder; options not given are its own", action="store_true",
         default=False)  # fmt: skip
 
@@ -79,7 +80,12 @@ def data_argument(text: str) -> str:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train; 0 when done, 1 where training fails or a package is missing, 2 for arguments that cannot be."""
+    """Train; see docs/training.md.
+
+    Returns:
+        0 when done, 1 where training fails or a package is missing, 2 for arguments that cannot be, ``INTERRUPTED``, or
+        ``NOT_READ``.
+    """
     folder = RunFolder(args.output)
     try:
         processes = Processes.from_environment()
@@ -90,17 +96,35 @@ def run(args: argparse.Namespace) -> int:
         device = processes.device(device_argument(config.device))
     except (ValueError, OSError, RunFolderError, argparse.ArgumentTypeError) as error:
         return fail(error, 2, processes)
-    problem = missing_packages(config)
+    workers = 0 if config.data == DIGITS else getattr(args, "workers", WORKERS)
+    problem = missing_packages(config) or reading_processes.why_not(workers)
     if problem:
         return fail(problem, 1, processes)
     try:
         with joined(processes, device), reproducible(device):
-            code = train(config, device, args, folder, processes)
-    except (NonFiniteLossError, RunFolderError, OSError, ImportError) as error:
+            code = train(config, device, workers, args, folder, processes)
+    except BrokenPipeError:
+        return fail(f"nobody reads what is printed; {how_to_go_on(folder)}", NOT_READ, processes, at_once=True)
+    except (NonFiniteLossError, RunFolderError, ImportError) as error:
         return fail(error, 1, processes, at_once=True)
+    except (RuntimeError, OSError) as error:
+        problem = reading_processes.trouble(error) if workers else None
+        if problem is not None:
+            return fail(f"{problem}; {how_to_go_on(folder)}", 1, processes, at_once=True)
+        if isinstance(error, OSError):
+            return fail(error, 1, processes, at_once=True)
+        raise
     except KeyboardInterrupt:
-        return fail(f"interrupted; --output {folder.path} --resume goes on", 130, processes, at_once=True)
+        return fail(f"interrupted; {how_to_go_on(folder)}", INTERRUPTED, processes, at_once=True)
+    finally:
+        folder.leave()
     return leave(code, processes)
+
+
+def how_to_go_on(folder: RunFolder) -> str:
+    if not folder.has_epochs():
+        return "no epoch is complete: the same command starts anew"
+    return f"--output {folder.path} --resume goes on"
 
 
 def configuration(args: argparse.Namespace, folder: RunFolder, processes: Processes) -> TrainingConfig:
@@ -109,7 +133,13 @@ def configuration(args: argparse.Namespace, folder: RunFolder, processes: Proces
     if "device" in given:
         given["device"] = str(given["device"])
     if args.resume:
-        config = TrainingConfig.from_saved(folder.read_config()["options"], given, processes.count)
+        saved = folder.read_config()["options"]
+        try:
+            config = TrainingConfig.from_saved(saved, given, processes.count)
+        except ValueError as error:
+            if folder.has_epochs():
+                raise
+            raise ValueError(f"{error}; no epoch is complete: without --resume it starts anew, with any") from error
     else:
         folder.require_unused()
         config = TrainingConfig.from_options(given, processes.count)
@@ -143,6 +173,7 @@ def missing_packages(config: TrainingConfig) -> str | None:
 def train(
     config: TrainingConfig,
     device: torch.device,
+    workers: int,
     args: argparse.Namespace,
     folder: RunFolder,
     processes: Processes,
@@ -153,9 +184,11 @@ def train(
         print(f"decoding every image of {config.data} once, to leave out what is damaged", flush=True)
         report = now_and_then()
     try:
-        training = TrainingRun(config, device, getattr(args, "workers", WORKERS), processes, report)
+        training = TrainingRun(config, device, workers, processes, report)
     except (ValueError, FileNotFoundError) as error:
         return fail(error, 2, processes)
+    if processes.first:
+        folder.take()
     if args.resume:
         training.resume(folder)
     elif processes.first:

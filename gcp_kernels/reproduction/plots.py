@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from ..training.atomic_files import write_atomically
 from .claims import spread
 from .corruptions import NAMES, STRENGTHS
 from .experiment import Run
@@ -38,7 +39,7 @@ def write_plots(folder: Path, runs: Sequence[Run]) -> list[Path]:
         figure = Figure(figsize=SIZE, layout="constrained")
         draw(figure, runs)
         paths.append(folder / f"{name}.png")
-        figure.savefig(paths[-1], dpi=90)
+        write_atomically(paths[-1], partial(figure.savefig, format="png", dpi=90))
     return paths
 
 

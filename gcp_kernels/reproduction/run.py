@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..training import DigitsSplit, NonFiniteLossError, steps_per_epoch
+from ..training.atomic_files import write_text
 from .claims import Verdict, verdicts
 from .experiment import Run, Settings, train_and_measure
 from .figures import figures_of, worst_residual
@@ -40,12 +41,15 @@ def write_folder(folder: Path, settings: Settings, runs: Sequence[Run], circumst
     """Write tables, plots and ``report.md`` into an existing folder, and return the verdicts.
 
     What was measured is written first, before anything is computed from it that might fail.
+
+    Raises:
+        NotWrittenError: a file cannot be written, on a full disk for example; those before it are complete.
     """
     write_tables(folder, runs)
     figures = figures_of(runs)
     every = verdicts(figures)
     write_claims(folder, every)
     text = report(settings, figures, every, circumstances, worst_residual(runs))
-    (folder / "report.md").write_text(text, encoding="utf-8")
+    write_text(folder / "report.md", text)
     write_plots(folder, runs)
     return every

@@ -1,9 +1,9 @@
 """The CSV files: what every run measured, and the claims."""
 
-import csv
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from ..training.atomic_files import write_table
 from .claims import Verdict
 from .experiment import Run
 from .flatness import SURFACE_STEPS
@@ -32,10 +32,7 @@ def write_claims(folder: Path, verdicts: Sequence[Verdict]) -> None:
 
 def write(path: Path, rows: Sequence[Row]) -> None:
     """One CSV file; numbers with six digits, which is what float32 sums hold to."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({key: _text(value) for key, value in row.items()} for row in rows)
+    write_table(path, list(rows[0]), [{key: _text(value) for key, value in row.items()} for row in rows])
 
 
 def convergence(runs: Iterable[Run]) -> list[Row]:

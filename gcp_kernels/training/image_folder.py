@@ -102,6 +102,11 @@ class FolderBatches:
         self._workers, self._processes = workers, processes
 
     @property
+    def samples(self) -> dict[str, list[tuple[str, int]]]:
+        """Path and label of every image of train/ and of val/, class by class."""
+        return {"train": self._train.samples, "val": self._test.samples}
+
+    @property
     def training_images(self) -> int:
         return len(self._train.samples)
 

@@ -1,6 +1,6 @@
 """One training run that can be killed at any moment, and resumed to the result that it would have had."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -13,6 +13,7 @@ from ..analysis import LandscapeRecorder, split
 from .batches import steps_per_epoch
 from .configuration import TrainingConfig
 from .damaged_images import Report
+from .dataset import difference
 from .distributed import Processes
 from .loop import AfterStep, train_epochs
 from .mixed_precision import MixedPrecision
@@ -20,8 +21,9 @@ from .run_folder import RunFolder, RunFolderError
 from .schedules import learning_rate_factor, scheduler
 from .tasks import load_task
 
-# Of the checkpoint; a file of another one is refused.
-FORMAT = 1
+# Of the checkpoint; a file of another one is refused. The first had no names of classes: nobody can tell whether the
+# data still have the same ones.
+FORMAT = 2
 
 
 @contextmanager
@@ -48,7 +50,8 @@ class TrainingRun:
 
     Attributes:
         history: a row for each epoch so far, with the columns of ``log.csv``.
-        dataset: counts of images and classes.
+        classes: their names, in the order of the network's outputs.
+        dataset: counts of images and classes, and fingerprints of what is listed.
         notes: lines for a person, on what else is in a folder of images.
         damaged: images that were left out of it; ``None`` without ``skip_damaged``.
         steps_in_epoch: optimiser steps.
@@ -68,7 +71,8 @@ class TrainingRun:
     ) -> None:
         self.config, self.device, self.processes = config, device, processes
         task = load_task(config, device, workers, processes, report)
-        self.network, self.batches, self.dataset = task.network, task.batches, task.dataset
+        self.network, self.batches = task.network, task.batches
+        self.classes, self.dataset = task.classes, task.dataset
         self.notes, self.damaged = task.notes, task.damaged
         self.steps_in_epoch = steps_per_epoch(self.batches.images_per_epoch, config.batch_size)
         self.optimizer = torch.optim.SGD(
@@ -87,35 +91,52 @@ class TrainingRun:
     def description(self) -> dict[str, Any]:
         """What ``config.json`` holds."""
         versions = {"gcp_kernels": __version__, "torch": torch.__version__}
-        return {"options": self.config.to_save(), "dataset": self.dataset, "versions": versions}
+        return {**self._identity(), "versions": versions}
 
     def resume(self, folder: RunFolder) -> None:
-        """Go on from the folder's checkpoint, or start if there is none yet; write the tables that it may lack.
+        """Go on from the folder's checkpoint, or start anew if there is none yet; write the tables that it may lack.
+
+        Without a complete epoch nothing depends on what the data were: the folder then describes them as they are now.
 
         Raises:
-            RunFolderError: the checkpoint is damaged, of another version or run, or the data have changed.
+            RunFolderError: the checkpoint is damaged, gone, of another version or run, or the data have changed.
+            NotWrittenError: the folder cannot be written.
         """
-        saved = folder.read_config()
-        if saved.get("dataset") != self.dataset:
-            raise RunFolderError(
-                f"the data have changed: {saved.get('dataset')} when the run began, now {self.dataset}"
-            )
         state = folder.load()
         if state is not None:
-            if state.get("format") != FORMAT:
-                raise RunFolderError(f"{folder.checkpoint} has format {state.get('format')!r}; this is format {FORMAT}")
-            if state["options"] != self.config.to_save():
-                raise RunFolderError(f"{folder.checkpoint} is of a run with other options than {folder.config}")
+            self._require_same(state, folder)
             self._load_state(state)
+        elif folder.has_epochs():
+            raise RunFolderError(f"{folder.checkpoint} is gone, and {folder.log} has epochs: restore it to go on")
+        elif self.processes.first:
+            folder.create(self.description())
         if self.processes.first:
             folder.write_tables(self.history, self._landscape_rows())
+
+    def _require_same(self, state: Mapping[str, Any], folder: RunFolder) -> None:
+        """Raise :class:`RunFolderError` unless the checkpoint is of this run, as the folder and the data are now."""
+        if state.get("format") != FORMAT:
+            raise RunFolderError(
+                f"{folder.checkpoint} has format {state.get('format')!r}; this is format {FORMAT}: train anew in "
+                "another folder, or go on with the version of gcp_kernels that wrote it"
+            )
+        saved, now = folder.read_config(), self._identity()
+        for part in now:
+            if state.get(part) != saved.get(part):
+                raise RunFolderError(f"{folder.checkpoint} is of a run with other {part} than {folder.config}")
+        try:
+            changes = difference(state, now)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise RunFolderError(f"{folder.checkpoint} does not say which classes and images it is of") from error
+        if changes:
+            raise RunFolderError(f"the data have changed since the run began: {changes}")
 
     def train(self, folder: RunFolder, after_step: AfterStep) -> Iterator[dict[str, Any]]:
         """Train to the end, yielding the row of each epoch when it is safe in the folder.
 
         Raises:
             NonFiniteLossError: the folder then has the last complete epoch.
-            RunFolderError: the folder cannot be written.
+            NotWrittenError: the folder cannot be written.
         """
         forward: Callable[[Tensor], Tensor] = self.processes.wrap(self.network, self.device)
         if self.config.compile:
@@ -158,11 +179,15 @@ class TrainingRun:
     def _landscape_rows(self) -> list[dict[str, float]] | None:
         return None if self.recorder is None else self.recorder.rows()
 
+    def _identity(self) -> dict[str, Any]:
+        """What must stay the same from the first epoch to the last; the folder and the checkpoint hold it."""
+        return {"options": self.config.to_save(), "classes": self.classes, "dataset": self.dataset}
+
     def _state(self) -> dict[str, Any]:
         """Everything that decides how training goes on. Called in every process, for the random states of all."""
         return {
             "format": FORMAT,
-            "options": self.config.to_save(),
+            **self._identity(),
             "history": self.history,
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),

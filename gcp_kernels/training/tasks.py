@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -10,6 +11,7 @@ from torch import nn
 from .batches import Batches, DigitsBatches
 from .configuration import DIGITS, TrainingConfig
 from .damaged_images import Report
+from .dataset import describe_digits, describe_folder
 from .digits import CLASSES, load_digits_split
 from .distributed import Processes
 from .image_decoding import DamagedImageError
@@ -22,14 +24,16 @@ from .resnets import build_resnet
 class Task:
     """Batches, the network, and the name of its first convolution, behind which its loss landscape is taken.
 
-    ``dataset`` counts training images, test images and classes: a resumed run must find the same. ``notes`` are lines
-    for a person, on what else is in a folder of images; ``damaged`` are those left out of it, ``None`` if none may be.
+    ``classes`` are their names in the order of the network's outputs. ``dataset`` counts training images, test images
+    and classes, and has a fingerprint of what is listed. A resumed run must find both the same. ``notes`` are lines for
+    a person, on what else is in a folder of images; ``damaged`` are those left out of it, ``None`` if none may be.
     """
 
     batches: Batches
     network: nn.Module
     first_convolution: str
-    dataset: dict[str, int]
+    classes: list[str]
+    dataset: dict[str, Any]
     notes: Sequence[str] = ()
     damaged: Sequence[DamagedImageError] | None = None
 
@@ -47,14 +51,16 @@ def load_task(
     if config.data == DIGITS:
         digits = load_digits_split(device)
         batches = DigitsBatches(digits, config.batch_size, config.seed, processes)
-        training_images, classes = len(digits.train_labels), CLASSES
+        training_images, classes = len(digits.train_labels), [str(digit) for digit in range(CLASSES)]
+        listing = describe_digits(digits)
         network: nn.Module = build_network(config.pool, config.seed)
         first_convolution = "0.0"
     else:
         assert config.arch is not None
         assert config.image_size is not None
+        root = Path(config.data)
         batches = FolderBatches(
-            Path(config.data),
+            root,
             config.batch_size,
             config.image_size,
             config.seed,
@@ -65,8 +71,14 @@ def load_task(
             report=report,
         )
         notes, damaged = batches.notes, batches.damaged
-        training_images, classes = batches.training_images, len(batches.classes)
-        network = build_resnet(config.arch, config.pool, classes, config.seed)
+        training_images, classes = batches.training_images, batches.classes
+        listing = describe_folder(root, classes, batches.samples)
+        network = build_resnet(config.arch, config.pool, len(classes), config.seed)
         first_convolution = "conv1"
-    dataset = {"training_images": training_images, "test_images": batches.test_images, "classes": classes}
-    return Task(batches, network.to(device), first_convolution, dataset, notes, damaged)
+    dataset = {
+        "training_images": training_images,
+        "test_images": batches.test_images,
+        "classes": len(classes),
+        "listing": listing,
+    }
+    return Task(batches, network.to(device), first_convolution, classes, dataset, notes, damaged)
