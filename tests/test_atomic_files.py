@@ -41,10 +41,7 @@ def test_a_checkpoint_that_does_not_fit_names_file_and_reason(floats, limit, tmp
     path = tmp_path / "checkpoint.pt"
     path.write_bytes(b"old")
     state = {str(number): torch.zeros(floats) for number in range(30)}
-    with (
-        disk_for(limit),
-        pytest.raises(NotWrittenError, match=r"checkpoint.pt cannot be written: \[Errno 27\]"),
-    ):
+    with disk_for(limit), pytest.raises(NotWrittenError, match=r"checkpoint.pt cannot be written: \[Errno 27\] File"):
         write_atomically(path, partial(torch.save, state))
     assert names(tmp_path) == ["checkpoint.pt"]
     assert path.read_bytes() == b"old"
