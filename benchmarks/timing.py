@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
+from gcp_kernels.commands.spread import Spread
+
 Clock = Callable[[], float]
 
 # A turn holds several calls of a small case, so that one disturbed call does not decide it.
@@ -17,22 +19,6 @@ MOST_CALLS = 100
 # Who is so slow that its rounds would take longer than this has fewer of them, but as many as quartiles need.
 PROVIDER_SECONDS = {"cpu": 3.0, "cuda": 0.5}
 LEAST_ROUNDS = 3
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Median and quartiles over rounds."""
-
-    median: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Spread:
-        if len(values) < 2:
-            return cls(values[0], values[0], values[0])
-        low, median, high = statistics.quantiles(values, n=4, method="inclusive")
-        return cls(median, low, high)
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,8 @@ def test_one_epoch_end_to_end(tmp_path, capsys, no_timing):
     assert "gcp_kernels.fused_gcp" in out
     assert "plain autograd" in out
     assert "not timed" not in out
+    assert len(re.findall(r"^ +\d+\.\d+ \(\d+\.\d+ to \d+\.\d+\) ms ", out, re.MULTILINE)) >= 4
+    assert "time to train one epoch: not said" in out
     accuracies = [float(value) for value in re.findall(r"(\d+\.\d+) %", table(out)[0])]
     assert out.strip().endswith(demo.verdict(accuracies[:1], accuracies[1:]))
 
@@ -157,10 +159,32 @@ def test_a_wrong_pool_is_reported_and_not_timed(monkeypatch):
     right = demo_timing.pools()
     wrong = {**right, "wrong": lambda features: 1.001 * demo_timing.plain_autograd(features)}
     monkeypatch.setattr(demo_timing, "pools", lambda: wrong)
-    rows = {row.name: row for row in demo_timing.time_pool(torch.rand(2, 8, 4, 4), rounds=1)}
+    rows = {row.name: row for row in demo_timing.time_pool(torch.rand(2, 8, 4, 4), rounds=3)}
     assert rows["wrong"].milliseconds is None
     assert rows["wrong"].error == pytest.approx(1e-3, rel=0.01)
-    assert all(rows[name].milliseconds > 0 for name in right)
+    assert rows["wrong"].ratio is None
+    for name in right:
+        for spread in (rows[name].milliseconds, rows[name].ratio):
+            assert 0 < spread.low <= spread.median <= spread.high
+
+
+def test_ratios_are_taken_within_a_round(monkeypatch):
+    """A machine that is slower in some rounds slows both: the times spread, and their ratio does not."""
+    passes = iter([seconds for slow in (1, 1, 1, 1, 2, 9, 3) for seconds in (slow, 2 * slow)])
+    names = list(demo_timing.pools())[:2]
+    pools = dict.fromkeys(names, demo_timing.plain_autograd)
+    monkeypatch.setattr(demo_timing, "pools", lambda: pools)
+    monkeypatch.setattr(demo_timing, "seconds_of_step", lambda *arguments: float(next(passes)))
+    ours, other = demo_timing.time_pool(torch.rand(2, 8, 4, 4), rounds=4)
+    assert f"{ours.milliseconds:.0f}" == "2500 (1750 to 4500)"
+    assert f"{other.ratio:.2f}" == "2.00 (2.00 to 2.00)"
+
+
+def test_times_of_epochs_say_their_spread_or_are_left_out():
+    """The first epoch is not among them."""
+    said = demo.epoch_times({"avg": [9.0, 1.0, 1.0, 2.0, 3.0, 3.0], "gcp": [9.0, 4.0, 4.0, 4.0, 4.0, 4.0]})
+    assert "2.00 (1.00 to 3.00) with average pooling, 4.00 (4.00 to 4.00) with GCP" in said
+    assert "not said" in demo.epoch_times({"avg": [1.0] * 5, "gcp": [1.0] * 5})
 
 
 def test_plot_formats(tmp_path):

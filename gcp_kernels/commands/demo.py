@@ -8,10 +8,9 @@ Needs the extra: pip install "gcp-kernels[demo]".
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -22,6 +21,7 @@ from ..training.digits import BATCH_SIZE
 from . import demo_plot, demo_timing
 from .argument_types import device_argument, file_problem, integer_from
 from .demo_extra import device_name, missing_packages
+from .spread import Spread
 
 LABELS = {"avg": "average pooling", "gcp": "covariance pooling (GCP)"}
 # Mean final accuracy over seeds 0 to 4 at 1e-3, 3e-3, 1e-2: average pooling 97.9, 98.7, 98.8; GCP 98.8, 99.1, 98.9.
@@ -30,6 +30,7 @@ LEARNING_RATE = 3e-3
 WEIGHT_DECAY = 1e-2
 # Drawn anew each time; a picture that a user names is never drawn over.
 PICTURE = Path("gcp_demo.png")
+LEAST_EPOCHS = 5
 TIMING_ROUNDS = {"cpu": 11, "cuda": 100}
 
 
@@ -67,9 +68,7 @@ def run(args: argparse.Namespace) -> int:
     )
     curves, features = train_both(digits, args, device)
     average, covariance = curves["avg"], curves["gcp"]
-    spent = {pool: statistics.median(epoch.seconds for epoch in curves[pool]) for pool in curves}
-    print("\nmedian time to train one epoch: ", end="")
-    print(f"{spent['avg']:.2f} s with average pooling, {spent['gcp']:.2f} s with GCP\n")
+    print("\n" + epoch_times({pool: [epoch.seconds for epoch in epochs] for pool, epochs in curves.items()}))
     sound = report_times(features, device)
     if not args.no_plot:
         demo_plot.plot(
@@ -129,24 +128,38 @@ def train_both(
     return curves, features
 
 
+def epoch_times(seconds: Mapping[str, Sequence[float]]) -> str:
+    """A line with the time to train an epoch, the first one left out: it has what is done once, such as allocations."""
+    later = {pool: Spread.of(measured[1:]) for pool, measured in seconds.items() if len(measured) > LEAST_EPOCHS}
+    if not later:
+        return f"time to train one epoch: not said, {LEAST_EPOCHS} epochs or fewer do not show its spread\n"
+    return (
+        f"seconds to train one epoch, median (quartiles): {later['avg']:.2f} with average pooling, {later['gcp']:.2f} "
+        "with GCP\n"
+    )
+
+
 def report_times(features: torch.Tensor, device: torch.device) -> bool:
     """Print what one pass of the pooling costs on two feature maps; False if ``fused_gcp`` is wrong."""
     generator = torch.Generator().manual_seed(0)
     large = torch.randn(8, 256, 14, 14, generator=generator).relu().to(device)
     cases = {"this network's feature map": features, "the size of a ResNet-50's, random numbers": large}
     sound = True
-    print("one forward and backward pass of the pooling, float32, 5 iterations, medians of interleaved rounds:")
+    rounds = TIMING_ROUNDS[device.type]
+    print(
+        "one forward and backward pass of the pooling, float32, 5 iterations:\n"
+        f"median (quartiles) of {rounds} interleaved rounds, and how many times longer than ours"
+    )
     for title, case in cases.items():
-        times = demo_timing.time_pool(case, TIMING_ROUNDS[device.type])
-        ours = times[0].milliseconds
-        sound = sound and ours is not None
+        times = demo_timing.time_pool(case, rounds)
+        sound = sound and times[0].milliseconds is not None
         print(f"  {title}, (B, C, H, W) = {tuple(case.shape)}")
         for row in times:
             if row.milliseconds is None:
-                print(f"    {'not timed':>10}           {row.name}: wrong by {row.error:.1e} against float64")
+                print(f"    not timed: {row.name}: wrong by {row.error:.1e} against float64")
             else:
-                ratio = f"x{row.milliseconds / ours:5.2f}" if ours else "      "
-                print(f"    {row.milliseconds:7.2f} ms   {ratio}   {row.name}")
+                ratio = "" if row is times[0] or row.ratio is None else f"x{row.ratio:.2f}"
+                print(f"    {f'{row.milliseconds:.2f} ms':30} {ratio:22} {row.name}")
     if demo_timing.PYTORCHCV not in (row.name for row in times):
         print("  pytorchcv is not installed: its loop-free layer is not compared")
     print()

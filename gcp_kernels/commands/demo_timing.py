@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import torch
 
 from .. import reference
 from ..functional import fused_gcp
+from .spread import Spread
 
 PYTORCHCV = "pytorchcv iSQRTCOVPool (loop-free eager)"
 N_ITER = 5
@@ -25,11 +25,15 @@ Pool = Callable[[torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True)
 class PoolTime:
-    """``milliseconds``: median over rounds; None where ``error``, against float64, exceeds the limit."""
+    """``milliseconds``: over rounds; None where ``error``, against float64, exceeds the limit.
+
+    ``ratio``: of this one to ours, taken in each round; None where either is not timed.
+    """
 
     name: str
     error: float
-    milliseconds: float | None
+    milliseconds: Spread | None
+    ratio: Spread | None
 
 
 def fused(features: torch.Tensor) -> torch.Tensor:
@@ -66,7 +70,7 @@ def relative_error(result: torch.Tensor, truth: torch.Tensor) -> float:
 
 
 def time_pool(features: torch.Tensor, rounds: int) -> list[PoolTime]:
-    """Median milliseconds of one pass of each implementation on ``features`` (B, C, H, W).
+    """Milliseconds of one pass of each implementation on ``features`` (B, C, H, W), ours first.
 
     Each is first compared, output and gradient, with the float64 reference on these very features. The rounds
     are interleaved, one pass of each implementation per round, so that a busy machine slows all of them
@@ -92,10 +96,14 @@ def time_pool(features: torch.Tensor, rounds: int) -> list[PoolTime]:
             elapsed = seconds_of_step(competitors[name], features, upstream)
             if turn >= 0:
                 measured.append(elapsed)
-    return [
-        PoolTime(name, errors[name], 1e3 * statistics.median(seconds[name]) if name in seconds else None)
-        for name in competitors
-    ]
+    ours = seconds.get(next(iter(competitors)))
+    rows = []
+    for name in competitors:
+        own = seconds.get(name)
+        milliseconds = Spread.of([1e3 * one for one in own]) if own else None
+        ratio = Spread.of([one / other for one, other in zip(own, ours, strict=True)]) if own and ours else None
+        rows.append(PoolTime(name, errors[name], milliseconds, ratio))
+    return rows
 
 
 def seconds_of_step(pool: Pool, features: torch.Tensor, upstream: torch.Tensor) -> float:
