@@ -3,7 +3,9 @@
 from math import inf
 
 import torch
-from torch import Tensor, bfloat16, float16, float32, float64, strided
+from torch import Tensor, bfloat16, float16, float32, float64, nn, strided
+
+from .precision import autocast_enabled
 
 FLOATING_DTYPES = (float16, bfloat16, float32, float64)
 
@@ -61,6 +63,33 @@ def check_shape(name: str, tensor: Tensor, *allowed: tuple[int, ...]) -> None:
     """Raise ``ValueError`` unless ``tensor`` has one of the shapes allowed."""
     if tensor.shape not in allowed:
         raise ValueError(f"{name} must have shape {' or '.join(map(str, allowed))}, got {tuple(tensor.shape)}")
+
+
+def check_module(name: str, value: object) -> None:
+    """Raise ``TypeError`` unless ``value`` is a module; a class is none before it is called."""
+    if not isinstance(value, nn.Module):
+        given = f"the class {value.__name__}, not a module of it" if isinstance(value, type) else type(value).__name__
+        raise TypeError(f"{name} must be a torch.nn.Module, got {given}")
+
+
+def check_fits_parameters(name: str, x: Tensor, module: nn.Module) -> None:
+    """Raise ``TypeError`` or ``ValueError`` unless ``x`` has the dtype and device of the parameters of ``module``.
+
+    Autocast converts all but float64 by itself. Nothing is refused where other parameters may be used than those that
+    are there now: another kind of tensor has been put in their place, or hooks bring them (offloading, sharding).
+    """
+    parameter = next(module.parameters(), None)
+    if type(parameter) is not nn.Parameter or (x.dtype == parameter.dtype and x.device == parameter.device):
+        return
+    if any(part._forward_pre_hooks or "forward" in vars(part) for part in module.modules()):
+        return
+    if x.device != parameter.device:
+        raise ValueError(f"{name} must be on the device of the layer, {parameter.device}, got {x.device}")
+    if not autocast_enabled(x.device) or float64 in (x.dtype, parameter.dtype):
+        raise TypeError(
+            f"{name} must have the dtype of the layer's parameters, {parameter.dtype}, got {x.dtype}; convert either, "
+            "or use autocast, which converts all but float64"
+        )
 
 
 def check_integer(name: str, value: object) -> None:

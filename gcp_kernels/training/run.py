@@ -10,12 +10,14 @@ from torch.nn import functional
 
 from .. import __version__
 from ..analysis import LandscapeRecorder, split
+from ..checkpoint_file import CheckpointError
 from .batches import steps_per_epoch
 from .configuration import TrainingConfig
 from .distributed import Processes
 from .loop import AfterStep, train_epochs
 from .mixed_precision import MixedPrecision
 from .run_folder import RunFolder, RunFolderError
+from .saved_state import check_saved_state, misfits
 from .schedules import learning_rate_factor, scheduler
 from .tasks import load_task
 
@@ -90,11 +92,15 @@ class TrainingRun:
             )
         state = folder.load()
         if state is not None:
-            if state.get("format") != FORMAT:
-                raise RunFolderError(f"{folder.checkpoint} has format {state.get('format')!r}; this is format {FORMAT}")
-            if state["options"] != self.config.to_save():
+            found, options = state.get("format"), self.config.to_save()
+            if type(found) is not int or found != FORMAT:
+                raise RunFolderError(f"{folder.checkpoint} has format {found!r}; this is format {FORMAT}")
+            if any(misfits(state.get("options"), options, "options")) or state["options"] != options:
                 raise RunFolderError(f"{folder.checkpoint} is of a run with other options than {folder.config}")
-            self._load_state(state)
+            try:
+                self._load_state(state)
+            except (TypeError, ValueError, RuntimeError) as error:
+                raise RunFolderError(f"{folder.checkpoint} is not of this run: {error}") from error
         if self.processes.first:
             folder.write_tables(self.history, self._landscape_rows())
 
@@ -161,13 +167,17 @@ class TrainingRun:
         }
 
     def _load_state(self, state: dict[str, Any]) -> None:
+        check_saved_state(state, self._state(), list(self.network.parameters()))
+        epochs = [row["epoch"] for row in state["history"]]
+        if not epochs or epochs != list(range(1, len(epochs) + 1)) or len(epochs) > self.config.epochs:
+            raise CheckpointError(f"history must have epochs 1, 2, ... of {self.config.epochs}, got {epochs}")
+        if self.recorder is not None:
+            self.recorder.load_state_dict(state["recorder"])
         self.history = state["history"]
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.arithmetic.scaler.load_state_dict(state["scaler"])
-        if self.recorder is not None:
-            self.recorder.load_state_dict(state["recorder"])
         restore_random_state(state["random"][self.processes.rank], self.device)
 
 
