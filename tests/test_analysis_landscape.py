@@ -199,7 +199,7 @@ def test_steps_may_be_a_tensor():
         ({"rest": lambda y: 1.0}, TypeError, "the loss must be a torch.Tensor, got float"),
         ({"rest": lambda y: torch.ones(())}, ValueError, "does not depend on y"),
         ({"rest": lambda y: nn.Parameter(torch.ones(()))}, ValueError, "does not depend on y"),
-        ({"model": "resnet"}, TypeError, r"modules must be torch.nn.Module, got str"),
+        ({"model": "resnet"}, TypeError, r"model must be a torch.nn.Module, got str"),
     ],
 )
 def test_bad_input(change, error, message):

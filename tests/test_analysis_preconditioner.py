@@ -180,7 +180,7 @@ def test_inference_mode_is_named():
         ({"losses": {"avg": 1.0}}, TypeError, "must be callable, got float for 'avg'"),
         ({"losses": {"avg": lambda x: x.mean((2, 3))}}, ValueError, "the loss must have one element"),
         ({"losses": {"avg": lambda x: torch.ones(())}}, ValueError, "'avg' does not depend on the features"),
-        ({"model": "head"}, TypeError, "modules must be torch.nn.Module, got str"),
+        ({"model": "head"}, TypeError, "model must be a torch.nn.Module, got str"),
         ({"features": torch.tensor([[[1.0, float("nan")]]])}, ValueError, "features must be finite"),
     ],
 )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..precision import accumulation_dtype
-from ..validation import check_at_least, check_floating, check_number
+from ..validation import check_at_least, check_floating, check_module, check_number
 from .state import modules_behind, preserved
 
 
@@ -108,6 +108,8 @@ def loss_landscape(
     check_callable("loss_fn", loss_fn)
     check_floating("y", y)
     steps = checked_steps(steps)
+    if model is not None:
+        check_module("model", model)
     dtype = accumulation_dtype(y.dtype)
     with preserved(*modules_behind(rest, loss_fn), *(() if model is None else (model,))) as snapshot:
         loss, gradient, _ = _loss_and_gradient(rest, y, target, loss_fn)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from .. import functional
 from ..precision import accumulation_dtype
-from ..validation import check_choice, check_features
+from ..validation import check_choice, check_features, check_module
 from .landscape import check_gradients_exist, check_loss
 from .state import modules_behind, preserved
 
@@ -120,6 +120,8 @@ def preconditioner_view(
     check_features(features, channel_dim)
     if not isinstance(losses, Mapping):
         raise TypeError(f"losses must be a mapping from names to callables, got {type(losses).__name__}")
+    if model is not None:
+        check_module("model", model)
     if not losses:
         raise ValueError("losses must name at least one loss, got none")
     for name, loss in losses.items():
