@@ -1,6 +1,7 @@
 """Checks of what the user gives, before any work: typed errors that name the value and what is allowed."""
 
 from math import inf
+from types import NoneType
 
 import torch
 from torch import Tensor, bfloat16, float16, float32, float64, nn, strided
@@ -72,6 +73,27 @@ def check_module(name: str, value: object) -> None:
         raise TypeError(f"{name} must be a torch.nn.Module, got {given}")
 
 
+def check_parameter_options(device: object, dtype: object) -> None:
+    """Raise unless parameters can be made with these: ``None``, or a device that torch knows and a floating dtype."""
+    if dtype is not None and (not isinstance(dtype, torch.dtype) or dtype not in FLOATING_DTYPES):
+        raise TypeError(f"dtype must be torch.float16, bfloat16, float32, float64 or None, got {dtype!r}")
+    if isinstance(device, bool) or not isinstance(device, (torch.device, str, int, NoneType)):
+        raise TypeError(
+            f"device must be a torch.device, its name, or None, got {device!r} of type {type(device).__name__}"
+        )
+    if isinstance(device, str | int):
+        try:
+            torch.device(device)
+        except RuntimeError as error:
+            raise ValueError(f"device must be one that torch knows, such as cpu or cuda:0, got {device!r}") from error
+
+
+def check_has_values(name: str, tensor: Tensor) -> None:
+    """Raise ``ValueError`` for a tensor on the meta device."""
+    if tensor.is_meta:
+        raise ValueError(f"{name} must hold values, got a tensor on the meta device")
+
+
 def check_fits_parameters(name: str, x: Tensor, module: nn.Module) -> None:
     """Raise ``TypeError`` or ``ValueError`` unless ``x`` has the dtype and device of the parameters of ``module``.
 
@@ -107,7 +129,8 @@ def check_at_least(name: str, value: int, least: int) -> None:
 
 def check_choice(name: str, value: object, allowed: tuple[object, ...]) -> None:
     """Raise ``ValueError`` unless ``value`` is one of ``allowed``."""
-    if value not in allowed:
+    # An array compares itself element by element, and has no truth.
+    if not isinstance(value, (str, int, NoneType)) or value not in allowed:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
 
 

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import nn
 
-from .validation import check_module
+from .validation import check_has_values, check_module
 
 # By module and name, since a wrapper that has not been imported wraps nothing: where the model itself is.
 _INSIDE = {
@@ -39,8 +39,9 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def check_unsharded(model: nn.Module) -> None:
-    """Raise ``TypeError`` unless ``model`` is a module whose parameters are whole in this process."""
+    """Raise unless ``model`` is a module whose parameters are there, and whole, in this process."""
     for name, parameter in unwrapped(model).named_parameters():
+        check_has_values(f"parameter {name!r} of the model", parameter)
         if hasattr(parameter, "device_mesh"):  # a DTensor, which fully_shard makes
             raise TypeError(f"model must not be sharded, got one with {name!r} on {parameter.device_mesh}")
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from ..validation import check_at_least, check_choice, check_fits_parameters, check_module
+from ..validation import check_at_least, check_choice, check_fits_parameters, check_module, check_parameter_options
 from ..wrappers import unwrapped
 from .cross_covariance import check_tokens
 
@@ -69,6 +69,7 @@ class TokenFusionHead(nn.Module):
     ) -> None:
         super().__init__()
         check_at_least("dim", dim, 1)
+        check_parameter_options(device, dtype)
         check_module("pool", pool)
         layer = unwrapped(pool)
         pooled = getattr(layer, "out_features", None)

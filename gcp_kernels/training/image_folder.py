@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ..extras import how_to_install
 from .batches import TEST_BATCH, Batch, divisible
 from .distributed import Processes
 
@@ -146,6 +147,6 @@ def _torchvision() -> tuple[Any, Any]:
         # A torchvision built for another torch fails with a RuntimeError: an operator does not exist.
         raise ImportError(
             "folders of images are read by torchvision, which cannot be imported here: it is not installed "
-            '(pip install "gcp-kernels[models]") or was built for another torch than the one that is'
+            f"({how_to_install('models')}) or was built for another torch than the one that is"
         ) from error
     return datasets, transforms
