@@ -106,6 +106,14 @@ def test_a_checkpoint_is_loaded_into_what_is_wrapped(wrap: Wrap, strict: bool) -
 
 
 @pytest.mark.parametrize("wrap", WRAPS.values(), ids=WRAPS)
+def test_a_checkpoint_of_what_is_wrapped_is_loaded(wrap: Wrap) -> None:
+    published, model = wrap(converted()), converted()
+    assert load_isqrt_checkpoint(model, published.state_dict()) == ([], [])
+    for loaded, expected in zip(values(model), values(published), strict=True):
+        assert torch.equal(loaded, expected)
+
+
+@pytest.mark.parametrize("wrap", WRAPS.values(), ids=WRAPS)
 def test_nothing_that_fits_is_an_error_with_the_names_of_both_sides(wrap: Wrap) -> None:
     model = wrap(converted())
     before = [tensor.clone() for tensor in values(model)]
@@ -115,6 +123,9 @@ def test_nothing_that_fits_is_an_error_with_the_names_of_both_sides(wrap: Wrap) 
             load_isqrt_checkpoint(model, {f"a.{number}": torch.ones(1) for number in range(12)}, strict=strict)
         with pytest.raises(CheckpointError, match=r"it has no entries, and the model conv1\.weight"):
             load_isqrt_checkpoint(model, {}, strict=strict)
+        counts = {name: one for name, one in converted().state_dict().items() if name.endswith("num_batches_tracked")}
+        with pytest.raises(CheckpointError, match=r"it has bn1\.num_batches_tracked"):
+            load_isqrt_checkpoint(model, counts, strict=strict)
     assert all(torch.equal(found, expected) for found, expected in zip(values(model), before, strict=True))
 
 

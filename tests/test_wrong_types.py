@@ -159,6 +159,8 @@ def faults(name: str) -> Iterator[str]:
     right = make()
     for argument in arguments(function):
         for kind, value in WRONG.items():
+            if (argument, kind) == ("device", "int"):  # of a GPU, if it is there
+                continue
             try:
                 function(**{**right, argument: value})
             except Exception as error:

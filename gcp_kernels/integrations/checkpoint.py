@@ -41,6 +41,8 @@ _NAMES = (
     (r"(?:fc|classifier|output)\.", f"{_CLASSIFIER}."),
 )
 
+# What is no weight: how many batches a normalisation has seen, and how many models an AveragedModel.
+_COUNT, _AVERAGED = "num_batches_tracked", "n_averaged"
 # Of each kind an error shows so many names, and counts the others.
 _SHOWN = 5
 
@@ -62,7 +64,7 @@ def load_isqrt_checkpoint(
     pytorchcv (``features.stage1.unit1``...) and of the model itself. ``module.`` of a DataParallel model and
     ``_orig_mod.`` of a compiled one are left out wherever they stand, in the checkpoint and in the model, and a
     training checkpoint may hold the weights under ``state_dict``. Batch counts that very old checkpoints lack stay as
-    they are in the model.
+    they are in the model, and the count of an AveragedModel is not loaded.
 
     Args:
         model: a ResNet of torchvision or timm with ``GCP`` as its pool; on any device but meta, in any dtype. It may be
@@ -100,6 +102,8 @@ def load_isqrt_checkpoint(
     places = {_REDUCTION: f"{pool_name}.conv_dr_block", _CLASSIFIER: "fc"}
     given: dict[str, str] = {}
     for name in checkpoint:
+        if without_wrappers(name) == _AVERAGED:
+            continue
         new_name = _name_in_model(name, places)
         if new_name in given:
             raise ValueError(f"the checkpoint has two entries for {new_name!r}: {given[new_name]!r} and {name!r}")
@@ -112,7 +116,7 @@ def load_isqrt_checkpoint(
     # A part of the model may be wrapped as well.
     own = {without_wrappers(name): name for name in state}
     keys = LoadedKeys(
-        [name for name in own if name not in given and not name.endswith("num_batches_tracked")],
+        [name for name in own if name not in given and not name.endswith(_COUNT)],
         [old for new, old in given.items() if new not in own],
     )
     renamed = {new: checkpoint[old] for new, old in given.items() if new in own}
@@ -122,7 +126,7 @@ def load_isqrt_checkpoint(
         if (difference := _difference(tensor, name, state[own[name]])) is not None
     ]
     faults = faults[:_SHOWN] + ([f"and {len(faults) - _SHOWN} more that differ"] if len(faults) > _SHOWN else [])
-    if not renamed:
+    if all(name.endswith(_COUNT) for name in renamed):
         faults.append(f"it has {_listed(list(checkpoint)) or 'no entries'}, and the model {_listed(list(own))}")
     else:
         if strict and keys.missing_keys:
