@@ -31,7 +31,8 @@ def run(argv: Sequence[str] | None) -> int:
     parser.add_argument("--version", action="version", version=f"gcp_kernels {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar=f"{{{','.join(COMMANDS)}}}")
     for name, (module, summary) in COMMANDS.items():
-        module.add_arguments(commands.add_parser(name, help=summary, description=summary))
+        options = getattr(module, "PARSER_OPTIONS", {})
+        module.add_arguments(commands.add_parser(name, help=summary, description=summary, **options))
     args = parser.parse_args(argv)
     module, _ = COMMANDS[args.command]
     return module.run(args)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from torch import nn
 
+from .extras import how_to_install
 from .integrations import POOLS, replace_pool
 from .validation import check_at_least, check_choice
 
@@ -89,8 +90,8 @@ def _resnet(name: str, pool: str, num_classes: int, dim: Dim, options: dict[str,
     check_at_least("num_classes", num_classes, 0)
     if isinstance(dim, str) and dim != "published":
         raise ValueError(f"dim must be 'published', None or a number of channels, got {dim!r}")
-    if pool == "avg" and (dim != "published" or options):
-        given = [*options, *(["dim"] if dim != "published" else [])]
+    if pool == "avg" and (not isinstance(dim, str) or options):
+        given = [*options, *([] if isinstance(dim, str) else ["dim"])]
         raise ValueError(f'pool="avg" is the network as torchvision has it and takes no {", ".join(given)}')
     constructor = getattr(_torchvision_models(), name)
     if pool == "avg":
@@ -98,7 +99,7 @@ def _resnet(name: str, pool: str, num_classes: int, dim: Dim, options: dict[str,
         if num_classes == 0:
             average.fc = nn.Identity()
         return average
-    channels = PUBLISHED_DIMS[pool] if dim == "published" else dim
+    channels = PUBLISHED_DIMS[pool] if isinstance(dim, str) else dim
     # The classifier is made anew, so that of torchvision may be as small as it likes.
     model: nn.Module = constructor(num_classes=1)
     return replace_pool(model, num_classes, channels, pool, **{"keep_stride": False, **options})
@@ -111,6 +112,6 @@ def _torchvision_models() -> Any:
         # A torchvision built for another torch fails with a RuntimeError: an operator does not exist.
         raise ImportError(
             "gcp_kernels.models is built on torchvision, which cannot be imported here: it is not installed "
-            '(pip install "gcp-kernels[models]") or was built for another torch than the one that is'
+            f"({how_to_install('models')}) or was built for another torch than the one that is"
         ) from error
     return models

@@ -44,6 +44,11 @@ def resolve_precision(precision: str, dtype: torch.dtype) -> str:
     return "fast"
 
 
+def autocast_enabled(device: torch.device) -> bool:
+    """Whether autocast converts what is multiplied on such a device now."""
+    return device.type not in _WITHOUT_AUTOCAST and torch.is_autocast_enabled(device.type)
+
+
 def without_autocast(device: torch.device) -> AbstractContextManager[None]:
     """Disable autocast inside the block, on devices that have it (the meta device does not)."""
     return nullcontext() if device.type in _WITHOUT_AUTOCAST else torch.autocast(device.type, enabled=False)

@@ -1,9 +1,12 @@
 """Checks of what the user gives, before any work: typed errors that name the value and what is allowed."""
 
 from math import inf
+from types import NoneType
 
 import torch
-from torch import Tensor, bfloat16, float16, float32, float64, strided
+from torch import Tensor, bfloat16, float16, float32, float64, nn, strided
+
+from .precision import autocast_enabled
 
 FLOATING_DTYPES = (float16, bfloat16, float32, float64)
 
@@ -63,6 +66,54 @@ def check_shape(name: str, tensor: Tensor, *allowed: tuple[int, ...]) -> None:
         raise ValueError(f"{name} must have shape {' or '.join(map(str, allowed))}, got {tuple(tensor.shape)}")
 
 
+def check_module(name: str, value: object) -> None:
+    """Raise ``TypeError`` unless ``value`` is a module; a class is none before it is called."""
+    if not isinstance(value, nn.Module):
+        given = f"the class {value.__name__}, not a module of it" if isinstance(value, type) else type(value).__name__
+        raise TypeError(f"{name} must be a torch.nn.Module, got {given}")
+
+
+def check_parameter_options(device: object, dtype: object) -> None:
+    """Raise unless parameters can be made with these: ``None``, or a device that torch knows and a floating dtype."""
+    if dtype is not None and (not isinstance(dtype, torch.dtype) or dtype not in FLOATING_DTYPES):
+        raise TypeError(f"dtype must be torch.float16, bfloat16, float32, float64 or None, got {dtype!r}")
+    if isinstance(device, bool) or not isinstance(device, (torch.device, str, int, NoneType)):
+        raise TypeError(
+            f"device must be a torch.device, its name, or None, got {device!r} of type {type(device).__name__}"
+        )
+    if isinstance(device, str | int):
+        try:
+            torch.device(device)
+        except RuntimeError as error:
+            raise ValueError(f"device must be one that torch knows, such as cpu or cuda:0, got {device!r}") from error
+
+
+def check_has_values(name: str, tensor: Tensor) -> None:
+    """Raise ``ValueError`` for a tensor on the meta device."""
+    if tensor.is_meta:
+        raise ValueError(f"{name} must hold values, got a tensor on the meta device")
+
+
+def check_fits_parameters(name: str, x: Tensor, module: nn.Module) -> None:
+    """Raise ``TypeError`` or ``ValueError`` unless ``x`` has the dtype and device of the parameters of ``module``.
+
+    Autocast converts all but float64 by itself. Nothing is refused where other parameters may be used than those that
+    are there now: another kind of tensor has been put in their place, or hooks bring them (offloading, sharding).
+    """
+    parameter = next(module.parameters(), None)
+    if type(parameter) is not nn.Parameter or (x.dtype == parameter.dtype and x.device == parameter.device):
+        return
+    if any(part._forward_pre_hooks or "forward" in vars(part) for part in module.modules()):
+        return
+    if x.device != parameter.device:
+        raise ValueError(f"{name} must be on the device of the layer, {parameter.device}, got {x.device}")
+    if not autocast_enabled(x.device) or float64 in (x.dtype, parameter.dtype):
+        raise TypeError(
+            f"{name} must have the dtype of the layer's parameters, {parameter.dtype}, got {x.dtype}; convert either, "
+            "or use autocast, which converts all but float64"
+        )
+
+
 def check_integer(name: str, value: object) -> None:
     """Raise ``TypeError`` unless ``value`` is an int."""
     if not isinstance(value, int) or isinstance(value, bool):
@@ -78,7 +129,8 @@ def check_at_least(name: str, value: int, least: int) -> None:
 
 def check_choice(name: str, value: object, allowed: tuple[object, ...]) -> None:
     """Raise ``ValueError`` unless ``value`` is one of ``allowed``."""
-    if value not in allowed:
+    # An array compares itself element by element, and has no truth.
+    if not isinstance(value, (str, int, NoneType)) or value not in allowed:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
 
 

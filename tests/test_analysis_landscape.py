@@ -190,7 +190,7 @@ def test_steps_may_be_a_tensor():
         ({"rest": 3}, TypeError, "rest must be callable, got int"),
         ({"loss_fn": None}, TypeError, "loss_fn must be callable, got NoneType"),
         ({"steps": 5}, TypeError, "steps must be several numbers, got 5 of type int"),
-        ({"steps": torch.tensor(5.0)}, TypeError, "steps must be several numbers, got 5.0 of type float"),
+        ({"steps": torch.tensor(5.0)}, TypeError, "several numbers, got a tensor that is no dense vector"),
         ({"steps": ()}, ValueError, "at least one step size, got none"),
         ({"steps": (1.0, 0.0)}, ValueError, "finite and not zero, got 0.0"),
         ({"steps": (math.inf,)}, ValueError, "finite and not zero, got inf"),
@@ -199,7 +199,7 @@ def test_steps_may_be_a_tensor():
         ({"rest": lambda y: 1.0}, TypeError, "the loss must be a torch.Tensor, got float"),
         ({"rest": lambda y: torch.ones(())}, ValueError, "does not depend on y"),
         ({"rest": lambda y: nn.Parameter(torch.ones(()))}, ValueError, "does not depend on y"),
-        ({"model": "resnet"}, TypeError, r"modules must be torch.nn.Module, got str"),
+        ({"model": "resnet"}, TypeError, r"model must be a torch.nn.Module, got str"),
     ],
 )
 def test_bad_input(change, error, message):

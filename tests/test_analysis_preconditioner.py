@@ -171,16 +171,16 @@ def test_inference_mode_is_named():
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"features": 1}, TypeError, "x must be a torch.Tensor, got int"),
+        ({"features": 1}, TypeError, "features must be a torch.Tensor, got int"),
         ({"features": torch.ones(2, 3)}, ValueError, "x must have a batch, a channel and at least one spatial"),
         ({"channel_dim": 0}, ValueError, "channel_dim must be a dimension of x other than the batch"),
         ({"channel_dim": "last"}, TypeError, "channel_dim must be an int, got 'last'"),
         ({"losses": [torch.sum]}, TypeError, "losses must be a mapping from names to callables, got list"),
         ({"losses": {}}, ValueError, "at least one loss"),
-        ({"losses": {"avg": 1.0}}, TypeError, "must be callable, got float for 'avg'"),
+        ({"losses": {"avg": 1.0}}, TypeError, r"losses\['avg'\] must be callable, got float"),
         ({"losses": {"avg": lambda x: x.mean((2, 3))}}, ValueError, "the loss must have one element"),
         ({"losses": {"avg": lambda x: torch.ones(())}}, ValueError, "'avg' does not depend on the features"),
-        ({"model": "head"}, TypeError, "modules must be torch.nn.Module, got str"),
+        ({"model": "head"}, TypeError, "model must be a torch.nn.Module, got str"),
         ({"features": torch.tensor([[[1.0, float("nan")]]])}, ValueError, "features must be finite"),
     ],
 )

@@ -169,7 +169,7 @@ def test_a_snapshot_restores_in_between():
 
 
 def test_preserved_takes_modules_only():
-    with pytest.raises(TypeError, match=r"modules must be torch.nn.Module, got function"), preserved(network):
+    with pytest.raises(TypeError, match=r"modules must be a torch.nn.Module, got function"), preserved(network):
         pass
 
 
@@ -265,7 +265,7 @@ def test_functions_need_the_model_that_they_belong_to():
         ({"every": 0}, ValueError, "every must be at least 1, got 0"),
         ({"every": 2.0}, TypeError, "every must be an int"),
         ({"steps": (0,)}, ValueError, "finite and not zero, got 0"),
-        ({"model": "net"}, TypeError, r"model must be a torch.nn.Module or None, got str"),
+        ({"model": "net"}, TypeError, r"model must be a torch.nn.Module, got str"),
     ],
 )
 def test_bad_input(change, error, message):

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import types
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ import torch
 import gcp_kernels
 from gcp_kernels.__main__ import main
 from gcp_kernels.backends import AUTO_ORDER, OPERATIONS
-from gcp_kernels.commands import selftest
+from gcp_kernels.commands import bench, selftest
 
 
 def test_runs_as_a_module():
@@ -101,6 +102,26 @@ def test_selftest_shows_each_row_at_once(monkeypatch):
     rows = [flush for values, flush in flushed if str(values[0]).endswith("  ok")]
     assert rows
     assert all(rows)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [], ["--set", "small"], ["--help"], ["-h"], ["run", "--set", "small"], ["run", "--help"], ["--nonsense"],
+        ["compare", "a", "--margin", "5", "b"], ["plot", "--", "-x"], ["nonsense"], ["--version"], [""], ["-1"],
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("code", [0, 2])
+def test_bench_passes_everything_on_and_the_exit_code_back(arguments, code, monkeypatch):
+    passed = []
+
+    def benchmarks(given):
+        passed.append(given)
+        return code
+
+    monkeypatch.setattr(bench.importlib, "import_module", lambda name: types.SimpleNamespace(main=benchmarks))
+    assert main(["bench", *arguments]) == code
+    assert passed == [arguments]
 
 
 @pytest.mark.parametrize("arguments", [[], ["nonsense"], ["info", "--nonsense"]])

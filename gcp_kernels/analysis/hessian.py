@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..validation import check_at_least, check_integer, check_positive
+from ..wrappers import check_unsharded, uncompiled
 from .landscape import check_callable, check_gradients_exist, check_loss
 from .state import preserved
 
@@ -53,7 +54,8 @@ def hessian_top_eigenvalue(
     second derivative.
 
     Args:
-        model: whose parameters are meant; float32 or float64.
+        model: whose parameters are meant; float32 or float64. Compiled models run as they were written, for what
+            torch.compile makes has no second derivative.
         loss: the loss as a function of nothing, ``lambda: cross_entropy(model(images), target)``.
         max_iterations: products at most, at least 1.
         tolerance: of the residual, relative to the eigenvalue; above 0.
@@ -64,7 +66,7 @@ def hessian_top_eigenvalue(
 
     Raises:
         TypeError: an argument or the loss has the wrong type; a parameter is of half precision, in which second
-            derivatives have no digits.
+            derivatives have no digits; the model is sharded (FullyShardedDataParallel, ``fully_shard``).
         ValueError: no parameter requires a gradient; the loss has several elements or depends on no parameter; an
             option is out of its range.
         RuntimeError: from torch, where the model contains an operation without a second derivative; called under
@@ -79,15 +81,14 @@ def hessian_top_eigenvalue(
         >>> round(top.eigenvalue, 3), top.converged
         (-3.0, True)
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    check_unsharded(model)
     check_gradients_exist()
     check_callable("loss", loss)
     check_at_least("max_iterations", max_iterations, 1)
     check_positive("tolerance", tolerance)
     check_integer("seed", seed)
     parameters = _differentiated(model)
-    with preserved(model), torch.enable_grad():
+    with preserved(model), uncompiled(), torch.enable_grad():
         with sdpa_kernel(SDPBackend.MATH):
             value = check_loss(loss())
         gradients = _derivatives([value], parameters, None, create_graph=True)

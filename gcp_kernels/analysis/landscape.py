@@ -6,16 +6,20 @@ from math import isfinite
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, nn, strided
 
 from ..precision import accumulation_dtype
-from ..validation import check_at_least, check_floating, check_number
+from ..validation import check_at_least, check_floating, check_has_values, check_module, check_number
 from .state import modules_behind, preserved
 
 
 def evenly_spaced(first: float, last: float, count: int = 50) -> tuple[float, ...]:
     """``count`` evenly spaced step sizes, at least two, from ``first`` to ``last``, both included."""
     check_at_least("count", count, 2)
+    for name, value in (("first", first), ("last", last)):
+        check_number(name, value)
+        if not isfinite(value):
+            raise ValueError(f"{name} must be finite, got {value}")
     last_index = count - 1
     return tuple((first * (last_index - i) + last * i) / last_index for i in range(count))
 
@@ -107,7 +111,10 @@ def loss_landscape(
     check_callable("rest", rest)
     check_callable("loss_fn", loss_fn)
     check_floating("y", y)
+    check_has_values("y", y)
     steps = checked_steps(steps)
+    if model is not None:
+        check_module("model", model)
     dtype = accumulation_dtype(y.dtype)
     with preserved(*modules_behind(rest, loss_fn), *(() if model is None else (model,))) as snapshot:
         loss, gradient, _ = _loss_and_gradient(rest, y, target, loss_fn)
@@ -141,9 +148,13 @@ def checked_steps(steps: Iterable[float]) -> tuple[float, ...]:
 
 
 def listed(name: str, steps: Iterable[float]) -> tuple[float, ...]:
-    """The elements of several numbers, which may be a tensor; raise ``TypeError`` if it is a single one."""
-    steps = steps.tolist() if isinstance(steps, Tensor) else steps
-    if not isinstance(steps, Iterable):
+    """The elements of several numbers, which may be a tensor; raise ``TypeError`` if it is a single one, or text."""
+    if isinstance(steps, Tensor):
+        check_has_values(name, steps)
+        if steps.layout != strided or steps.is_nested or steps.dim() != 1:
+            raise TypeError(f"{name} must be several numbers, got a tensor that is no dense vector")
+        steps = steps.tolist()
+    if not isinstance(steps, Iterable) or isinstance(steps, str | bytes):
         raise TypeError(f"{name} must be several numbers, got {steps!r} of type {type(steps).__name__}")
     return tuple(steps)
 
@@ -155,7 +166,9 @@ def check_gradients_exist() -> None:
 
 
 def check_callable(name: str, function: object) -> None:
-    """Raise ``TypeError`` unless ``function`` can be called."""
+    """Raise ``TypeError`` unless ``function`` can be called; a class would make an object of what it is given."""
+    if isinstance(function, type):
+        raise TypeError(f"{name} must be callable, got the class {function.__name__}, not one of its objects")
     if not callable(function):
         raise TypeError(f"{name} must be callable, got {type(function).__name__}")
 

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from .. import functional
 from ..precision import accumulation_dtype
-from ..validation import check_choice, check_features
-from .landscape import check_gradients_exist, check_loss
+from ..validation import check_choice, check_features, check_floating, check_has_values, check_module
+from .landscape import check_callable, check_gradients_exist, check_loss
 from .state import modules_behind, preserved
 
 
@@ -117,14 +117,17 @@ def preconditioner_view(
         tensor(True)
     """
     check_gradients_exist()
+    check_floating("features", features)
+    check_has_values("features", features)
     check_features(features, channel_dim)
     if not isinstance(losses, Mapping):
         raise TypeError(f"losses must be a mapping from names to callables, got {type(losses).__name__}")
+    if model is not None:
+        check_module("model", model)
     if not losses:
         raise ValueError("losses must name at least one loss, got none")
     for name, loss in losses.items():
-        if not callable(loss):
-            raise TypeError(f"losses must be callable, got {type(loss).__name__} for {name!r}")
+        check_callable(f"losses[{name!r}]", loss)
     x = features.detach().to(accumulation_dtype(features.dtype))
     cov = functional.covariance_pool(x, channel_dim=channel_dim, precision="high")
     if not bool(cov.isfinite().all()):

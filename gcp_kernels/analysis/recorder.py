@@ -1,15 +1,15 @@
 """LandscapeRecorder: the loss landscape every k steps of somebody's training loop, which does not notice."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from math import isnan, nan
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..validation import check_at_least
-from .landscape import PUBLISHED_STEPS, Landscape, check_callable, checked_steps, loss_landscape
+from ..validation import check_at_least, check_module, check_number
+from .landscape import PUBLISHED_STEPS, Landscape, check_callable, checked_steps, listed, loss_landscape
 from .state import modules_behind, preserved
 
 
@@ -98,8 +98,8 @@ class LandscapeRecorder:
     ) -> None:
         for name, function in (("stem", stem), ("rest", rest), ("loss_fn", loss_fn)):
             check_callable(name, function)
-        if model is not None and not isinstance(model, nn.Module):
-            raise TypeError(f"model must be a torch.nn.Module or None, got {type(model).__name__}")
+        if model is not None:
+            check_module("model", model)
         if model is None and not (modules_behind(stem) and modules_behind(rest)):
             raise TypeError(
                 "stem and rest must be modules, or methods of modules, for what they change to be put back; of other "
@@ -152,7 +152,7 @@ class LandscapeRecorder:
         """Go on from a :meth:`state_dict`.
 
         Raises:
-            TypeError: it is no dictionary.
+            TypeError: it is no dictionary, or an entry has the wrong type.
             ValueError: it is no such state; it is of a recorder with another ``every`` or other ``steps``, whose
                 records do not compare.
         """
@@ -160,13 +160,17 @@ class LandscapeRecorder:
             raise TypeError(f"state must be a dict, got {type(state).__name__}")
         if missing := [name for name in ("count", "every", "steps", "records") if name not in state]:
             raise ValueError(f"state must be what state_dict() returned, got one without {', '.join(missing)}")
+        check_at_least("count", state["count"], 0)
+        check_at_least("every", state["every"], 1)
         for name, saved, own in (
             ("every", state["every"], self.every),
-            ("steps", tuple(state["steps"]), self.steps),
+            ("steps", checked_steps(state["steps"]), self.steps),
         ):
             if saved != own:
                 raise ValueError(f"the state is of a recorder with {name}={saved}; this one has {own}")
-        self.records = [LandscapeRecord(saved["step"], _landscape(saved["landscape"])) for saved in state["records"]]
+        if not isinstance(state["records"], list):
+            raise TypeError(f"records must be a list, got {type(state['records']).__name__}")
+        self.records = [_record(saved, self.steps) for saved in state["records"]]
         self.count = state["count"]
 
 
@@ -175,6 +179,22 @@ def _band(values: tuple[float, ...]) -> tuple[float, float]:
     return (nan, nan) if any(map(isnan, values)) else (min(values), max(values))
 
 
-def _landscape(saved: dict[str, Any]) -> Landscape:
-    sequences = {name: tuple(saved[name]) for name in ("steps", "losses", "distances")}
-    return Landscape(**{**saved, **sequences})
+def _record(saved: Any, steps: tuple[float, ...]) -> LandscapeRecord:
+    """A record from what ``asdict`` made of it; raise unless it has all that belongs to one."""
+    names = {field.name for field in fields(Landscape)}
+    complete = isinstance(saved, dict) and set(saved) == {"step", "landscape"}
+    if not complete or not isinstance(saved["landscape"], dict) or set(saved["landscape"]) != names:
+        raise ValueError(f"a record must have a step and a landscape with {', '.join(sorted(names))}, got {saved!r}")
+    check_at_least("step", saved["step"], 1)
+    values: dict[str, Any] = {}
+    for name, value in saved["landscape"].items():
+        if name not in ("steps", "losses", "distances"):
+            check_number(name, value)
+            values[name] = value
+            continue
+        values[name] = listed(name, value)
+        for number in values[name]:
+            check_number(f"every one of {name}", number)
+        if len(values[name]) != len(steps):
+            raise ValueError(f"{name} of a record must have {len(steps)} numbers, got {len(values[name])}")
+    return LandscapeRecord(saved["step"], Landscape(**values))

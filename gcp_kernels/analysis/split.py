@@ -1,9 +1,11 @@
 """split: a network cut in two behind one of its modules."""
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from torch import Tensor, fx, nn
 
+from ..wrappers import unwrapped, without_wrappers
 from .state import RandomState
 
 
@@ -20,8 +22,8 @@ def split(model: nn.Module, after: str | nn.Module) -> tuple[nn.Module, nn.Modul
     serve as well. Forward hooks of the containing modules that depend on values do not run.
 
     Args:
-        model: a network with one input. Not changed. One wrapped by ``torch.compile`` or DistributedDataParallel is to
-            be given unwrapped.
+        model: a network with one input. Not changed. Of one in ``torch.compile``, DataParallel, DistributedDataParallel
+            or AveragedModel what is inside is cut, and runs without them.
         after: the last module of the stem, itself or its name in ``model.named_modules()``, "layer1" or "features.0".
 
     Returns:
@@ -29,7 +31,8 @@ def split(model: nn.Module, after: str | nn.Module) -> tuple[nn.Module, nn.Modul
         the model's, its ``eval()`` is the model's.
 
     Raises:
-        TypeError: ``model`` is no module, or wrapped; ``after`` is neither a module nor a name.
+        TypeError: ``model`` is no module, or sharded by FullyShardedDataParallel; ``after`` is neither a module nor a
+            name.
         ValueError: ``after`` is not in the model; it is called never, or more than once; the part behind it needs more
             of what comes before than its output (a shortcut around it, the images' size); a containing module's
             forward depends on values or draws random numbers, so that it cannot be traced.
@@ -44,6 +47,7 @@ def split(model: nn.Module, after: str | nn.Module) -> tuple[nn.Module, nn.Modul
         >>> torch.equal(rest(stem(x)), model(x))
         True
     """
+    model = unwrapped(model)
     name = _name_in(model, after)
     cut = _Cut(model, name)
     cut.graphs()  # what cannot be cut fails here and not in the first call
@@ -51,16 +55,10 @@ def split(model: nn.Module, after: str | nn.Module) -> tuple[nn.Module, nn.Modul
 
 
 def _name_in(model: nn.Module, after: str | nn.Module) -> str:
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    for inner in ("_orig_mod", "module"):
-        wraps = inner == "_orig_mod" or isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel))
-        if wraps and isinstance(getattr(model, inner, None), nn.Module):
-            raise TypeError(f"model is wrapped in {type(model).__name__}; give what is inside it, model.{inner}")
     if not isinstance(after, (str, nn.Module)):
         raise TypeError(f"after must be a module or its name, got {after!r} of type {type(after).__name__}")
     modules = dict(model.named_modules(remove_duplicate=False))
-    module = modules.get(after) if isinstance(after, str) else after
+    module = modules.get(after, modules.get(without_wrappers(after))) if isinstance(after, str) else unwrapped(after)
     # A module registered twice goes by its first name, as in the traced graph.
     names = [name for name, other in model.named_modules() if other is module and name]
     if not names:
@@ -93,6 +91,12 @@ class _AncestorTracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return not self._name.startswith(module_qualified_name + ".")
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        # Compiled code, here of ``Module.compile``, cannot be traced; the module is, as it was written.
+        return super().call_module(m, m._call_impl, args, kwargs)
 
 
 class _Cut:

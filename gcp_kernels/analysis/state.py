@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..validation import check_module
+
 
 @dataclass(frozen=True)
 class RandomState:
@@ -111,8 +113,7 @@ def preserved(*modules: nn.Module) -> Iterator[Snapshot]:
         (tensor([0., 0., 0.]), tensor(0))
     """
     for module in modules:
-        if not isinstance(module, nn.Module):
-            raise TypeError(f"modules must be torch.nn.Module, got {type(module).__name__}")
+        check_module("modules", module)
     snapshot = Snapshot(*modules)
     gradients = {parameter: parameter.grad for module in modules for parameter in module.parameters()}
     try:

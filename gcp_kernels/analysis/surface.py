@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ..precision import accumulation_dtype
-from ..validation import check_integer, check_number
+from ..validation import check_at_least, check_integer, check_number
+from ..wrappers import check_unsharded
 from .landscape import check_callable, check_loss, listed
 from .state import Snapshot, preserved
 
@@ -62,7 +63,7 @@ def filter_normalized_surface(
         A :class:`Surface`.
 
     Raises:
-        TypeError: an argument or the loss has the wrong type.
+        TypeError: an argument or the loss has the wrong type; the model is sharded.
         ValueError: no step, or one that is not finite; the loss has several elements; the model has no parameter of two
             or more dimensions, which alone are moved.
 
@@ -102,8 +103,8 @@ def filter_normalized_directions(model: nn.Module, count: int, *, seed: int = 0)
         ``count`` dictionaries from the name of a parameter to a tensor like it, in float32 at least.
 
     Raises:
-        TypeError: an argument has the wrong type.
-        ValueError: the model has no parameter of two or more dimensions.
+        TypeError: an argument has the wrong type; the model is sharded.
+        ValueError: ``count`` is below 1; the model has no parameter of two or more dimensions.
 
     Example:
         >>> import torch
@@ -113,9 +114,8 @@ def filter_normalized_directions(model: nn.Module, count: int, *, seed: int = 0)
         >>> torch.allclose(direction["weight"].norm(dim=1), layer.weight.norm(dim=1))
         True
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    check_integer("count", count)
+    check_unsharded(model)
+    check_at_least("count", count, 1)
     check_integer("seed", seed)
     parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
     if not any(parameter.dim() > 1 for parameter in parameters.values()):

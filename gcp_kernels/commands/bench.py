@@ -8,14 +8,14 @@ from pathlib import Path
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 
+# No argument begins with this: every option, --help too, is one of python -m benchmarks. (argparse.REMAINDER by itself
+# does not take an option that comes first.)
+PARSER_OPTIONS = {"prefix_chars": "\0", "add_help": False}
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Everything is passed on."""
-    parser.add_argument(
-        "arguments",
-        nargs=argparse.REMAINDER,
-        metavar="...",
-        help="a command of python -m benchmarks and its options; run --help lists those of run",
-    )
+    parser.add_argument("arguments", nargs=argparse.REMAINDER)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -2,7 +2,7 @@
 
 Prints the test accuracy of both after each epoch, what one pass of the pooling costs beside eager code, and who won;
 draws both curves. The digits are the 1797 scans that scikit-learn ships.
-Needs the extra: pip install "gcp-kernels[demo]".
+Needs the extra "demo": pip install --no-build-isolation ".[demo]" in a checkout of the repository.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from .. import __version__
+from ..extras import how_to_install
 from ..training import DigitsSplit, Epoch, build_network, fit, load_digits_split, steps_per_epoch
 from ..training.digits import BATCH_SIZE
 from . import demo_plot, demo_timing
@@ -57,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
         return fail(f"--output {args.output}: {problem}", 2)
     missing = missing_packages(plotting=not args.no_plot)
     if missing:
-        return fail(f'{", ".join(missing)} missing; the demo needs: pip install "gcp-kernels[demo]"', 1)
+        return fail(f"{', '.join(missing)} missing; the demo needs: {how_to_install('demo')}", 1)
 
     device = args.device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     print(f"gcp_kernels {__version__}, torch {torch.__version__}, {device_name(device)}, seed {args.seed}")

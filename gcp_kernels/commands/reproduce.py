@@ -3,7 +3,7 @@
 Trains average pooling, GCP and DropCov from several seeds; records the loss landscape along the gradient, how
 predictive gradients are, convergence, accuracy under corruptions and the flatness at the end; and writes tables, plots
 and a report that says of each claim whether this run supports it.
-Needs the extra: pip install "gcp-kernels[demo]".
+Needs the extra "demo": pip install --no-build-isolation ".[demo]" in a checkout of the repository.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 
 from .. import __version__
+from ..extras import how_to_install
 from ..reproduction.claims import BASELINE, CLAIMS
 from ..reproduction.experiment import Settings
 from ..reproduction.report import CHOSEN_ON_TEST_IMAGES, plural, summary
@@ -82,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     if problem := folder_problem(args.output):
         return fail(f"--output {args.output}: {problem}", 2)
     if missing := missing_packages(plotting=True):
-        return fail(f'{", ".join(missing)} missing; reproduce needs: pip install "gcp-kernels[demo]"', 1)
+        return fail(f"{', '.join(missing)} missing; reproduce needs: {how_to_install('demo')}", 1)
     missing_folders = [folder for folder in (args.output, *args.output.parents) if not folder.exists()]
     try:
         args.output.mkdir(parents=True, exist_ok=True)

@@ -3,7 +3,7 @@
 Everything goes into one folder: options, a checkpoint after every epoch, CSV tables. A run that was killed goes on with
 --resume, to the result that it would have had. For several processes: torchrun --nproc-per-node N -m gcp_kernels train.
 docs/training.md in the repository says what is published and what is not. The digits need the extra "demo", folders of
-images the extra "models": pip install "gcp-kernels[demo,models]".
+images the extra "models": pip install --no-build-isolation ".[demo,models]" in a checkout of the repository.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from .. import __version__
+from ..extras import how_to_install
 from ..training import POOLS, SCHEDULES, NonFiniteLossError, reading_processes
 from ..training.configuration import DIGITS, TrainingConfig
 from ..training.digits import BATCH_SIZE
@@ -166,7 +167,7 @@ def missing_packages(config: TrainingConfig) -> str | None:
         return None
     return (
         f"cannot be imported: {', '.join(missing)}; not installed "
-        '(pip install "gcp-kernels[demo,models]") or built for another torch than the one that is'
+        f"({how_to_install('demo', 'models')}) or built for another torch than the one that is"
     )
 
 

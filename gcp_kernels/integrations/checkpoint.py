@@ -2,14 +2,16 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from ..checkpoint_file import CheckpointError, read_checkpoint
 from ..nn import GCP, rename_reduction_keys
+from ..wrappers import unwrapped, without_wrappers
 from .request import UnsupportedModelError
 
 _REDUCTION, _CLASSIFIER = "<reduction>", "<classifier>"
@@ -39,6 +41,11 @@ _NAMES = (
     (r"(?:fc|classifier|output)\.", f"{_CLASSIFIER}."),
 )
 
+# What is no weight: how many batches a normalisation has seen, and how many models an AveragedModel.
+_COUNT, _AVERAGED = "num_batches_tracked", "n_averaged"
+# Of each kind an error shows so many names, and counts the others.
+_SHOWN = 5
+
 
 class LoadedKeys(NamedTuple):
     """What ``load_state_dict`` returns: names that only the model has, and that only the checkpoint has."""
@@ -55,24 +62,29 @@ def load_isqrt_checkpoint(
     Known are the layouts of fast-MPN-COV (``layer_reduce`` beside ``layer4``; ``features`` / ``representation`` /
     ``classifier`` with ``conv_dr_block`` in the representation or the reduction at the end of ``features``), of
     pytorchcv (``features.stage1.unit1``...) and of the model itself. ``module.`` of a DataParallel model and
-    ``_orig_mod.`` of a compiled one are left out wherever they stand, and a training checkpoint may hold the weights
-    under ``state_dict``. Batch counts that very old checkpoints lack stay as they are in the model.
+    ``_orig_mod.`` of a compiled one are left out wherever they stand, in the checkpoint and in the model, and a
+    training checkpoint may hold the weights under ``state_dict``. Batch counts that very old checkpoints lack stay as
+    they are in the model, and the count of an AveragedModel is not loaded.
 
     Args:
-        model: a ResNet of torchvision or timm with ``GCP`` as its pool; on any device, in any dtype.
-        state_dict_or_path: the checkpoint, or the file in which ``torch.save`` put it. It is read with
-            ``weights_only=True``, so it cannot run code.
-        strict: whether every name must be there on both sides. Shapes must fit either way.
+        model: a ResNet of torchvision or timm with ``GCP`` as its pool; on any device but meta, in any dtype. It may be
+            compiled, sharded by ``fully_shard``, or in a DataParallel, DistributedDataParallel or AveragedModel, and
+            so may be parts of it.
+        state_dict_or_path: the checkpoint, or the file in which ``torch.save`` put it. Its checksums are compared; a
+            file from before torch 1.6 has none. It is read with ``weights_only=True``, so it cannot run code.
+        strict: whether every name must be there on both sides. Otherwise one must. Shapes must fit either way.
 
     Returns:
         The missing and unexpected names, both empty if ``strict``; those of the checkpoint as they stand in it.
 
     Raises:
         UnsupportedModelError: ``model`` is not such a ResNet.
-        TypeError: the checkpoint is not a mapping of names to tensors, nor a path.
-        ValueError: two of its entries would get one name.
-        RuntimeError: names are missing or unexpected, or shapes differ; the message lists them, and the model is
-            unchanged.
+        TypeError: ``model`` is no module, or sharded by FullyShardedDataParallel; the checkpoint is not a mapping of
+            names to tensors, nor a path.
+        ValueError: two of its entries would get one name; the model is on the meta device.
+        OSError: the file is not there, or must not be read.
+        CheckpointError: the file is damaged or holds something else; names are missing or unexpected, or shapes or
+            kinds of numbers differ, of which the message names the first. A ``RuntimeError``; the model is unchanged.
 
     Example:
         >>> import torchvision
@@ -82,41 +94,57 @@ def load_isqrt_checkpoint(
         >>> load_isqrt_checkpoint(model, published)
         LoadedKeys(missing_keys=[], unexpected_keys=[])
     """
+    if not isinstance(strict, bool):
+        raise TypeError(f"strict must be True or False, got {strict!r}")
+    model = unwrapped(model)
     pool_name = _pool_name(model)
     checkpoint = _tensors_of(state_dict_or_path)
     places = {_REDUCTION: f"{pool_name}.conv_dr_block", _CLASSIFIER: "fc"}
     given: dict[str, str] = {}
     for name in checkpoint:
+        if without_wrappers(name) == _AVERAGED:
+            continue
         new_name = _name_in_model(name, places)
         if new_name in given:
             raise ValueError(f"the checkpoint has two entries for {new_name!r}: {given[new_name]!r} and {name!r}")
         given[new_name] = name
-    own = model.state_dict()
+    state = model.state_dict()
+    if any(tensor.is_meta for tensor in state.values()):
+        raise ValueError(
+            "the model is on the meta device, where nothing can be loaded: model.to_empty(device=...) first"
+        )
+    # A part of the model may be wrapped as well.
+    own = {without_wrappers(name): name for name in state}
     keys = LoadedKeys(
-        [name for name in own if name not in given and not name.endswith("num_batches_tracked")],
+        [name for name in own if name not in given and not name.endswith(_COUNT)],
         [old for new, old in given.items() if new not in own],
     )
     renamed = {new: checkpoint[old] for new, old in given.items() if new in own}
     faults = [
-        f"{given[name]} has shape {tuple(tensor.shape)}, and {name} of the model {tuple(own[name].shape)}"
+        f"{given[name]} {difference}"
         for name, tensor in renamed.items()
-        if tensor.shape != own[name].shape
+        if (difference := _difference(tensor, name, state[own[name]])) is not None
     ]
-    if strict and keys.missing_keys:
-        faults.append(f"the checkpoint lacks {', '.join(keys.missing_keys)}")
-    if strict and keys.unexpected_keys:
-        faults.append(f"the model has no place for {', '.join(keys.unexpected_keys)}")
+    faults = faults[:_SHOWN] + ([f"and {len(faults) - _SHOWN} more that differ"] if len(faults) > _SHOWN else [])
+    if all(name.endswith(_COUNT) for name in renamed):
+        faults.append(f"it has {_listed(list(checkpoint)) or 'no entries'}, and the model {_listed(list(own))}")
+    else:
+        if strict and keys.missing_keys:
+            faults.append(f"the checkpoint lacks {_listed(keys.missing_keys)}")
+        if strict and keys.unexpected_keys:
+            faults.append(f"the model has no place for {_listed(keys.unexpected_keys)}")
     if faults:
-        raise RuntimeError(f"the checkpoint does not fit this {type(model).__name__}: {'; '.join(faults)}")
-    model.load_state_dict(renamed, strict=False)
+        raise CheckpointError(f"the checkpoint does not fit this {type(model).__name__}: {'; '.join(faults)}")
+    fitting = {own[name]: _distributed(tensor, state[own[name]]) for name, tensor in renamed.items()}
+    model.load_state_dict(fitting, strict=False)
     return keys
 
 
 def _pool_name(model: nn.Module) -> str:
     """The name of the model's only GCP layer."""
-    pools = [name for name, module in model.named_modules() if isinstance(module, GCP)]
-    resnet = hasattr(model, "layer4") and isinstance(getattr(model, "fc", None), nn.Linear)
-    if len(pools) != 1 or not resnet:
+    modules = {without_wrappers(name): module for name, module in model.named_modules()}
+    pools = [name for name, module in modules.items() if isinstance(module, GCP)]
+    if len(pools) != 1 or "layer4" not in modules or not isinstance(modules.get("fc"), nn.Linear):
         raise UnsupportedModelError(
             "iSQRT-COV checkpoints load into a ResNet of torchvision or timm with one GCP layer as its pool "
             f"(gcp_kernels.integrations.replace_pool, gcp_kernels.models) and a linear fc; got a "
@@ -127,9 +155,15 @@ def _pool_name(model: nn.Module) -> str:
 
 def _tensors_of(state_dict_or_path: Mapping[str, Any] | str | os.PathLike[str]) -> dict[str, Tensor]:
     """The checkpoint's tensors by name."""
-    checkpoint: Any = state_dict_or_path
-    if isinstance(checkpoint, str | os.PathLike):
-        checkpoint = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    if not isinstance(state_dict_or_path, str | os.PathLike):
+        return _named_tensors(state_dict_or_path)
+    try:
+        return _named_tensors(read_checkpoint(state_dict_or_path))
+    except TypeError as error:  # not of an argument but of what the file holds
+        raise CheckpointError(f"{os.fspath(state_dict_or_path)}: {error}") from None
+
+
+def _named_tensors(checkpoint: Any) -> dict[str, Tensor]:
     if isinstance(checkpoint, Mapping) and isinstance(checkpoint.get("state_dict"), Mapping):
         checkpoint = checkpoint["state_dict"]
     if not isinstance(checkpoint, Mapping):
@@ -140,10 +174,35 @@ def _tensors_of(state_dict_or_path: Mapping[str, Any] | str | os.PathLike[str]) 
     return dict(checkpoint)
 
 
+def _difference(tensor: Tensor, name: str, own: Tensor) -> str | None:
+    """Why ``tensor`` cannot take the place of ``own``, for a sentence; another precision it may have."""
+    if tensor.shape != own.shape:
+        return f"has shape {tuple(tensor.shape)}, and {name} of the model {tuple(own.shape)}"
+    if tensor.layout != torch.strided or tensor.is_meta:
+        return f"holds no dense values ({tensor.layout} on {tensor.device}) for {name} of the model"
+    if tensor.is_floating_point() != own.is_floating_point() or tensor.is_complex():
+        return f"is {tensor.dtype}, and {name} of the model {own.dtype}"
+    return None
+
+
+def _distributed(tensor: Tensor, own: Tensor) -> Tensor:
+    """``tensor`` cut into slices as ``own`` is, where ``fully_shard`` has cut that."""
+    if not hasattr(own, "device_mesh"):
+        return tensor
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    assert isinstance(own, DTensor)
+    return distribute_tensor(tensor, own.device_mesh, own.placements)
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
 def _name_in_model(name: str, places: Mapping[str, str]) -> str:
     """The name that a published entry has in the model."""
-    name = ".".join(part for part in name.split(".") if part not in ("module", "_orig_mod"))
-    (name,) = rename_reduction_keys({name: None})
+    (name,) = rename_reduction_keys({without_wrappers(name): None})
     for pattern, replacement in _NAMES:
         match = re.match(pattern, name)
         if match is None:

@@ -5,6 +5,8 @@ from typing import Any, TypeVar
 
 from torch import nn
 
+from ..validation import check_module
+from ..wrappers import wrapper_attribute
 from .request import PoolRequest, UnsupportedModelError, pool_layers
 
 # What can be converted, by library; kept here so that an error can name it where the library is not installed. The
@@ -71,8 +73,9 @@ def replace_pool(
         options: further arguments of the pooling layer, ``n_iter`` or ``precision`` for example.
 
     Raises:
-        UnsupportedModelError: no conversion exists for the class of the model, or none that drops its stride; a
-            ``TypeError`` that names the class and what is supported.
+        UnsupportedModelError: no conversion exists for the class of the model, or none that drops its stride, or the
+            model is wrapped (``torch.compile``, DataParallel and so on); a ``TypeError`` that names the class and what
+            is supported.
         TypeError: ``model`` is no module, an argument has the wrong type, or the layer does not know an option.
         ValueError: an option is out of its range, the model has a covariance pool already, it has no class token or
             stride that could be treated as asked, or ``num_classes`` is needed because the old classifier is not
@@ -87,8 +90,13 @@ def replace_pool(
         >>> model.fc
         Linear(in_features=2080, out_features=10, bias=True)
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    check_module("model", model)
+    if wrapper_attribute(model) is not None:
+        raise UnsupportedModelError(
+            f"model must not be wrapped yet, got a {type(model).__name__}, which may keep what is to be replaced "
+            "(compiled code, parameters whose gradients are averaged): replace the pool of the model inside, and wrap "
+            "it then"
+        )
     request = PoolRequest(pool, dim, num_classes, keep_stride, class_token, options)
     for name, module in model.named_modules():
         if isinstance(module, pool_layers()):

@@ -17,6 +17,7 @@ def rename_reduction_keys(state_dict: Mapping[str, Any]) -> dict[str, Any]:
         state_dict: as given by ``torch.load`` or ``Module.state_dict``; not changed.
 
     Raises:
+        TypeError: ``state_dict`` is no mapping, or one of its names no string.
         ValueError: two keys would get one name.
 
     Example:
@@ -24,8 +25,12 @@ def rename_reduction_keys(state_dict: Mapping[str, Any]) -> dict[str, Any]:
         >>> rename_reduction_keys({"layer_reduce.weight": 1, "fc.bias": 2})
         {'conv_dr_block.0.weight': 1, 'fc.bias': 2}
     """
+    if not isinstance(state_dict, Mapping):
+        raise TypeError(f"state_dict must be a mapping of names to tensors, got {type(state_dict).__name__}")
     renamed: dict[str, Any] = {}
     for key, value in state_dict.items():
+        if not isinstance(key, str):
+            raise TypeError(f"state_dict must have names as its keys, got {key!r} of type {type(key).__name__}")
         new_key = ".".join(_REDUCTION_NAMES.get(part, part) for part in key.split("."))
         if new_key in renamed:
             raise ValueError(f"the checkpoint has two entries for {new_key!r}, one of them named {key!r}")

@@ -5,7 +5,14 @@ from torch import Tensor, nn
 
 from ..functional import cross_covariance_pool, singular_value_power
 from ..precision import accumulation_dtype
-from ..validation import check_at_least, check_choice, check_floating, check_positive
+from ..validation import (
+    check_at_least,
+    check_choice,
+    check_fits_parameters,
+    check_floating,
+    check_parameter_options,
+    check_positive,
+)
 
 NORMALIZATIONS = ("power", "none")
 
@@ -39,8 +46,8 @@ class MultiHeadCrossCovariance(nn.Module):
 
     Raises:
         TypeError, ValueError: at construction, for a count below 1 or an option out of range; at call, for an input
-            that is no floating-point tensor (B, N, dim) with at least one token.
-        RuntimeError: at call, from the linear map, for an input whose dtype is not that of the parameters.
+            that is no floating-point tensor (B, N, dim) with at least one token, or not of the dtype and device of
+            the parameters (convert either; autocast converts all but float64).
 
     Example:
         >>> import torch
@@ -65,6 +72,7 @@ class MultiHeadCrossCovariance(nn.Module):
     ) -> None:
         super().__init__()
         check_at_least("dim", dim, 1)
+        check_parameter_options(device, dtype)
         check_at_least("num_heads", num_heads, 1)
         check_at_least("head_dim", head_dim, 1)
         check_choice("normalization", normalization, NORMALIZATIONS)
@@ -96,6 +104,7 @@ class MultiHeadCrossCovariance(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Pool a batch of tokens, see the class."""
         check_tokens(tokens, self.dim)
+        check_fits_parameters("tokens", tokens, self.qk)
         qk = self.qk(tokens)
         heads = qk.unflatten(-1, (2, self.num_heads, self.head_dim)).permute(2, 0, 3, 1, 4)  # (2, B, h, N, w)
         q, k = heads.to(accumulation_dtype(qk.dtype)).unbind(0)

@@ -45,9 +45,8 @@ class DropCov(ReducedPooling):
 
     Raises:
         TypeError, ValueError: at construction, for fewer than two channels to drop from, an even kernel or an unknown
-            option; at call, for an input that is no dense floating-point tensor of a fitting shape.
-        RuntimeError: at call, from the convolution, for an input whose dtype is not that of the parameters (convert
-            either, or use autocast).
+            option; at call, for an input that is no dense floating-point tensor of a fitting shape, or
+            not of the dtype and device of the reduction (convert either; autocast converts all but float64).
 
     Example:
         >>> import torch

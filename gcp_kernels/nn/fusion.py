@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from ..validation import check_at_least, check_choice
+from ..validation import check_at_least, check_choice, check_fits_parameters, check_module, check_parameter_options
+from ..wrappers import unwrapped
 from .cross_covariance import check_tokens
 
 FUSIONS = ("sum", "concat")
@@ -43,7 +44,8 @@ class TokenFusionHead(nn.Module):
     Raises:
         TypeError, ValueError: at construction, for a count below 1, an unknown fusion, a ``pool`` without
             ``out_features``, or one of this package that pools no tokens or gives matrices; at call, for an input that
-            is no floating-point tensor (B, P + N, dim), N >= 1.
+            is no floating-point tensor (B, P + N, dim), N >= 1, or not of the dtype and device of the classifiers, and
+            for a ``pool`` that does not give (B, ``out_features``).
 
     Example:
         >>> import torch
@@ -67,16 +69,21 @@ class TokenFusionHead(nn.Module):
     ) -> None:
         super().__init__()
         check_at_least("dim", dim, 1)
-        if not isinstance(pool, nn.Module) or not isinstance(getattr(pool, "out_features", None), int):
+        check_parameter_options(device, dtype)
+        check_module("pool", pool)
+        layer = unwrapped(pool)
+        pooled = getattr(layer, "out_features", None)
+        if not isinstance(pooled, int) or isinstance(pooled, bool):
             raise TypeError(f"pool must be a module with an int out_features, got {type(pool).__name__}")
+        check_at_least("pool.out_features", pooled, 1)
         # What the layers here say of themselves: whether they pool tokens, and to a vector.
-        if getattr(pool, "channel_dim", -1) not in (-1, 2):
+        if getattr(layer, "channel_dim", -1) not in (-1, 2):
             raise ValueError(
-                f"pool must take tokens (B, N, dim): give it channel_dim=-1, got a {type(pool).__name__} with "
-                f"channel_dim={pool.channel_dim}"
+                f"pool must take tokens (B, N, dim): give it channel_dim=-1, got a {type(layer).__name__} with "
+                f"channel_dim={layer.channel_dim}"
             )
-        if getattr(pool, "output", "triu") != "triu":
-            raise ValueError(f"pool must give a vector: output='triu', got output={pool.output!r}")
+        if getattr(layer, "output", "triu") != "triu":
+            raise ValueError(f"pool must give a vector: output='triu', got output={layer.output!r}")
         check_at_least("num_classes", num_classes, 1)
         check_choice("fusion", fusion, FUSIONS)
         check_at_least("num_prefix_tokens", num_prefix_tokens, 1)
@@ -85,10 +92,10 @@ class TokenFusionHead(nn.Module):
         self.fusion = fusion
         self.num_prefix_tokens = num_prefix_tokens
         self.pool = pool
+        self.pooled_features = pooled
         self.class_classifier: nn.Linear | None = None
         self.pooled_classifier: nn.Linear | None = None
         self.classifier: nn.Linear | None = None
-        pooled = int(pool.out_features)  # type: ignore[arg-type]
         if fusion == "sum":
             self.class_classifier = nn.Linear(dim, num_classes, device=device, dtype=dtype)
             self.pooled_classifier = nn.Linear(pooled, num_classes, device=device, dtype=dtype)
@@ -105,11 +112,20 @@ class TokenFusionHead(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits of a batch of token sequences, see the class."""
         check_tokens(tokens, self.dim, least=self.num_prefix_tokens + 1)
+        first = self.classifier if self.class_classifier is None else self.class_classifier
+        assert first is not None
+        check_fits_parameters("tokens", tokens, first)
         class_token, pooled = tokens[:, 0], self.pool(tokens[:, self.num_prefix_tokens :])
+        if not isinstance(pooled, Tensor) or pooled.shape != (tokens.shape[0], self.pooled_features):
+            given = tuple(pooled.shape) if isinstance(pooled, Tensor) else type(pooled).__name__
+            raise ValueError(
+                f"pool must pool tokens (B, N, {self.dim}) to (B, {self.pooled_features}), as its out_features say, "
+                f"got {given} from a {type(self.pool).__name__} for B = {tokens.shape[0]}"
+            )
         if self.class_classifier is not None and self.pooled_classifier is not None:
             return self.class_classifier(class_token) + self.pooled_classifier(pooled)
         assert self.classifier is not None
-        return self.classifier(torch.cat([class_token, pooled], dim=-1))
+        return self.classifier(torch.cat([class_token.to(pooled.dtype), pooled], dim=-1))
 
     def extra_repr(self) -> str:
         """What ``print`` shows of the head besides its modules."""

@@ -50,9 +50,8 @@ class GCP(ReducedPooling):
 
     Raises:
         TypeError, ValueError: at construction, for a count below 1, an unknown option, or one that belongs to another
-            normalisation; at call, for an input that is no dense floating-point tensor of a fitting shape.
-        RuntimeError: at call, from the convolution, for an input whose dtype is not that of the parameters (convert
-            either, or use autocast).
+            normalisation; at call, for an input that is no dense floating-point tensor of a fitting shape, or
+            not of the dtype and device of the reduction (convert either; autocast converts all but float64).
 
     Example:
         >>> import torch

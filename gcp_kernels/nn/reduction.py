@@ -9,7 +9,14 @@ from ..backends import NAMES as BACKEND_NAMES
 from ..functional.arguments import OUTPUTS
 from ..precision import PRECISIONS
 from ..shapes import triangle_size
-from ..validation import check_at_least, check_choice, check_features, check_integer
+from ..validation import (
+    check_at_least,
+    check_choice,
+    check_features,
+    check_fits_parameters,
+    check_integer,
+    check_parameter_options,
+)
 
 
 def reduction_block(
@@ -58,6 +65,7 @@ class ReducedPooling(nn.Module):
         check_at_least("in_channels", in_channels, least_channels if dim is None else 1)
         if dim is not None:
             check_at_least("dim", dim, least_channels)
+        check_parameter_options(device, dtype)
         check_integer("channel_dim", channel_dim)
         if channel_dim == 0:
             raise ValueError("channel_dim must not be 0, which is the batch")
@@ -83,7 +91,8 @@ class ReducedPooling(nn.Module):
         """Features after the reduction, if there is one, and the dimension in which their channels then are.
 
         Raises:
-            TypeError, ValueError: ``x`` is no batch of features with ``in_channels`` channels in ``channel_dim``.
+            TypeError, ValueError: ``x`` is no batch of features with ``in_channels`` channels in ``channel_dim``, or
+                not of the dtype, or on the device, of the reduction.
         """
         check_features(x, self.channel_dim)
         channels = x.shape[self.channel_dim]
@@ -95,6 +104,7 @@ class ReducedPooling(nn.Module):
             )
         if self.conv_dr_block is None:
             return x, self.channel_dim
+        check_fits_parameters("x", x, self.conv_dr_block)
         x = x.movedim(self.channel_dim, 1)
         return self.conv_dr_block(x if x.dim() == 4 else x.flatten(2).unsqueeze(-1)), 1
 

@@ -14,6 +14,7 @@ from .resnets import ARCHITECTURES
 from .schedules import PUBLISHED_EPOCHS, SCHEDULES
 
 DIGITS = "digits"
+SEEDS = 2**63  # of torch, from 0
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,11 @@ class TrainingConfig:
     processes: int
 
     def __post_init__(self) -> None:
+        for name in ("data", "device"):
+            if not isinstance(getattr(self, name), str):
+                raise TypeError(f"{name} must be a str, got {getattr(self, name)!r}")
+        if not isinstance(self.compile, bool):
+            raise TypeError(f"compile must be true or false, got {self.compile!r}")
         if self.data == DIGITS:
             for name in ("arch", "image_size"):
                 if getattr(self, name) is not None:
@@ -79,15 +85,18 @@ class TrainingConfig:
                 raise ValueError("skip_damaged is for folders of images; the digits are not decoded from files")
         else:
             check_choice("arch", self.arch, ARCHITECTURES)
-            assert self.image_size is not None
-            check_at_least("image_size", self.image_size, 1)
+            check_at_least("image_size", self.image_size, 1)  # type: ignore[arg-type]  # None is refused by it
         check_choice("pool", self.pool, POOLS)
         check_choice("schedule", self.schedule, SCHEDULES)
         for name in ("epochs", "batch_size", "processes"):
             check_at_least(name, getattr(self, name), 1)
         check_at_least("seed", self.seed, 0)
+        if self.seed >= SEEDS:
+            raise ValueError(f"seed must be below {SEEDS}, got {self.seed}")
         check_positive("lr", self.lr)
         check_not_negative("momentum", self.momentum)
+        if self.momentum >= 1:
+            raise ValueError(f"momentum must be below 1, got {self.momentum}")
         check_not_negative("weight_decay", self.weight_decay)
         if self.landscape_every is not None:
             check_at_least("landscape_every", self.landscape_every, 1)
@@ -95,7 +104,11 @@ class TrainingConfig:
             raise ValueError(
                 f"batch_size must be a multiple of the number of processes, {self.processes}, got {self.batch_size}"
             )
-        MixedPrecision(self.amp, torch.device(self.device))
+        try:
+            device = torch.device(self.device)
+        except RuntimeError:
+            raise ValueError(f"device must be the name of one, such as cpu or cuda:0, got {self.device!r}") from None
+        MixedPrecision(self.amp, device)
 
     @classmethod
     def from_options(cls, given: Mapping[str, Any], processes: int) -> "TrainingConfig":
@@ -129,7 +142,8 @@ class TrainingConfig:
         """The run that :meth:`to_save` described; what is given anew must be the same.
 
         Raises:
-            ValueError: an option differs, all of them are named; or the description is not of this version.
+            ValueError: an option differs, all of them are named; or the description is not of this version; or an
+                option has no such value.
         """
         names = {field.name for field in fields(cls)}
         if set(saved) != names:
@@ -142,7 +156,10 @@ class TrainingConfig:
         ]
         if different:
             raise ValueError(f"a resumed run keeps its options: {'; '.join(different)}")
-        return cls(**saved)
+        try:
+            return cls(**saved)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"the saved options are none that a run can have: {error}") from error
 
     def to_save(self) -> dict[str, Any]:
         """Plain values, for JSON."""

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from ..extras import how_to_install
 from .batches import TEST_BATCH, Batch, divisible
 from .damaged_images import Report, find_damaged
 from .distributed import Processes
@@ -216,6 +217,6 @@ def _torchvision() -> tuple[tuple[str, ...], Any]:
         # A torchvision built for another torch fails with a RuntimeError: an operator does not exist.
         raise ImportError(
             "folders of images are read by torchvision, which cannot be imported here: it is not installed "
-            '(pip install "gcp-kernels[models]") or was built for another torch than the one that is'
+            f"({how_to_install('models')}) or was built for another torch than the one that is"
         ) from error
     return IMG_EXTENSIONS, transforms

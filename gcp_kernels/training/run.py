@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from .. import __version__
 from ..analysis import LandscapeRecorder, split
+from ..checkpoint_file import CheckpointError
 from .batches import steps_per_epoch
 from .configuration import TrainingConfig
 from .damaged_images import Report
@@ -18,6 +19,7 @@ from .distributed import Processes
 from .loop import AfterStep, train_epochs
 from .mixed_precision import MixedPrecision
 from .run_folder import RunFolder, RunFolderError
+from .saved_state import check_saved_state, misfits
 from .schedules import learning_rate_factor, scheduler
 from .tasks import load_task
 
@@ -105,7 +107,10 @@ class TrainingRun:
         state = folder.load()
         if state is not None:
             self._require_same(state, folder)
-            self._load_state(state)
+            try:
+                self._load_state(state)
+            except (TypeError, ValueError, RuntimeError) as error:
+                raise RunFolderError(f"{folder.checkpoint} is not of this run: {error}") from error
         elif folder.has_epochs():
             raise RunFolderError(f"{folder.checkpoint} is gone, and {folder.log} has epochs: restore it to go on")
         elif self.processes.first:
@@ -115,14 +120,16 @@ class TrainingRun:
 
     def _require_same(self, state: Mapping[str, Any], folder: RunFolder) -> None:
         """Raise :class:`RunFolderError` unless the checkpoint is of this run, as the folder and the data are now."""
-        if state.get("format") != FORMAT:
+        found = state.get("format")
+        if type(found) is not int or found != FORMAT:
             raise RunFolderError(
-                f"{folder.checkpoint} has format {state.get('format')!r}; this is format {FORMAT}: train anew in "
+                f"{folder.checkpoint} has format {found!r}; this is format {FORMAT}: train anew in "
                 "another folder, or go on with the version of gcp_kernels that wrote it"
             )
         saved, now = folder.read_config(), self._identity()
         for part in now:
-            if state.get(part) != saved.get(part):
+            # Forms first: a tensor in the place of a name cannot be compared with it.
+            if any(misfits(state.get(part), saved.get(part), part)) or state.get(part) != saved.get(part):
                 raise RunFolderError(f"{folder.checkpoint} is of a run with other {part} than {folder.config}")
         try:
             changes = difference(state, now)
@@ -198,13 +205,17 @@ class TrainingRun:
         }
 
     def _load_state(self, state: dict[str, Any]) -> None:
+        check_saved_state(state, self._state(), list(self.network.parameters()))
+        epochs = [row["epoch"] for row in state["history"]]
+        if not epochs or epochs != list(range(1, len(epochs) + 1)) or len(epochs) > self.config.epochs:
+            raise CheckpointError(f"history must have epochs 1, 2, ... of {self.config.epochs}, got {epochs}")
+        if self.recorder is not None:
+            self.recorder.load_state_dict(state["recorder"])
         self.history = state["history"]
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.arithmetic.scaler.load_state_dict(state["scaler"])
-        if self.recorder is not None:
-            self.recorder.load_state_dict(state["recorder"])
         restore_random_state(state["random"][self.processes.rank], self.device)
 
 

@@ -2,13 +2,13 @@
 
 import json
 import os
-import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ..checkpoint_file import CheckpointError, read_checkpoint
 from .atomic_files import PARTIAL, naming, write_atomically, write_table, write_text
 from .folder_lock import lock, unlock
 from .image_decoding import DamagedImageError
@@ -93,7 +93,7 @@ class RunFolder:
             raise RunFolderError(f"there is nothing to resume in {self.path}: it has no {self.config.name}; {advice}")
         try:
             config = json.loads(self.config.read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             advice = self._remedy() if self.has_epochs() else "remove it and start anew"
             raise RunFolderError(f"{self.config} cannot be read: {error}; {advice}") from error
         if not isinstance(config, dict) or not isinstance(config.get("options"), dict):
@@ -134,14 +134,18 @@ class RunFolder:
         """The checkpoint, on the CPU, read as data and never as code; ``None`` if no epoch has been completed.
 
         Raises:
-            RunFolderError: the file is damaged.
+            RunFolderError: the file is damaged, or is something else.
         """
-        if not self.checkpoint.is_file():
+        if not os.path.lexists(self.checkpoint):
             return None
         try:
-            state: dict[str, Any] = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
-        except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, ValueError, KeyError) as error:
-            raise RunFolderError(f"{self.checkpoint} cannot be read: {error}") from error
+            state = read_checkpoint(self.checkpoint, checksums_required=True)
+        except (CheckpointError, OSError) as error:
+            raise RunFolderError(str(error)) from error
+        if not isinstance(state, dict):
+            raise RunFolderError(
+                f"{self.checkpoint} holds a {type(state).__name__} and not the state of a training run"
+            )
         return state
 
 

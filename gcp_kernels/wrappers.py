@@ -1,0 +1,68 @@
+"""Modules that wrap a whole model for compilation, several devices or averaging, and the names that they add."""
+
+import sys
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import nn
+
+from .validation import check_has_values, check_module
+
+# By module and name, since a wrapper that has not been imported wraps nothing: where the model itself is.
+_INSIDE = {
+    ("torch._dynamo.eval_frame", "OptimizedModule"): "_orig_mod",
+    ("torch.nn.parallel.data_parallel", "DataParallel"): "module",
+    ("torch.nn.parallel.distributed", "DistributedDataParallel"): "module",
+    ("torch.optim.swa_utils", "AveragedModel"): "module",
+}
+_SHARDED = ("torch.distributed.fsdp.fully_sharded_data_parallel", "FullyShardedDataParallel")
+_ADDED = frozenset(_INSIDE.values())
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside torch.compile, DataParallel, DistributedDataParallel and AveragedModel, in any order.
+
+    Raises:
+        TypeError: ``model`` is no module, or FullyShardedDataParallel is around it or a part of it: that keeps slices
+            of the parameters, under no name of theirs. (``fully_shard`` keeps the names, and wraps nothing.)
+    """
+    check_module("model", model)
+    for module in model.modules():
+        if _SHARDED in _kinds(module):
+            raise TypeError(
+                f"model must not be sharded by FullyShardedDataParallel, which keeps no parameter whole, got a "
+                f"{type(model).__name__}; use the model as it was before"
+            )
+    while (place := wrapper_attribute(model)) is not None:
+        model = getattr(model, place)
+    return model
+
+
+def check_unsharded(model: nn.Module) -> None:
+    """Raise unless ``model`` is a module whose parameters are there, and whole, in this process."""
+    for name, parameter in unwrapped(model).named_parameters():
+        check_has_values(f"parameter {name!r} of the model", parameter)
+        if hasattr(parameter, "device_mesh"):  # a DTensor, which fully_shard makes
+            raise TypeError(f"model must not be sharded, got one with {name!r} on {parameter.device_mesh}")
+
+
+def wrapper_attribute(model: nn.Module) -> str | None:
+    """Where ``model`` keeps the model that it wraps; ``None`` if it is no wrapper."""
+    return next((_INSIDE[kind] for kind in _kinds(model) if kind in _INSIDE), None)
+
+
+def without_wrappers(name: str) -> str:
+    """The name that a parameter or module has without the wrappers around it or around what contains it."""
+    return ".".join(part for part in name.split(".") if part not in _ADDED)
+
+
+def uncompiled() -> AbstractContextManager[None]:
+    """Inside, what torch.compile made runs as it was written: its backward pass cannot be differentiated again."""
+    if "torch._dynamo" not in sys.modules:  # then nothing has been compiled, and importing it takes seconds
+        return nullcontext()
+    stance: AbstractContextManager[None] = torch.compiler.set_stance("force_eager")
+    return stance
+
+
+def _kinds(module: nn.Module) -> list[tuple[str, str]]:
+    return [(kind.__module__, kind.__qualname__) for kind in type(module).__mro__]
