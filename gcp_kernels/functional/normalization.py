@@ -4,7 +4,7 @@ from torch import Tensor
 
 from .. import ops, reference
 from ..validation import check_at_least, check_floating, check_matrices, check_not_negative, check_positive
-from .arguments import check_arithmetic, run_reference
+from .arguments import check_arithmetic, run_reference, takes_reference
 
 
 def matrix_power(cov: Tensor, alpha: float = 0.5, *, backend: str | None = None) -> Tensor:
@@ -46,7 +46,7 @@ def matrix_power(cov: Tensor, alpha: float = 0.5, *, backend: str | None = None)
     check_matrices("cov", cov, dim=3)
     check_positive("alpha", alpha)
     _, backend = check_arithmetic(None, backend)
-    if backend == "reference":
+    if takes_reference(backend):
         return run_reference(reference.matrix_power, cov, alpha)
     return ops.matrix_power(cov, alpha, backend)[0]
 
@@ -81,7 +81,7 @@ def matrix_log(cov: Tensor, eps: float = 1e-3, *, backend: str | None = None) ->
     check_matrices("cov", cov, dim=3)
     check_positive("eps", eps)
     _, backend = check_arithmetic(None, backend)
-    if backend == "reference":
+    if takes_reference(backend):
         return run_reference(reference.matrix_log, cov, eps)
     return ops.matrix_log(cov, eps, backend)[0]
 
@@ -122,7 +122,7 @@ def newton_schulz_inverse_sqrt(
     check_at_least("n_iter", n_iter, 1)
     check_not_negative("eps", eps)
     precision, backend = check_arithmetic(precision, backend)
-    if backend == "reference":
+    if takes_reference(backend):
         return run_reference(reference.newton_schulz_inverse_sqrt, cov, n_iter, eps)
     return ops.newton_schulz_inverse_sqrt(cov, n_iter, eps, precision, backend)[0]
 
