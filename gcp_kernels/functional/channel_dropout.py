@@ -10,9 +10,11 @@ from .. import ops, reference
 from ..precision import accumulation_dtype
 from ..validation import check_choice, check_features, check_gate_weight, check_generator, check_mask
 from .arguments import OUTPUTS, channels_first, check_arithmetic, run_reference, takes_reference
+from .override import overridable
 from .pooling import covariance_pool
 
 
+@overridable
 def dropcov(
     x: Tensor,
     gate_weight: Tensor,

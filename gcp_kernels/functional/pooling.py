@@ -5,8 +5,10 @@ from torch import Tensor
 from .. import ops, reference
 from ..validation import check_at_least, check_choice, check_features, check_matrices, check_scale
 from .arguments import OUTPUTS, channels_first, check_arithmetic, run_reference, takes_reference, wants_gradient
+from .override import overridable
 
 
+@overridable
 def fused_gcp(
     x: Tensor,
     *,
@@ -64,6 +66,7 @@ def fused_gcp(
     return ops.isqrt_pool(features, n_iter, triu, wants_gradient(x), precision, backend)[0]
 
 
+@overridable
 def covariance_pool(
     x: Tensor,
     *,
@@ -114,6 +117,7 @@ def covariance_pool(
     return ops.covariance_pool(features, scale, triu, precision, backend)[0]
 
 
+@overridable
 def newton_schulz_sqrt(
     cov: Tensor, *, n_iter: int = 5, precision: str | None = None, backend: str | None = None
 ) -> Tensor:

@@ -8,8 +8,10 @@ from .. import ops, reference
 from ..shapes import triangle_order, triangle_size
 from ..validation import check_floating, check_matrices
 from .arguments import check_arithmetic, takes_reference
+from .override import overridable
 
 
+@overridable
 def triu_vec(m: Tensor, *, backend: str | None = None) -> Tensor:
     """Upper triangle of square matrices, row by row, diagonal included, without any factor.
 
@@ -36,6 +38,7 @@ def triu_vec(m: Tensor, *, backend: str | None = None) -> Tensor:
     return ops.triu_vec(m.reshape(prod(m.shape[:-2]), c, c), False, backend).view(*m.shape[:-2], triangle_size(c))
 
 
+@overridable
 def triu_unvec(v: Tensor, *, backend: str | None = None) -> Tensor:
     """Symmetric matrices from their upper triangles, the inverse of :func:`triu_vec`.
 

@@ -5,11 +5,12 @@ from torch import Tensor, nn
 
 from ..validation import check_at_least, check_choice
 from .cross_covariance import check_tokens
+from .leaf import Leaf
 
 FUSIONS = ("sum", "concat")
 
 
-class TokenFusionHead(nn.Module):
+class TokenFusionHead(Leaf):
     """Classify a sequence of tokens by its class token and by a second-order pooling of the others, fused.
 
     - ``"sum"``: the class token and the pooled vector have a linear classifier each, and their logits are added.
@@ -104,7 +105,7 @@ class TokenFusionHead(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits of a batch of token sequences, see the class."""
-        check_tokens(tokens, self.dim, least=self.num_prefix_tokens + 1)
+        tokens = check_tokens(tokens, self.dim, least=self.num_prefix_tokens + 1)
         class_token, pooled = tokens[:, 0], self.pool(tokens[:, self.num_prefix_tokens :])
         if self.class_classifier is not None and self.pooled_classifier is not None:
             return self.class_classifier(class_token) + self.pooled_classifier(pooled)
