@@ -36,6 +36,11 @@ def hides_operators() -> bool:
     return torch.compiler.is_compiling() and is_differentiating()
 
 
+def drops_tangents() -> bool:
+    """Whether forward mode is on where an operator computes. In an ``autograd.Function`` with a tangent it is off."""
+    return forward_ad._current_level >= 0 and torch._C._is_fwd_grad_enabled()
+
+
 @contextmanager
 def tangents_of_tangents(*saved: Tensor | None) -> Iterator[tuple[Any, ...]]:
     """Inside the ``jvp`` of an ``autograd.Function``: forward mode is on, and what was saved has no tangent of its own.

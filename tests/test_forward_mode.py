@@ -160,6 +160,17 @@ def test_what_is_kept_for_the_backward_pass_has_no_tangent(device: str) -> None:
             assert tangents == [True] + [False] * (len(results) - 1)
 
 
+def test_an_operator_called_directly_loses_no_tangent_unseen() -> None:
+    """As the graphs of torch.export call it, in which there are operators and nothing else."""
+    (x,) = CASES["fused_gcp"].given()
+    exported = torch.export.export(GCP(3, dim=None), (x,)).module()
+    with pytest.raises(RuntimeError, match=r"gcp_kernels::isqrt_pool .* called directly"):
+        jvp(exported, (x,), (x,))
+    with forward_ad.dual_level(), pytest.raises(RuntimeError, match="use reverse mode"):
+        exported(forward_ad.make_dual(x, x))
+    torch.testing.assert_close(exported(x), gcp_kernels.fused_gcp(x))
+
+
 def test_constant_features_have_the_tangent_zero(device: str) -> None:
     x = torch.ones(2, 3, 4, dtype=torch.float64, device=device)
     assert not jvp(gcp_kernels.fused_gcp, (x,), (torch.randn_like(x),))[1].any()

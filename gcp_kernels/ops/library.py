@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gcp_kernels.transforms import hides_operators, is_transforming, tangents_of_tangents
+from gcp_kernels.transforms import drops_tangents, hides_operators, is_transforming, tangents_of_tangents
 
 from .second_order import push_forward
 
@@ -35,6 +35,14 @@ def define(schema: str, implementation: Callable[..., Any], fake: Callable[..., 
     LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     operator = getattr(torch.ops.gcp_kernels, name).default
 
+    def run_below_tangents(*args: Any) -> Any:
+        if drops_tangents():
+            raise RuntimeError(
+                f"{qualified_name} has no tangent of its own, and was called directly, as an exported graph does, "
+                "under forward-mode differentiation; use reverse mode there, or the functions of gcp_kernels"
+            )
+        return implementation(*args)
+
     def under_autocast(device_type: str) -> Callable[..., Any]:
         def run(*args: Any) -> Any:
             with torch.autocast(device_type, enabled=False):
@@ -42,7 +50,7 @@ def define(schema: str, implementation: Callable[..., Any], fake: Callable[..., 
 
         return run
 
-    LIBRARY.impl(name, implementation, "CompositeExplicitAutograd")
+    LIBRARY.impl(name, run_below_tangents, "CompositeExplicitAutograd")
     for device_type, key in _AUTOCAST_DEVICES.items():
         LIBRARY.impl(name, under_autocast(device_type), key)
     torch.library.register_fake(qualified_name, fake, lib=LIBRARY)
