@@ -12,7 +12,7 @@ from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vmap
 from torch.utils._pytree import tree_leaves
 
 import gcp_kernels
-from gcp_kernels import functional, ops
+from gcp_kernels import functional, ops, reference
 from gcp_kernels.nn import GCP, DropCov, MultiHeadCrossCovariance, TokenFusionHead
 
 
@@ -169,6 +169,25 @@ def test_an_operator_called_directly_loses_no_tangent_unseen() -> None:
     with forward_ad.dual_level(), pytest.raises(RuntimeError, match="use reverse mode"):
         exported(forward_ad.make_dual(x, x))
     torch.testing.assert_close(exported(x), gcp_kernels.fused_gcp(x))
+
+
+def test_no_tangent_goes_through_the_probability_of_dropcov(device: str) -> None:
+    """As no gradient does. With so many channels it is between 0 and 1, where it would have one."""
+    x = torch.randn(2, 64, 10, dtype=torch.float64, device=device)
+    gate_weight = torch.randn(1, 1, 3, dtype=torch.float64, device=device)
+    mask = torch.rand(2, 64, device=device) < 0.5
+    p = functional.channel_dropout.drop_probability(x, functional.channel_dropout.channel_weight(x, gate_weight))
+    assert 0.1 < p < 0.9
+
+    def pool(x: Tensor, gate_weight: Tensor) -> Tensor:
+        return gcp_kernels.dropcov(x, gate_weight, training=True, mask=mask, output="full")
+
+    def exact(x: Tensor, gate_weight: Tensor) -> Tensor:
+        return reference.dropcov(x, gate_weight, mask)
+
+    tangents = torch.randn_like(x), torch.randn_like(gate_weight)
+    pulled = torch.autograd.functional.jvp(exact, (x, gate_weight), tangents)
+    assert_same(jvp(pool, (x, gate_weight), tangents), pulled, "value and tangent")
 
 
 def test_constant_features_have_the_tangent_zero(device: str) -> None:

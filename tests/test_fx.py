@@ -220,9 +220,14 @@ def test_classes_and_modes_that_override_functions(name: str) -> None:
         assert function(*given[:i], NoTensor(), *given[i + 1 :]) is public
 
 
-def test_an_exported_layer_keeps_what_is_inside_its_functions() -> None:
-    """The modes by which torch.export records a block without autocast see it."""
-    layer, x = GCP(4, dim=None, normalization="elementwise").eval(), torch.randn(MAPS, dtype=torch.bfloat16)
-    program = torch.export.export(layer, (x,), strict=False).module()
+def test_an_exported_function_keeps_what_is_inside() -> None:
+    """The mode by which torch.export records a block without autocast sees it: products stay float32."""
+
+    class Pool(nn.Module):
+        def forward(self, q: Tensor, k: Tensor) -> Tensor:
+            return gcp_kernels.cross_covariance_pool(q, k)
+
+    given = tuple(tensor.float() for tensor in CASES["cross_covariance_pool"].given())
+    exported = torch.export.export(Pool(), given, strict=False).module()
     with torch.autocast("cpu"):
-        assert torch.equal(program(x), layer(x))
+        assert torch.equal(exported(*given), gcp_kernels.cross_covariance_pool(*given))
