@@ -2,7 +2,8 @@
 
 Every kernel and every operator of the package is tested against this file in float64, and second-order gradients
 are computed through it. It is written to be read, imports only torch, works in whatever floating dtype it is given,
-and leaves all gradients to autograd, but for functions of eigenvalues, where those of autograd are NaN.
+and leaves all gradients to autograd, but for functions of eigenvalues (in :mod:`gcp_kernels.eigenvalues`), where those
+of autograd are NaN.
 
 Sources: Li et al., "Towards Faster Training of Global Covariance Pooling Networks by Iterative Matrix Square Root
 Normalization", CVPR 2018 (iSQRT-COV), section 3; Higham, "Functions of Matrices", SIAM 2008, equation (6.35) for the
@@ -11,6 +12,8 @@ coupled Newton-Schulz iteration.
 
 import torch
 from torch import Tensor
+
+from .eigenvalues import function_of_eigenvalues
 
 
 def covariance_pool(x: Tensor, scale: Tensor | None = None) -> Tensor:
@@ -203,127 +206,12 @@ def matrix_power(cov: Tensor, alpha: float = 0.5) -> Tensor:
     Returns:
         Shape (..., C, C), in the dtype of ``cov``. Differentiable twice anywhere, further for distinct eigenvalues.
     """
-    return _MatrixFunction.apply(cov, alpha, 0.0)
+    return function_of_eigenvalues(cov, alpha, 0.0)
 
 
 def matrix_log(cov: Tensor, eps: float = 1e-3) -> Tensor:
     """U diag(log(l + eps)) U^T for cov = U diag(l) U^T; zero eigenvalues, shapes and derivatives as in matrix_power."""
-    return _MatrixFunction.apply(cov, 0.0, eps)
-
-
-# Eigenvalues up to so many units of rounding of the largest count as zero. Of the covariances of 3 to 195 independent
-# positions with 8 to 512 channels, decomposed in float32 and float64, those that should be zero had at most 3.
-ZERO_EIGENVALUE = 10
-
-
-def _spectrum(a: Tensor, shift: float) -> tuple[Tensor, Tensor]:
-    """Eigenvalues plus ``shift``, (..., C), and eigenvectors, (..., C, C), of the symmetric part; NaN for any NaN."""
-    a = (a + a.mT) / 2
-    finite = a.isfinite().all(-1).all(-1)[..., None]
-    eigenvalues, u = torch.linalg.eigh(torch.where(finite[..., None], a, 0))  # which raises for any NaN in the batch
-    zero = eigenvalues <= ZERO_EIGENVALUE * torch.finfo(a.dtype).eps * eigenvalues[..., -1:]
-    return torch.where(finite, torch.where(zero, 0, eigenvalues) + shift, torch.nan), u
-
-
-# Below, f is x^p, or log x for p = 0: the logarithm is the member of the family whose derivative is x^(p - 1) too.
-
-
-def _divided_difference(x: Tensor, y: Tensor, p: float) -> Tensor:
-    """f[x, y] = (f(x) - f(y)) / (x - y) for x, y >= 0, f'(x) for equal ones, and 0 where that is infinite."""
-    high, low = torch.maximum(x, y), torch.minimum(x, y)
-    ratio = low / torch.where(high == 0, 1, high)
-    equal = ratio == 1
-    ratio = torch.where(equal, 0.5, ratio)
-    # The logarithm of a ratio near 1 is exact to its last digit, and nothing cancels in what is made of it here.
-    change = torch.expm1(p * ratio.log()) if p else ratio.log()
-    difference = high ** (p - 1) * torch.where(equal, p or 1.0, change / (ratio - 1))
-    return torch.where(high == 0, 0, difference) if p < 1 else difference
-
-
-def _second_divided_difference(x: Tensor, y: Tensor, z: Tensor, p: float) -> Tensor:
-    """f[x, y, z] = (f[x, y] - f[y, z]) / (x - z), for x, y, z >= 0 in any order, and f''(x) / 2 for equal ones."""
-    low, middle, high = torch.stack(torch.broadcast_tensors(x, y, z)).sort(0).values
-    close = high - low <= torch.finfo(x.dtype).eps ** 0.2 * high
-    span = torch.where(close, 1, high - low)
-    apart = (_divided_difference(high, middle, p) - _divided_difference(middle, low, p)) / span
-
-    # Three close ones: the Taylor series about their mean, whose first neglected term is about as small as rounding.
-    mean = torch.where(high == 0, 1, (low + middle + high) / 3)
-    x, y, z = low - mean, middle - mean, high - mean
-
-    def coefficient(k: int) -> Tensor:  # the k-th derivative at the mean, divided by k!
-        factor = p or 1.0
-        for j in range(1, k):
-            factor *= (p - j) / (j + 1)
-        return factor * mean ** (p - k)
-
-    series = coefficient(2) + coefficient(4) * (x * x + y * y + z * z) / 2 + coefficient(5) * x * y * z
-    at_zero = 1.0 if p == 2 else 0.0
-    return torch.where(close, torch.where(high == 0, at_zero, series), apart)
-
-
-class _Context(torch.autograd.function.FunctionCtx):
-    """What the two functions below keep: f as p, what is added to the eigenvalues, and tensors."""
-
-    p: float
-    shift: float
-    saved_tensors: tuple[Tensor, ...]
-
-
-class _MatrixFunction(torch.autograd.Function):
-    """f(A) = U diag(f(l)) U^T. Autograd through the eigenvectors would be NaN for equal eigenvalues; f(A) is not."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(a: Tensor, p: float, shift: float) -> Tensor:
-        x, u = _spectrum(a, shift)
-        return (u * (x**p if p else x.log())[..., None, :]) @ u.mT
-
-    @staticmethod
-    def setup_context(ctx: _Context, inputs: tuple[Tensor, float, float], output: Tensor) -> None:
-        a, ctx.p, ctx.shift = inputs
-        ctx.save_for_backward(a)
-
-    @staticmethod
-    def backward(ctx: _Context, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return _MatrixFunctionDerivative.apply(*ctx.saved_tensors, grad, ctx.p, ctx.shift), None, None
-
-
-class _MatrixFunctionDerivative(torch.autograd.Function):
-    """L_f(A, G) = U (f[l_i, l_j] o U^T G U) U^T for the symmetric part G of a matrix (Daleckii and Krein).
-
-    As a function of G it is its own adjoint. As a function of A it has the derivative in the direction E
-
-        U (sum over k of f[l_i, l_k, l_j] (G'_ik E'_kj + E'_ik G'_kj)) U^T,    G' = U^T G U, E' = U^T E U,
-
-    and since f[., ., .] is symmetric, the gradient of <H, L_f(A, G)> is that with H in the place of E.
-    """
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(a: Tensor, g: Tensor, p: float, shift: float) -> Tensor:
-        x, u = _spectrum(a, shift)
-        rotated = u.mT @ (g + g.mT) @ u / 2
-        return u @ (_divided_difference(x[..., :, None], x[..., None, :], p) * rotated) @ u.mT
-
-    @staticmethod
-    def setup_context(ctx: _Context, inputs: tuple[Tensor, Tensor, float, float], output: Tensor) -> None:
-        a, g, ctx.p, ctx.shift = inputs
-        ctx.save_for_backward(a, g)
-
-    @staticmethod
-    def backward(ctx: _Context, h: Tensor) -> tuple[Tensor | None, ...]:
-        a, g = ctx.saved_tensors
-        x, u = _spectrum(a, ctx.shift)
-        g_rotated, h_rotated = (u.mT @ (m + m.mT) @ u / 2 for m in (g, h))
-        total = torch.zeros_like(a)
-        for k in range(a.shape[-1]):
-            weights = _second_divided_difference(x[..., :, None], x[..., k, None, None], x[..., None, :], ctx.p)
-            product = g_rotated[..., :, k, None] * h_rotated[..., None, k, :]
-            total = total + weights * (product + product.mT)
-        return u @ total @ u.mT, _MatrixFunctionDerivative.apply(a, h, ctx.p, ctx.shift), None, None
+    return function_of_eigenvalues(cov, 0.0, eps)
 
 
 def dropcov_gate(x: Tensor, gate_weight: Tensor) -> Tensor:

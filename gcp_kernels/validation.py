@@ -94,12 +94,14 @@ def check_has_values(name: str, tensor: Tensor) -> None:
         raise ValueError(f"{name} must hold values, got a tensor on the meta device")
 
 
-def check_fits_parameters(name: str, x: Tensor, module: nn.Module) -> None:
+def check_fits_parameters(name: str, x: object, module: nn.Module) -> None:
     """Raise ``TypeError`` or ``ValueError`` unless ``x`` has the dtype and device of the parameters of ``module``.
 
     Autocast converts all but float64 by itself. Nothing is refused where other parameters may be used than those that
     are there now: another kind of tensor has been put in their place, or hooks bring them (offloading, sharding).
     """
+    if not isinstance(x, Tensor):  # torch.fx traces the layer itself: its modules check when the graph runs
+        return
     parameter = next(module.parameters(), None)
     if type(parameter) is not nn.Parameter or (x.dtype == parameter.dtype and x.device == parameter.device):
         return

@@ -1,15 +1,13 @@
-"""Exported and traced graphs, forward-mode differentiation, the meta device: right, or an error."""
+"""Exported and traced graphs, the meta device: right, or an error."""
 
 import pytest
 import torch
-from torch.autograd import forward_ad
 
 import gcp_kernels
 from gcp_kernels import fused_gcp
 from gcp_kernels.nn import GCP
 
 X = torch.relu(torch.randn(3, 5, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
-FUNCTIONS = (gcp_kernels.fused_gcp, gcp_kernels.covariance_pool)
 
 
 def test_an_exported_graph_keeps_no_iterates():
@@ -31,14 +29,6 @@ def test_a_traced_layer_passes_torchs_own_check():
     layer = GCP(5, dim=3).double().eval()
     traced = torch.jit.trace(layer, X)
     torch.testing.assert_close(traced(X), layer(X))
-
-
-@pytest.mark.parametrize("function", FUNCTIONS)
-def test_forward_mode_raises_instead_of_dropping_the_tangent(function):
-    with forward_ad.dual_level(), pytest.raises((RuntimeError, NotImplementedError), match=r"jvp|forward"):
-        function(forward_ad.make_dual(X, torch.ones_like(X)))
-    with pytest.raises((RuntimeError, NotImplementedError), match=r"jvp|forward"):
-        torch.func.jvp(function, (X,), (torch.ones_like(X),))
 
 
 @pytest.mark.parametrize("backend", ["auto", "reference"])

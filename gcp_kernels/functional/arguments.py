@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..backends import NAMES as BACKEND_NAMES
 from ..precision import PRECISIONS, accumulation_dtype, without_autocast
+from ..transforms import hides_operators
 from ..validation import check_choice
 
 OUTPUTS = ("triu", "full")
@@ -17,6 +18,11 @@ def check_arithmetic(precision: str | None, backend: str | None) -> tuple[str, s
     check_choice("precision", precision, (None, *PRECISIONS))
     check_choice("backend", backend, (None, *BACKEND_NAMES))
     return precision or "default", backend or "auto"
+
+
+def takes_reference(backend: str) -> bool:
+    """Whether the reference runs: it was asked for, or no operator can, inside a compiler around a derivative."""
+    return backend == "reference" or (backend == "auto" and hides_operators())
 
 
 def run_reference(function: Callable[..., Tensor], x: Tensor, *args: Tensor | float | None) -> Tensor:

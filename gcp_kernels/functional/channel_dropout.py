@@ -9,10 +9,12 @@ from torch.nn import functional
 from .. import ops, reference
 from ..precision import accumulation_dtype
 from ..validation import check_choice, check_features, check_gate_weight, check_generator, check_mask
-from .arguments import OUTPUTS, channels_first, check_arithmetic, run_reference
+from .arguments import OUTPUTS, channels_first, check_arithmetic, run_reference, takes_reference
+from .override import overridable
 from .pooling import covariance_pool
 
 
+@overridable
 def dropcov(
     x: Tensor,
     gate_weight: Tensor,
@@ -101,7 +103,7 @@ def dropcov(
     if mask is None:
         # Not torch.rand, which compilers cannot trace with a generator for sizes that are not fixed.
         mask = torch.empty_like(weight, requires_grad=False).uniform_(generator=generator) >= p
-    if backend == "reference":
+    if takes_reference(backend):
         cov = run_reference(reference.dropcov, features, gate_weight, mask)
         return reference.triu_vec(cov) if triu else cov
     # At p = 1 nothing is kept, and 1 / (1 - p) is not a number to multiply zeros by. NaN must stay NaN.
@@ -122,18 +124,20 @@ def channel_weight(features: Tensor, gate_weight: Tensor) -> Tensor:
     means = features.sum(dim=-1, dtype=dtype) / features.shape[-1]
     # The convolution is written as a sum: cuDNN would round a float32 one to TF32, which torch allows by default, and
     # need not give the same gradient twice.
-    windows = functional.pad(means, (size // 2, size // 2)).unfold(-1, size, 1)
+    padded = functional.pad(means, (size // 2, size // 2))
+    # Not unfold, whose backward pass torch.vmap has to take sample by sample.
+    windows = torch.stack([padded[:, i : i + means.shape[1]] for i in range(size)], dim=-1)
     return (windows * gate_weight.to(dtype).view(size)).sum(-1).softmax(-1)
 
 
-@torch.no_grad()
 def drop_probability(features: Tensor, weight: Tensor) -> Tensor:
-    """p for features (B, C, M) with the :func:`channel_weight` (B, C): a tensor of shape (), without gradient.
+    """p for features (B, C, M) with the :func:`channel_weight` (B, C): a tensor of shape (1,), without gradient.
 
     Sigma g is (x - mu) ((x - mu)^T g) / M: two products of a matrix and a vector, and no covariance. They are written
     as sums so that they stay float32 where torch is allowed TF32 or bfloat16 in matrix products.
     """
     b, c, _ = features.shape
+    features, weight = features.detach(), weight.detach()  # not no_grad, which tangents of forward mode pass through
     # Less the first position before the mean, as the covariance itself: a constant sample is then exactly zero.
     centred = features.to(weight.dtype) - features[..., :1].to(weight.dtype)
     gated = centred.sub_(centred.mean(dim=-1, keepdim=True)) * (1 + weight[..., None])
@@ -144,5 +148,5 @@ def drop_probability(features: Tensor, weight: Tensor) -> Tensor:
     largest = row_sums.abs().amax(dim=-1, keepdim=True)
     s = row_sums / largest.masked_fill(largest == 0, 1)
     cosine = (weight * s).sum(-1) / (weight.norm(dim=-1) * s.norm(dim=-1).clamp_min(1))
-    r = cosine.sum() / max(b, 1)
+    r = cosine.sum(0, keepdim=True) / max(b, 1)
     return (1 - 10 / math.log2(c) * r).clamp(0, 1)

@@ -5,8 +5,10 @@ from torch import Tensor
 from .. import reference
 from ..validation import check_floating, check_positive
 from .arguments import run_reference
+from .override import overridable
 
 
+@overridable
 def cross_covariance_pool(q: Tensor, k: Tensor) -> Tensor:
     """Cross-covariance over the tokens, q^T k / N, q and k each less its mean over the N tokens.
 
@@ -49,6 +51,7 @@ def cross_covariance_pool(q: Tensor, k: Tensor) -> Tensor:
     return run_reference(reference.cross_covariance_pool, q, k)
 
 
+@overridable
 def singular_value_power(m: Tensor, start: Tensor, alpha: float = 0.5) -> Tensor:
     """Raise the largest singular value to a power and divide the others accordingly, after one power iteration.
 

@@ -4,9 +4,11 @@ from torch import Tensor
 
 from .. import ops, reference
 from ..validation import check_at_least, check_floating, check_matrices, check_not_negative, check_positive
-from .arguments import check_arithmetic, run_reference
+from .arguments import check_arithmetic, run_reference, takes_reference
+from .override import overridable
 
 
+@overridable
 def matrix_power(cov: Tensor, alpha: float = 0.5, *, backend: str | None = None) -> Tensor:
     """U diag(l^alpha) U^T for cov = U diag(l) U^T: exact MPN-COV, without trace normalisation.
 
@@ -46,11 +48,12 @@ def matrix_power(cov: Tensor, alpha: float = 0.5, *, backend: str | None = None)
     check_matrices("cov", cov, dim=3)
     check_positive("alpha", alpha)
     _, backend = check_arithmetic(None, backend)
-    if backend == "reference":
+    if takes_reference(backend):
         return run_reference(reference.matrix_power, cov, alpha)
     return ops.matrix_power(cov, alpha, backend)[0]
 
 
+@overridable
 def matrix_log(cov: Tensor, eps: float = 1e-3, *, backend: str | None = None) -> Tensor:
     """U diag(log(l + eps)) U^T for cov = U diag(l) U^T: the logarithm of cov + eps I, for log-Euclidean pooling.
 
@@ -81,11 +84,12 @@ def matrix_log(cov: Tensor, eps: float = 1e-3, *, backend: str | None = None) ->
     check_matrices("cov", cov, dim=3)
     check_positive("eps", eps)
     _, backend = check_arithmetic(None, backend)
-    if backend == "reference":
+    if takes_reference(backend):
         return run_reference(reference.matrix_log, cov, eps)
     return ops.matrix_log(cov, eps, backend)[0]
 
 
+@overridable
 def newton_schulz_inverse_sqrt(
     cov: Tensor, n_iter: int = 5, eps: float = 1e-2, *, precision: str | None = None, backend: str | None = None
 ) -> Tensor:
@@ -124,11 +128,12 @@ def newton_schulz_inverse_sqrt(
     check_at_least("n_iter", n_iter, 1)
     check_not_negative("eps", eps)
     precision, backend = check_arithmetic(precision, backend)
-    if backend == "reference":
+    if takes_reference(backend):
         return run_reference(reference.newton_schulz_inverse_sqrt, cov, n_iter, eps)
     return ops.newton_schulz_inverse_sqrt(cov, n_iter, eps, precision, backend)[0]
 
 
+@overridable
 def elementwise_power(v: Tensor) -> Tensor:
     """sign(s) sqrt(|s| + 1e-8) of each element, then division of the vector by its L2 norm.
 

@@ -4,9 +4,11 @@ from torch import Tensor
 
 from .. import ops, reference
 from ..validation import check_at_least, check_choice, check_features, check_matrices, check_scale
-from .arguments import OUTPUTS, channels_first, check_arithmetic, run_reference, wants_gradient
+from .arguments import OUTPUTS, channels_first, check_arithmetic, run_reference, takes_reference, wants_gradient
+from .override import overridable
 
 
+@overridable
 def fused_gcp(
     x: Tensor,
     *,
@@ -58,12 +60,13 @@ def fused_gcp(
     check_choice("output", output, OUTPUTS)
     precision, backend = check_arithmetic(precision, backend)
     features, triu = channels_first(x, channel_dim), output == "triu"
-    if backend == "reference":
+    if takes_reference(backend):
         pooled = run_reference(reference.isqrt_pool, features, n_iter)
         return reference.triu_vec(pooled) if triu else pooled
     return ops.isqrt_pool(features, n_iter, triu, wants_gradient(x), precision, backend)[0]
 
 
+@overridable
 def covariance_pool(
     x: Tensor,
     *,
@@ -108,12 +111,13 @@ def covariance_pool(
     check_choice("output", output, OUTPUTS)
     precision, backend = check_arithmetic(precision, backend)
     features, triu = channels_first(x, channel_dim), output == "triu"
-    if backend == "reference":
+    if takes_reference(backend):
         cov = run_reference(reference.covariance_pool, features, scale)
         return reference.triu_vec(cov) if triu else cov
     return ops.covariance_pool(features, scale, triu, precision, backend)[0]
 
 
+@overridable
 def newton_schulz_sqrt(
     cov: Tensor, *, n_iter: int = 5, precision: str | None = None, backend: str | None = None
 ) -> Tensor:
@@ -148,6 +152,6 @@ def newton_schulz_sqrt(
     check_matrices("cov", cov, dim=3)
     check_at_least("n_iter", n_iter, 1)
     precision, backend = check_arithmetic(precision, backend)
-    if backend == "reference":
+    if takes_reference(backend):
         return run_reference(reference.newton_schulz_sqrt, cov, n_iter)
     return ops.newton_schulz_sqrt(cov, n_iter, wants_gradient(cov), precision, backend)[0]

@@ -1,13 +1,17 @@
 """The upper triangle of symmetric matrices as vectors, and back."""
 
+from math import prod
+
 from torch import Tensor
 
 from .. import ops, reference
 from ..shapes import triangle_order, triangle_size
 from ..validation import check_floating, check_matrices
-from .arguments import check_arithmetic
+from .arguments import check_arithmetic, takes_reference
+from .override import overridable
 
 
+@overridable
 def triu_vec(m: Tensor, *, backend: str | None = None) -> Tensor:
     """Upper triangle of square matrices, row by row, diagonal included, without any factor.
 
@@ -28,12 +32,13 @@ def triu_vec(m: Tensor, *, backend: str | None = None) -> Tensor:
     """
     check_matrices("m", m)
     _, backend = check_arithmetic(None, backend)
-    if backend == "reference":
+    if takes_reference(backend):
         return reference.triu_vec(m)
     c = m.shape[-1]
-    return ops.triu_vec(m.reshape(-1, c, c), False, backend).view(*m.shape[:-2], triangle_size(c))
+    return ops.triu_vec(m.reshape(prod(m.shape[:-2]), c, c), False, backend).view(*m.shape[:-2], triangle_size(c))
 
 
+@overridable
 def triu_unvec(v: Tensor, *, backend: str | None = None) -> Tensor:
     """Symmetric matrices from their upper triangles, the inverse of :func:`triu_vec`.
 
@@ -60,6 +65,6 @@ def triu_unvec(v: Tensor, *, backend: str | None = None) -> Tensor:
         raise ValueError(f"v must have shape (..., C(C+1)/2) with C >= 1, got {tuple(v.shape)}")
     c = triangle_order(v.shape[-1])
     _, backend = check_arithmetic(None, backend)
-    if backend == "reference":
+    if takes_reference(backend):
         return reference.triu_unvec(v)
-    return ops.triu_unvec(v.reshape(-1, v.shape[-1]), True, backend).view(*v.shape[:-1], c, c)
+    return ops.triu_unvec(v.reshape(prod(v.shape[:-1]), v.shape[-1]), True, backend).view(*v.shape[:-1], c, c)

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from ..functional import cross_covariance_pool, singular_value_power
+from ..functional.override import overridable
 from ..precision import accumulation_dtype
 from ..validation import (
     check_at_least,
@@ -13,11 +14,12 @@ from ..validation import (
     check_parameter_options,
     check_positive,
 )
+from .leaf import Leaf
 
 NORMALIZATIONS = ("power", "none")
 
 
-class MultiHeadCrossCovariance(nn.Module):
+class MultiHeadCrossCovariance(Leaf):
     """Cross-covariance of two projections of the tokens, in several heads, with its singular values normalised.
 
     One linear map without bias gives q and k of ``head_dim`` channels for each head, h and w in all; a head is
@@ -103,15 +105,9 @@ class MultiHeadCrossCovariance(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Pool a batch of tokens, see the class."""
-        check_tokens(tokens, self.dim)
+        tokens = check_tokens(tokens, self.dim)
         check_fits_parameters("tokens", tokens, self.qk)
-        qk = self.qk(tokens)
-        heads = qk.unflatten(-1, (2, self.num_heads, self.head_dim)).permute(2, 0, 3, 1, 4)  # (2, B, h, N, w)
-        q, k = heads.to(accumulation_dtype(qk.dtype)).unbind(0)
-        cov = cross_covariance_pool(q, k)
-        if self.start is not None:
-            cov = singular_value_power(cov, self.start, self.alpha)
-        return cov.flatten(1).to(qk.dtype)
+        return _pool_heads(self.qk(tokens), self.start, self.num_heads, self.head_dim, self.alpha)
 
     def extra_repr(self) -> str:
         """What ``print`` shows of the layer besides its linear map."""
@@ -122,9 +118,25 @@ class MultiHeadCrossCovariance(nn.Module):
         )
 
 
-def check_tokens(tokens: Tensor, dim: int, least: int = 1) -> None:
-    """Raise unless ``tokens`` is (B, N, dim), floating point, with at least ``least`` tokens."""
+# Functions of their own, so that a trace of a layer itself, which goes through forward, has them as nodes.
+
+
+@overridable
+def _pool_heads(qk: Tensor, start: Tensor | None, num_heads: int, head_dim: int, alpha: float) -> Tensor:
+    """Pool q and k of all heads, (B, N, 2 * h * w), to (B, h * w * w)."""
+    heads = qk.unflatten(-1, (2, num_heads, head_dim)).permute(2, 0, 3, 1, 4)  # (2, B, h, N, w)
+    q, k = heads.to(accumulation_dtype(qk.dtype)).unbind(0)
+    cov = cross_covariance_pool(q, k)
+    if start is not None:
+        cov = singular_value_power(cov, start, alpha)
+    return cov.flatten(1).to(qk.dtype)
+
+
+@overridable
+def check_tokens(tokens: Tensor, dim: int, least: int = 1) -> Tensor:
+    """``tokens`` itself, if it is (B, N, dim), floating point, with at least ``least`` tokens."""
     check_floating("tokens", tokens)
     if tokens.dim() != 3 or tokens.shape[2] != dim or tokens.shape[1] < least:
         count = "one token" if least == 1 else f"{least} tokens"
         raise ValueError(f"tokens must have shape (B, N, {dim}) with at least {count}, got {tuple(tokens.shape)}")
+    return tokens

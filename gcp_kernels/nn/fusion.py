@@ -3,14 +3,16 @@
 import torch
 from torch import Tensor, nn
 
+from ..functional.override import overridable
 from ..validation import check_at_least, check_choice, check_fits_parameters, check_module, check_parameter_options
 from ..wrappers import unwrapped
 from .cross_covariance import check_tokens
+from .leaf import Leaf
 
 FUSIONS = ("sum", "concat")
 
 
-class TokenFusionHead(nn.Module):
+class TokenFusionHead(Leaf):
     """Classify a sequence of tokens by its class token and by a second-order pooling of the others, fused.
 
     - ``"sum"``: the class token and the pooled vector have a linear classifier each, and their logits are added.
@@ -111,17 +113,12 @@ class TokenFusionHead(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits of a batch of token sequences, see the class."""
-        check_tokens(tokens, self.dim, least=self.num_prefix_tokens + 1)
+        tokens = check_tokens(tokens, self.dim, least=self.num_prefix_tokens + 1)
         first = self.classifier if self.class_classifier is None else self.class_classifier
         assert first is not None
         check_fits_parameters("tokens", tokens, first)
-        class_token, pooled = tokens[:, 0], self.pool(tokens[:, self.num_prefix_tokens :])
-        if not isinstance(pooled, Tensor) or pooled.shape != (tokens.shape[0], self.pooled_features):
-            given = tuple(pooled.shape) if isinstance(pooled, Tensor) else type(pooled).__name__
-            raise ValueError(
-                f"pool must pool tokens (B, N, {self.dim}) to (B, {self.pooled_features}), as its out_features say, "
-                f"got {given} from a {type(self.pool).__name__} for B = {tokens.shape[0]}"
-            )
+        pooled = self.pool(tokens[:, self.num_prefix_tokens :])
+        class_token, pooled = tokens[:, 0], check_pooled(pooled, tokens, self.pooled_features, type(self.pool).__name__)
         if self.class_classifier is not None and self.pooled_classifier is not None:
             return self.class_classifier(class_token) + self.pooled_classifier(pooled)
         assert self.classifier is not None
@@ -131,3 +128,15 @@ class TokenFusionHead(nn.Module):
         """What ``print`` shows of the head besides its modules."""
         prefix = f", num_prefix_tokens={self.num_prefix_tokens}" if self.num_prefix_tokens != 1 else ""
         return f"{self.dim}, num_classes={self.num_classes}, fusion={self.fusion!r}{prefix}"
+
+
+@overridable
+def check_pooled(pooled: object, tokens: Tensor, features: int, pool: str) -> Tensor:
+    """``pooled`` itself, if it is (B, features); ``pool`` names what gave it."""
+    if not isinstance(pooled, Tensor) or pooled.shape != (tokens.shape[0], features):
+        given = tuple(pooled.shape) if isinstance(pooled, Tensor) else type(pooled).__name__
+        raise ValueError(
+            f"pool must pool tokens (B, N, {tokens.shape[2]}) to (B, {features}), as its out_features say, "
+            f"got {given} from a {pool} for B = {tokens.shape[0]}"
+        )
+    return pooled

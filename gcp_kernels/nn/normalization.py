@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from ..functional import covariance_pool, elementwise_power, fused_gcp, matrix_log, matrix_power, triu_vec
+from ..functional.override import overridable
 from ..precision import accumulation_dtype
 from ..validation import check_choice, check_positive
 
@@ -33,6 +34,7 @@ def check_normalization(normalization: str, n_iter: int, alpha: float | None, ep
             )
 
 
+@overridable
 def pool_and_normalize(
     x: Tensor,
     normalization: str,

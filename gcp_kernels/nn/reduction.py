@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ..backends import NAMES as BACKEND_NAMES
 from ..functional.arguments import OUTPUTS
+from ..functional.override import overridable
 from ..precision import PRECISIONS
 from ..shapes import triangle_size
 from ..validation import (
@@ -17,6 +18,7 @@ from ..validation import (
     check_integer,
     check_parameter_options,
 )
+from .leaf import Leaf
 
 
 def reduction_block(
@@ -39,7 +41,31 @@ def reset_reduction(block: nn.Sequential) -> None:
             module.reset_parameters()
 
 
-class ReducedPooling(nn.Module):
+# Functions of their own, so that a trace of the layer itself, which goes through forward, has them as nodes.
+
+
+@overridable
+def checked(x: Tensor, in_channels: int, channel_dim: int) -> Tensor:
+    """``x`` itself, if it is a batch of features with ``in_channels`` channels in ``channel_dim``."""
+    check_features(x, channel_dim)
+    channels = x.shape[channel_dim]
+    if channels != in_channels:
+        hint = "; for tokens (B, N, C) give channel_dim=-1" if x.shape[-1] == in_channels else ""
+        raise ValueError(
+            f"the input must have {in_channels} channels in dimension {channel_dim}, "
+            f"got {channels} in shape {tuple(x.shape)}{hint}"
+        )
+    return x
+
+
+@overridable
+def feature_map(x: Tensor, channel_dim: int) -> Tensor:
+    """Features as (B, C, H, W), with W = 1 unless there are two spatial dimensions."""
+    x = x.movedim(channel_dim, 1)
+    return x if x.dim() == 4 else x.flatten(2).unsqueeze(-1)
+
+
+class ReducedPooling(Leaf):
     """What the pooling layers share: a reduction to ``dim`` channels in front, and the options of the pooling.
 
     A subclass calls ``reset_parameters``, its own or this one, when all its parameters are there.
@@ -94,19 +120,11 @@ class ReducedPooling(nn.Module):
             TypeError, ValueError: ``x`` is no batch of features with ``in_channels`` channels in ``channel_dim``, or
                 not of the dtype, or on the device, of the reduction.
         """
-        check_features(x, self.channel_dim)
-        channels = x.shape[self.channel_dim]
-        if channels != self.in_channels:
-            hint = "; for tokens (B, N, C) give channel_dim=-1" if x.shape[-1] == self.in_channels else ""
-            raise ValueError(
-                f"the input must have {self.in_channels} channels in dimension {self.channel_dim}, "
-                f"got {channels} in shape {tuple(x.shape)}{hint}"
-            )
+        x = checked(x, self.in_channels, self.channel_dim)
         if self.conv_dr_block is None:
             return x, self.channel_dim
         check_fits_parameters("x", x, self.conv_dr_block)
-        x = x.movedim(self.channel_dim, 1)
-        return self.conv_dr_block(x if x.dim() == 4 else x.flatten(2).unsqueeze(-1)), 1
+        return self.conv_dr_block(feature_map(x, self.channel_dim)), 1
 
     def describe(self, *parts: str) -> str:
         """For ``extra_repr``: shapes, what is given, and every option that is not the default."""

@@ -13,7 +13,7 @@ from gcp_kernels.precision import accumulation_dtype
 from gcp_kernels.shapes import empty_gradient, empty_scale_gradient, pooled_shape
 from gcp_kernels.validation import check_floating, check_scale, check_shape
 
-from .library import define, differentiable
+from .library import define, differentiable, save
 from .second_order import differentiate_backward
 
 
@@ -60,9 +60,8 @@ _pool_backward = define(
 def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     x, scale, *ctx.options = inputs
     _, offset = output
-    ctx.save_for_backward(x, scale, offset)
+    save(ctx, x, scale, offset)
     ctx.mark_non_differentiable(offset)
-    ctx.set_materialize_grads(False)
 
 
 def _differentiate(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
@@ -76,10 +75,9 @@ def _differentiate(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | Non
 def _save_for_double_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     grad, x, scale, _offset, ctx.triu, _precision, _backend = inputs
     _, grad_scale = output
-    ctx.save_for_backward(grad, x, scale)
+    save(ctx, grad, x, scale)
     if scale is None:
         ctx.mark_non_differentiable(grad_scale)
-    ctx.set_materialize_grads(False)
 
 
 def _differentiate_twice(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor | None, ...]:

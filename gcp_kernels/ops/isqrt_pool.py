@@ -9,7 +9,7 @@ from gcp_kernels.precision import accumulation_dtype
 from gcp_kernels.shapes import empty_gradient, empty_iterates, pooled_shape
 from gcp_kernels.validation import check_at_least, check_floating, check_shape
 
-from .library import define, differentiable, keeps_iterates
+from .library import define, differentiable, keeps_iterates, save
 from .second_order import differentiate_backward
 
 
@@ -74,9 +74,8 @@ _pool_backward = define(
 def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     x, *ctx.options = inputs
     _, offset, trace, iterates = output
-    ctx.save_for_backward(x, offset, trace, iterates)
+    save(ctx, x, offset, trace, iterates)
     ctx.mark_non_differentiable(offset, trace, iterates)
-    ctx.set_materialize_grads(False)
 
 
 def _differentiate(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
@@ -89,9 +88,8 @@ def _differentiate(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | No
 
 def _save_for_double_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     grad, x, _offset, _trace, _iterates, n_iter, triu, _precision, _backend = inputs
-    ctx.save_for_backward(grad, x)
+    save(ctx, grad, x)
     ctx.n_iter, ctx.triu = n_iter, triu
-    ctx.set_materialize_grads(False)
 
 
 def _differentiate_twice(ctx: Any, tangent: Tensor | None) -> tuple[Tensor | None, ...]:

@@ -13,7 +13,7 @@ from gcp_kernels import backends, reference
 from gcp_kernels.precision import accumulation_dtype
 from gcp_kernels.validation import check_floating, check_positive, check_shape
 
-from .library import define, differentiable
+from .library import define, differentiable, save
 from .second_order import differentiate_backward
 
 
@@ -48,9 +48,8 @@ def _matrix_function(
     def save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         cov, *ctx.options = inputs
         _, eigenvalues, eigenvectors = output
-        ctx.save_for_backward(cov, eigenvalues, eigenvectors)
+        save(ctx, cov, eigenvalues, eigenvectors)
         ctx.mark_non_differentiable(eigenvalues, eigenvectors)
-        ctx.set_materialize_grads(False)
 
     def differentiate(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
         if grad is None:
@@ -59,8 +58,7 @@ def _matrix_function(
 
     def save_for_double_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         grad, cov, _eigenvalues, _eigenvectors, ctx.number, _backend = inputs
-        ctx.save_for_backward(grad, cov)
-        ctx.set_materialize_grads(False)
+        save(ctx, grad, cov)
 
     def differentiate_twice(ctx: Any, tangent: Tensor | None) -> tuple[Tensor | None, ...]:
         if tangent is None:

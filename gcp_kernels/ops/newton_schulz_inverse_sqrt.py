@@ -8,7 +8,7 @@ from gcp_kernels import backends, reference
 from gcp_kernels.precision import accumulation_dtype
 from gcp_kernels.validation import check_at_least, check_floating, check_not_negative, check_shape
 
-from .library import define, differentiable
+from .library import define, differentiable, save
 from .second_order import differentiate_backward
 
 
@@ -56,9 +56,8 @@ _root_backward = define(
 def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     cov, *ctx.options = inputs
     _, trace = output
-    ctx.save_for_backward(cov, trace)
+    save(ctx, cov, trace)
     ctx.mark_non_differentiable(trace)
-    ctx.set_materialize_grads(False)
 
 
 def _differentiate(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
@@ -69,8 +68,7 @@ def _differentiate(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | Non
 
 def _save_for_double_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     grad, cov, _trace, ctx.n_iter, ctx.eps, _precision, _backend = inputs
-    ctx.save_for_backward(grad, cov)
-    ctx.set_materialize_grads(False)
+    save(ctx, grad, cov)
 
 
 def _differentiate_twice(ctx: Any, tangent: Tensor | None) -> tuple[Tensor | None, ...]:

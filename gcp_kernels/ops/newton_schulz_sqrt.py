@@ -9,7 +9,7 @@ from gcp_kernels.precision import accumulation_dtype
 from gcp_kernels.shapes import empty_iterates
 from gcp_kernels.validation import check_at_least, check_floating, check_shape
 
-from .library import define, differentiable, keeps_iterates
+from .library import define, differentiable, keeps_iterates, save
 from .second_order import differentiate_backward
 
 
@@ -65,9 +65,8 @@ _root_backward = define(
 def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     cov, *ctx.options = inputs
     _, trace, iterates = output
-    ctx.save_for_backward(cov, trace, iterates)
+    save(ctx, cov, trace, iterates)
     ctx.mark_non_differentiable(trace, iterates)
-    ctx.set_materialize_grads(False)
 
 
 def _differentiate(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
@@ -80,8 +79,7 @@ def _differentiate(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | No
 
 def _save_for_double_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     grad, cov, _trace, _iterates, ctx.n_iter, _precision, _backend = inputs
-    ctx.save_for_backward(grad, cov)
-    ctx.set_materialize_grads(False)
+    save(ctx, grad, cov)
 
 
 def _differentiate_twice(ctx: Any, tangent: Tensor | None) -> tuple[Tensor | None, ...]:

@@ -5,7 +5,7 @@ differentiates the backward pass of the reference, which is plain autograd, so d
 keeps the reference's iterates in memory: second order is for analysis, not for the training step.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -38,3 +38,31 @@ def differentiate_backward(
         )
         gradients = torch.func.vjp(backward, *arguments)[1](cotangents)
     return tuple(g.to(tensor.dtype) for g, tensor in zip(gradients, (grad, *primals), strict=True))
+
+
+def push_forward(
+    pull_back: Callable[..., tuple[Tensor | None, ...]],
+    outputs: Sequence[tuple[torch.Size, torch.dtype, torch.device] | None],
+    tangents: tuple[Tensor | None, ...],
+) -> tuple[Tensor | None, ...]:
+    """J tangents, for the function whose backward pass J^T grad is ``pull_back``: the backward pass of that one.
+
+    Args:
+        pull_back: from the upstream gradients of all outputs to those of all inputs.
+        outputs: shape, dtype and device of each output; ``None`` for one without derivative.
+        tangents: of each input; ``None`` for zero, and for what is no tensor.
+
+    Returns:
+        The tangent of each output, ``None`` for one without derivative.
+    """
+    given = [i for i, tangent in enumerate(tangents) if tangent is not None]
+    zeros = [torch.zeros(output[0], dtype=output[1], device=output[2]) for output in outputs if output]
+
+    def gradients(*upstream: Tensor) -> tuple[Tensor | None, ...]:
+        those = iter(upstream)
+        pulled = pull_back(*(output and next(those) for output in outputs))
+        return tuple(pulled[i] for i in given)
+
+    # The pull-back is linear, so that its derivative is the same everywhere, at zero too.
+    pushed = iter(torch.func.vjp(gradients, *zeros)[1](tuple(tangents[i] for i in given)))
+    return tuple(output and next(pushed) for output in outputs)

@@ -1,0 +1,32 @@
+"""Layers that torch.fx takes as a whole, as it takes those of torch.nn."""
+
+from typing import Any
+
+from torch import fx, nn
+
+
+class Leaf(nn.Module):
+    """A layer that is one ``call_module`` node of any trace, without ``torch.fx.wrap`` or a tracer of one's own.
+
+    It stays the module that it is: its hooks run when the graph does, and ``train()`` and ``eval()`` change what it
+    computes. torch has a leaf of this kind only for modules whose name begins with ``torch.nn``.
+    """
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the layer, or record that it is to run."""
+        tracer = _tracer_of(*args, *kwargs.values())
+        if tracer is None:
+            return super().__call__(*args, **kwargs)
+
+        def record(*args: Any, **kwargs: Any) -> Any:
+            if _tracer_of(*args, *kwargs.values()) is None:  # a tracer that also computes, on tensors of its own
+                return nn.Module.__call__(self, *args, **kwargs)
+            return tracer.create_proxy("call_module", tracer.path_of_module(self), args, kwargs)
+
+        return tracer.call_module(self, record, args, kwargs)
+
+
+def _tracer_of(*given: object) -> fx.Tracer | None:
+    """The tracer that one of the arguments stands in for a tensor of."""
+    tracers = (argument.tracer for argument in given if isinstance(argument, fx.Proxy))
+    return next((tracer for tracer in tracers if isinstance(tracer, fx.Tracer)), None)
