@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from ..functional import cross_covariance_pool, singular_value_power
 from ..precision import accumulation_dtype
-from ..validation import check_at_least, check_choice, check_floating, check_positive
+from ..validation import check_at_least, check_choice, check_floating, check_positions_in_training, check_positive
 
 NORMALIZATIONS = ("power", "none")
 
@@ -39,7 +39,8 @@ class MultiHeadCrossCovariance(nn.Module):
 
     Raises:
         TypeError, ValueError: at construction, for a count below 1 or an option out of range; at call, for an input
-            that is no floating-point tensor (B, N, dim) with at least one token.
+            that is no floating-point tensor (B, N, dim) with at least one token, in training two: less its mean, one
+            token is zero, and so are output and gradient.
         RuntimeError: at call, from the linear map, for an input whose dtype is not that of the parameters.
 
     Example:
@@ -96,6 +97,8 @@ class MultiHeadCrossCovariance(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Pool a batch of tokens, see the class."""
         check_tokens(tokens, self.dim)
+        if self.training:
+            check_positions_in_training(tokens, -1)
         qk = self.qk(tokens)
         heads = qk.unflatten(-1, (2, self.num_heads, self.head_dim)).permute(2, 0, 3, 1, 4)  # (2, B, h, N, w)
         q, k = heads.to(accumulation_dtype(qk.dtype)).unbind(0)

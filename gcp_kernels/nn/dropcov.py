@@ -45,7 +45,8 @@ class DropCov(ReducedPooling):
 
     Raises:
         TypeError, ValueError: at construction, for fewer than two channels to drop from, an even kernel or an unknown
-            option; at call, for an input that is no dense floating-point tensor of a fitting shape.
+            option; at call, for an input that is no dense floating-point tensor of a fitting shape, or
+            in training has one position, whose covariance is zero with zero gradient.
         RuntimeError: at call, from the convolution, for an input whose dtype is not that of the parameters (convert
             either, or use autocast).
 

@@ -43,7 +43,8 @@ class TokenFusionHead(nn.Module):
     Raises:
         TypeError, ValueError: at construction, for a count below 1, an unknown fusion, a ``pool`` without
             ``out_features``, or one of this package that pools no tokens or gives matrices; at call, for an input that
-            is no floating-point tensor (B, P + N, dim), N >= 1.
+            is no floating-point tensor (B, P + N, dim), N >= 1; and what ``pool`` raises, those of this package for
+            N = 1 in training.
 
     Example:
         >>> import torch

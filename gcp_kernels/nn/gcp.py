@@ -49,7 +49,8 @@ class GCP(ReducedPooling):
 
     Raises:
         TypeError, ValueError: at construction, for a count below 1, an unknown option, or one that belongs to another
-            normalisation; at call, for an input that is no dense floating-point tensor of a fitting shape.
+            normalisation; at call, for an input that is no dense floating-point tensor of a fitting shape, or
+            in training has one position, whose covariance is zero with zero gradient.
         RuntimeError: at call, from the convolution, for an input whose dtype is not that of the parameters (convert
             either, or use autocast).
 

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from ..backends import NAMES as BACKEND_NAMES
-from ..functional.arguments import OUTPUTS
+from ..functional.arguments import OUTPUTS, unsaved
 from ..precision import PRECISIONS
 from ..shapes import triangle_size
-from ..validation import check_at_least, check_choice, check_features, check_integer
+from ..validation import check_at_least, check_choice, check_features, check_integer, check_positions_in_training
 
 
 def reduction_block(
@@ -30,6 +30,12 @@ def reset_reduction(block: nn.Sequential) -> None:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         elif isinstance(module, nn.BatchNorm2d):
             module.reset_parameters()
+
+
+def _feature_map(x: Tensor, channel_dim: int) -> Tensor:
+    """Features as (B, C, H, W), with W = 1 unless there are two spatial dimensions."""
+    x = x.movedim(channel_dim, 1)
+    return x if x.dim() == 4 else x.flatten(2).unsqueeze(-1)
 
 
 class ReducedPooling(nn.Module):
@@ -83,7 +89,8 @@ class ReducedPooling(nn.Module):
         """Features after the reduction, if there is one, and the dimension in which their channels then are.
 
         Raises:
-            TypeError, ValueError: ``x`` is no batch of features with ``in_channels`` channels in ``channel_dim``.
+            TypeError, ValueError: ``x`` is no batch of features with ``in_channels`` channels in ``channel_dim``, or
+                has one position in training.
         """
         check_features(x, self.channel_dim)
         channels = x.shape[self.channel_dim]
@@ -93,10 +100,13 @@ class ReducedPooling(nn.Module):
                 f"the input must have {self.in_channels} channels in dimension {self.channel_dim}, "
                 f"got {channels} in shape {tuple(x.shape)}{hint}"
             )
+        if self.training:
+            check_positions_in_training(x, self.channel_dim)
         if self.conv_dr_block is None:
             return x, self.channel_dim
-        x = x.movedim(self.channel_dim, 1)
-        return self.conv_dr_block(x if x.dim() == 4 else x.flatten(2).unsqueeze(-1)), 1
+        if self.channel_dim != 1 or x.dim() != 4:
+            x = unsaved(_feature_map, x, self.channel_dim)
+        return self.conv_dr_block(x), 1
 
     def describe(self, *parts: str) -> str:
         """For ``extra_repr``: shapes, what is given, and every option that is not the default."""

@@ -12,7 +12,7 @@ from .digits import CLASSES, load_digits_split
 from .distributed import Processes
 from .image_folder import FolderBatches
 from .networks import build_network
-from .resnets import build_resnet
+from .resnets import build_resnet, check_image_size
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ def load_task(config: TrainingConfig, device: torch.device, workers: int, proces
     else:
         assert config.arch is not None
         assert config.image_size is not None
+        check_image_size(config.pool, config.image_size)
         batches = FolderBatches(
             Path(config.data), config.batch_size, config.image_size, config.seed, device, workers, processes
         )
