@@ -1,6 +1,6 @@
 """Checks of what the user gives, before any work: typed errors that name the value and what is allowed."""
 
-from math import inf
+from math import inf, prod
 from types import NoneType
 
 import torch
@@ -40,6 +40,21 @@ def check_features(x: Tensor, channel_dim: int) -> None:
         raise ValueError(
             f"x must have at least one channel and one position, got shape {tuple(x.shape)} "
             f"with channel_dim={channel_dim}"
+        )
+
+
+def check_positions_in_training(x: Tensor, channel_dim: int) -> None:
+    """Raise if the features have one position, whose covariance is zero: a layer would learn nothing, and say nothing.
+
+    Batch normalisation refuses a single value for each channel in the same way. Evaluation is not refused.
+    """
+    shape = list(x.shape)
+    del shape[channel_dim]
+    if prod(shape[1:]) == 1:
+        raise ValueError(
+            f"expected more than 1 position per sample when training, got shape {tuple(x.shape)} with "
+            f"channel_dim={channel_dim}: the covariance of one position is zero, and so is its gradient. Give larger "
+            "images, or more tokens, or a backbone with less stride (keep_stride=False of replace_pool)"
         )
 
 

@@ -1,9 +1,11 @@
 """What the public functions do alike with their arguments."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from ..backends import NAMES as BACKEND_NAMES
 from ..precision import PRECISIONS, accumulation_dtype, without_autocast
@@ -34,7 +36,22 @@ def run_reference(function: Callable[..., Tensor], x: Tensor, *args: Tensor | fl
 
 def channels_first(x: Tensor, channel_dim: int) -> Tensor:
     """Features as (B, C, M), a view wherever the spatial dimensions can be merged."""
+    return unsaved(_channels_first, x, channel_dim)
+
+
+def _channels_first(x: Tensor, channel_dim: int) -> Tensor:
     return (x if channel_dim == 1 else x.movedim(channel_dim, 1)).flatten(2)
+
+
+def unsaved(view: Callable[..., Tensor], x: Tensor, *args: Any) -> Tensor:
+    """A view of ``x``, which a compiled training step keeps itself for the backward pass, and makes the view again.
+
+    Inductor fails where it keeps a view for which it cannot tell, with sizes that are not fixed, in which order the
+    strides are, as of a feature map whose height follows from that of an image.
+    """
+    if torch.compiler.is_dynamo_compiling() and not torch.compiler.is_exporting():
+        return checkpoint(view, x, *args, use_reentrant=False)
+    return view(x, *args)
 
 
 def wants_gradient(tensor: Tensor) -> bool:

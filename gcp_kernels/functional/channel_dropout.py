@@ -58,7 +58,8 @@ def dropcov(
         backend: of the covariance, as for :func:`fused_gcp`; "reference" takes all of :mod:`gcp_kernels.reference`.
 
     Returns:
-        (B, C(C+1)/2) or (B, C, C), in the dtype of ``x``; zeros where p = 1. A constant sample counts as cos = 0.
+        (B, C(C+1)/2) or (B, C, C), in the dtype of ``x``; zeros where p = 1. A constant sample, or one of one position,
+        gives zeros, and counts as cos = 0.
 
         r is a mean over the batch, as published, so in training the samples of a batch are not independent: NaN or
         infinity in one sample makes p, and with it every sample, NaN. Under data parallelism the batch is that of one

@@ -22,7 +22,7 @@ def cross_covariance_pool(q: Tensor, k: Tensor) -> Tensor:
         k: (B, N, wk) or (B, h, N, wk), in the dtype of ``q`` and on its device.
 
     Returns:
-        (B, wq, wk) or (B, h, wq, wk), in the dtype of ``q``.
+        (B, wq, wk) or (B, h, wq, wk), in the dtype of ``q``; zeros with zero gradient for one token.
 
     Raises:
         TypeError: ``q`` or ``k`` is not a floating-point tensor, or they differ in dtype.

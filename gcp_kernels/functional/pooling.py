@@ -40,9 +40,10 @@ def fused_gcp(
             :mod:`gcp_kernels.reference`, "auto" or ``None`` for the first that can.
 
     Returns:
-        (B, C(C+1)/2) or (B, C, C), in the dtype of ``x``. A sample whose features are constant gives zeros with zero
-        gradient; NaN or infinity stays within its sample. Squared deviations, and their sum over the sample, must be
-        in the range of float32 (float64 for float64): above it NaN, below it digits are lost, then it counts as zero.
+        (B, C(C+1)/2) or (B, C, C), in the dtype of ``x``. A sample whose features are constant, or that has one
+        position, gives zeros with zero gradient; NaN or infinity stays within its sample. Squared deviations, and their
+        sum over the sample, must be in the range of float32 (float64 for float64): above it NaN, below it digits are
+        lost, then it counts as zero.
 
     Raises:
         TypeError: ``x`` is not a tensor of one of the dtypes; ``n_iter`` or ``channel_dim`` is not an int.
@@ -93,7 +94,8 @@ def covariance_pool(
         backend: as for :func:`fused_gcp`.
 
     Returns:
-        (B, C, C) or (B, C(C+1)/2), in the dtype of ``x``.
+        (B, C, C) or (B, C(C+1)/2), in the dtype of ``x``. A sample whose features are constant, or that has one
+        position, gives zeros with zero gradient.
 
     Raises:
         TypeError: as :func:`fused_gcp`; ``scale`` is not a tensor of one of the dtypes.

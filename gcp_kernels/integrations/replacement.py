@@ -68,7 +68,8 @@ def replace_pool(
         dim: channels after the reduction, ``None`` for no reduction.
         pool: "gcp" (iSQRT-COV, CVPR 2018) or "dropcov" (NeurIPS 2022).
         keep_stride: ``False`` drops the stride of the last stage of a convolutional network, as the papers do for
-            ResNets: 14x14 positions instead of 7x7 for images of 224x224. Nothing is dilated.
+            ResNets: 14x14 positions instead of 7x7 for images of 224x224. Nothing is dilated. One position, which a
+            ResNet with its stride has left of 32x32, is refused in training.
         class_token: "sum", "concat" or "ignore"; ``None`` is "sum" where the model has a class token.
         options: further arguments of the pooling layer, ``n_iter`` or ``precision`` for example.
 

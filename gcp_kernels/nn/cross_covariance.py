@@ -12,6 +12,7 @@ from ..validation import (
     check_fits_parameters,
     check_floating,
     check_parameter_options,
+    check_positions_in_training,
     check_positive,
 )
 from .leaf import Leaf
@@ -48,8 +49,9 @@ class MultiHeadCrossCovariance(Leaf):
 
     Raises:
         TypeError, ValueError: at construction, for a count below 1 or an option out of range; at call, for an input
-            that is no floating-point tensor (B, N, dim) with at least one token, or not of the dtype and device of
-            the parameters (convert either; autocast converts all but float64).
+            that is no floating-point tensor (B, N, dim) with at least one token, in training two (less its mean, one
+            token is zero, and so are output and gradient), or not of the dtype and device of the parameters (convert
+            either; autocast converts all but float64).
 
     Example:
         >>> import torch
@@ -105,7 +107,7 @@ class MultiHeadCrossCovariance(Leaf):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Pool a batch of tokens, see the class."""
-        tokens = check_tokens(tokens, self.dim)
+        tokens = check_tokens(tokens, self.dim, training=self.training)
         check_fits_parameters("tokens", tokens, self.qk)
         return _pool_heads(self.qk(tokens), self.start, self.num_heads, self.head_dim, self.alpha)
 
@@ -133,10 +135,12 @@ def _pool_heads(qk: Tensor, start: Tensor | None, num_heads: int, head_dim: int,
 
 
 @overridable
-def check_tokens(tokens: Tensor, dim: int, least: int = 1) -> Tensor:
-    """``tokens`` itself, if it is (B, N, dim), floating point, with at least ``least`` tokens."""
+def check_tokens(tokens: Tensor, dim: int, least: int = 1, *, training: bool = False) -> Tensor:
+    """``tokens`` itself, if it is (B, N, dim), floating point, with at least ``least`` tokens, and in training two."""
     check_floating("tokens", tokens)
     if tokens.dim() != 3 or tokens.shape[2] != dim or tokens.shape[1] < least:
         count = "one token" if least == 1 else f"{least} tokens"
         raise ValueError(f"tokens must have shape (B, N, {dim}) with at least {count}, got {tuple(tokens.shape)}")
+    if training:
+        check_positions_in_training(tokens, -1)
     return tokens

@@ -45,8 +45,9 @@ class DropCov(ReducedPooling):
 
     Raises:
         TypeError, ValueError: at construction, for fewer than two channels to drop from, an even kernel or an unknown
-            option; at call, for an input that is no dense floating-point tensor of a fitting shape, or
-            not of the dtype and device of the reduction (convert either; autocast converts all but float64).
+            option; at call, for an input that is no dense floating-point tensor of a fitting shape,
+            not of the dtype and device of the reduction (convert either; autocast converts all but float64), or in
+            training has one position, whose covariance is zero with zero gradient.
 
     Example:
         >>> import torch

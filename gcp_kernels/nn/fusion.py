@@ -46,8 +46,9 @@ class TokenFusionHead(Leaf):
     Raises:
         TypeError, ValueError: at construction, for a count below 1, an unknown fusion, a ``pool`` without
             ``out_features``, or one of this package that pools no tokens or gives matrices; at call, for an input that
-            is no floating-point tensor (B, P + N, dim), N >= 1, or not of the dtype and device of the classifiers, and
-            for a ``pool`` that does not give (B, ``out_features``).
+            is no floating-point tensor (B, P + N, dim), N >= 1, or not of the dtype and device of the classifiers; for
+            a ``pool`` that does not give (B, ``out_features``); and what ``pool`` raises, those of this package for N = 1
+            in training.
 
     Example:
         >>> import torch

@@ -50,8 +50,9 @@ class GCP(ReducedPooling):
 
     Raises:
         TypeError, ValueError: at construction, for a count below 1, an unknown option, or one that belongs to another
-            normalisation; at call, for an input that is no dense floating-point tensor of a fitting shape, or
-            not of the dtype and device of the reduction (convert either; autocast converts all but float64).
+            normalisation; at call, for an input that is no dense floating-point tensor of a fitting shape,
+            not of the dtype and device of the reduction (convert either; autocast converts all but float64), or in
+            training has one position, whose covariance is zero with zero gradient.
 
     Example:
         >>> import torch

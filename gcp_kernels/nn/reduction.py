@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..backends import NAMES as BACKEND_NAMES
-from ..functional.arguments import OUTPUTS
+from ..functional.arguments import OUTPUTS, unsaved
 from ..functional.override import overridable
 from ..precision import PRECISIONS
 from ..shapes import triangle_size
@@ -17,6 +17,7 @@ from ..validation import (
     check_fits_parameters,
     check_integer,
     check_parameter_options,
+    check_positions_in_training,
 )
 from .leaf import Leaf
 
@@ -45,8 +46,8 @@ def reset_reduction(block: nn.Sequential) -> None:
 
 
 @overridable
-def checked(x: Tensor, in_channels: int, channel_dim: int) -> Tensor:
-    """``x`` itself, if it is a batch of features with ``in_channels`` channels in ``channel_dim``."""
+def checked(x: Tensor, in_channels: int, channel_dim: int, training: bool) -> Tensor:
+    """``x`` itself, if it is a batch of features with ``in_channels`` channels, and in training two positions."""
     check_features(x, channel_dim)
     channels = x.shape[channel_dim]
     if channels != in_channels:
@@ -55,12 +56,18 @@ def checked(x: Tensor, in_channels: int, channel_dim: int) -> Tensor:
             f"the input must have {in_channels} channels in dimension {channel_dim}, "
             f"got {channels} in shape {tuple(x.shape)}{hint}"
         )
+    if training:
+        check_positions_in_training(x, channel_dim)
     return x
 
 
 @overridable
 def feature_map(x: Tensor, channel_dim: int) -> Tensor:
     """Features as (B, C, H, W), with W = 1 unless there are two spatial dimensions."""
+    return x if channel_dim == 1 and x.dim() == 4 else unsaved(_feature_map, x, channel_dim)
+
+
+def _feature_map(x: Tensor, channel_dim: int) -> Tensor:
     x = x.movedim(channel_dim, 1)
     return x if x.dim() == 4 else x.flatten(2).unsqueeze(-1)
 
@@ -118,9 +125,9 @@ class ReducedPooling(Leaf):
 
         Raises:
             TypeError, ValueError: ``x`` is no batch of features with ``in_channels`` channels in ``channel_dim``, or
-                not of the dtype, or on the device, of the reduction.
+                not of the dtype, or on the device, of the reduction, or has one position in training.
         """
-        x = checked(x, self.in_channels, self.channel_dim)
+        x = checked(x, self.in_channels, self.channel_dim, self.training)
         if self.conv_dr_block is None:
             return x, self.channel_dim
         check_fits_parameters("x", x, self.conv_dr_block)

@@ -8,6 +8,17 @@ from ..validation import check_choice
 from .networks import POOLS
 
 ARCHITECTURES = ("resnet18", "resnet34", "resnet50", "resnet101")
+# Pixels to a position of the map that a covariance is taken of: stride 4 before the stages, 2 in the second and third.
+REDUCTION = 16
+
+
+def check_image_size(pool: str, image_size: int) -> None:
+    """Raise for images of which a covariance pool would see one position, which cannot be trained."""
+    if pool != "avg" and image_size <= REDUCTION:
+        raise ValueError(
+            f"image_size must be at least {REDUCTION + 1} for pool={pool!r}, got {image_size}: the map that is pooled "
+            "would have one position, whose covariance is zero"
+        )
 
 
 def build_resnet(arch: str, pool: str, num_classes: int, seed: int) -> nn.Module:

@@ -17,7 +17,7 @@ from .distributed import Processes
 from .image_decoding import DamagedImageError
 from .image_folder import FolderBatches
 from .networks import build_network
-from .resnets import build_resnet
+from .resnets import build_resnet, check_image_size
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,7 @@ def load_task(
     else:
         assert config.arch is not None
         assert config.image_size is not None
+        check_image_size(config.pool, config.image_size)
         root = Path(config.data)
         batches = FolderBatches(
             root,
