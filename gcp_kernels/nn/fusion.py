@@ -47,8 +47,8 @@ class TokenFusionHead(Leaf):
         TypeError, ValueError: at construction, for a count below 1, an unknown fusion, a ``pool`` without
             ``out_features``, or one of this package that pools no tokens or gives matrices; at call, for an input that
             is no floating-point tensor (B, P + N, dim), N >= 1, or not of the dtype and device of the classifiers; for
-            a ``pool`` that does not give (B, ``out_features``); and what ``pool`` raises, those of this package for N = 1
-            in training.
+            a ``pool`` that does not give (B, ``out_features``); and what ``pool`` raises, those of this package for
+            N = 1 in training.
 
     Example:
         >>> import torch
