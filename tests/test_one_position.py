@@ -11,7 +11,7 @@ import gcp_kernels
 from gcp_kernels.__main__ import main
 from gcp_kernels.integrations import replace_pool
 from gcp_kernels.nn import GCP, DropCov, MultiHeadCrossCovariance, TokenFusionHead
-from gcp_kernels.training.resnets import REDUCTION, build_resnet, check_image_size
+from gcp_kernels.training.resnets import REDUCTION, build_resnet, check_image_size, check_smallest_share
 
 REFUSED = r"more than 1 position.* got shape \(4,.*gradient"
 NORMALIZATIONS = ("isqrt", "none", "power", "log", "elementwise")
@@ -118,6 +118,22 @@ def test_the_least_image_of_training_is_that_of_the_network() -> None:
         with pytest.raises(ValueError, match=f"at least {least} .*got {REDUCTION}"):
             check_image_size(pool, REDUCTION)
     check_image_size("avg", 1)
+
+
+def test_a_step_that_batch_normalisation_refuses_is_refused_before(tmp_path, capsys) -> None:
+    pytest.importorskip("torchvision")
+    for name in ("train/cat/0.png", "train/cat/1.png", "train/dog/0.png", "val/cat/0.png", "val/dog/0.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()  # never read
+    options = ["--data", str(tmp_path), "--pool", "avg", "--image-size", "32", "--batch-size", "2", "--device", "cpu"]
+    assert main(["train", *options, "--output", str(tmp_path / "run")]) == 2
+    assert "a step with one image of 32 pixels" in capsys.readouterr().err
+    least = 2 * REDUCTION + 1
+    check_smallest_share("avg", least, 1)
+    network = build_resnet("resnet18", "avg", 3, seed=0)
+    assert network(torch.randn(1, 3, least, least)).shape == (1, 3)
+    with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
+        network(torch.randn(1, 3, least - 1, least - 1))
 
 
 def test_the_command_refuses_small_images_before_it_begins(tmp_path, capsys) -> None:

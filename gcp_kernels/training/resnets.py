@@ -21,6 +21,21 @@ def check_image_size(pool: str, image_size: int) -> None:
         )
 
 
+def check_smallest_share(pool: str, image_size: int, images: int) -> None:
+    """Raise if the last map of average pooling, whose fourth stage has a stride too, has one position in one image.
+
+    Args:
+        pool: of the network.
+        image_size: height and width.
+        images: the fewest that a process has in a step.
+    """
+    if pool == "avg" and images == 1 and image_size <= 2 * REDUCTION:
+        raise ValueError(
+            f"a step with one image of {image_size} pixels gives batch normalisation one value for each channel, which "
+            f"it refuses: give another batch_size, or an image_size of at least {2 * REDUCTION + 1}"
+        )
+
+
 def build_resnet(arch: str, pool: str, num_classes: int, seed: int) -> nn.Module:
     """A ResNet of :mod:`gcp_kernels.models`, random weights: (B, 3, H, W) -> (B, num_classes).
 

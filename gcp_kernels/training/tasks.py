@@ -17,7 +17,7 @@ from .distributed import Processes
 from .image_decoding import DamagedImageError
 from .image_folder import FolderBatches
 from .networks import build_network
-from .resnets import build_resnet, check_image_size
+from .resnets import build_resnet, check_image_size, check_smallest_share
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,8 @@ def load_task(
             skip_damaged=config.skip_damaged,
             report=report,
         )
+        last = batches.images_per_epoch % config.batch_size or config.batch_size
+        check_smallest_share(config.pool, config.image_size, last // processes.count)
         notes, damaged = batches.notes, batches.damaged
         training_images, classes = batches.training_images, batches.classes
         listing = describe_folder(root, classes, batches.samples)
