@@ -74,8 +74,9 @@ def test_training_goes_on_as_if_damaged_images_were_not_there(tree, tmp_path, mo
     output = capsys.readouterr().out
     assert output.startswith(f"decoding every image of {tree} once")
     assert ": 10 training and 5 test images, 2 classes" in output
-    first = f"{tree / damaged[0]} cannot be decoded: OSError: "
-    assert f"\nimages left out as damaged: 4, in {tmp_path / 'run' / 'damaged.csv'}; the first: {first}" in output
+    assert f"\nimages left out as damaged: 4, in {tmp_path / 'run' / 'damaged.csv'}\n" in output
+    for name in damaged:
+        assert f"\n  {tree / name} cannot be decoded: " in output
     table = rows(tmp_path / "run" / "damaged.csv")
     assert [row["image"] for row in table] == [str(tree / name) for name in damaged]
     assert table[1]["reason"] == "cannot be decoded: No such file or directory"

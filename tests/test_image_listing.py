@@ -148,6 +148,15 @@ def test_a_link_to_a_parent_is_refused(target, part):
         listed(part)
 
 
+def test_a_link_to_the_other_part_is_refused(part):
+    other = part.parent / ("val" if part.name == "train" else "train")
+    put(other, "dog/1.jpg")
+    put(part, "cat/0.jpg")
+    link(part / "cat" / "more", other)
+    with pytest.raises(ValueError, match=r"cat/more is a link to .*, which has all classes: remove the link"):
+        listed(part)
+
+
 def test_a_link_to_a_parent_of_where_a_link_led_is_refused(part):
     store = part.parent.parent / "store"
     put(store, "birds/0.jpg")

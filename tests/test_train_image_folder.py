@@ -91,7 +91,7 @@ def test_trees_that_are_none_are_refused(tree, tmp_path):
     for name in ("train/red", "train/green", "val/red", "val/blue"):
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "0.png").write_bytes((tree / "val" / "red" / "0.png").read_bytes())
-    with pytest.raises(ValueError, match="must have the same classes; only in one is 'blue'"):
+    with pytest.raises(ValueError, match="must have the same classes; only in one of them: 'blue'"):
         folder_batches(tmp_path)
 
 

@@ -36,6 +36,8 @@ from .ending import INTERRUPTED, NOT_READ
 
 OUTPUT = Path("gcp_run")
 WORKERS = 4
+# Damaged images that are named; the table has all.
+DAMAGED_SHOWN = 20
 SECONDS_BETWEEN_REPORTS = 30
 # Of the command line only: none of them changes the result.
 NOT_OF_THE_CONFIG = ("command", "output", "resume", "workers")
@@ -260,8 +262,13 @@ def what_was_left_out(training: TrainingRun, folder: RunFolder) -> list[str]:
     """Of a folder of images: a line for each kind of what is no image, no class, or damaged."""
     if not training.damaged:
         return [*training.notes]
-    left_out = f"images left out as damaged: {len(training.damaged)}, in {folder.damaged}; the first: "
-    return [*training.notes, left_out + str(training.damaged[0])]
+    others = len(training.damaged) - DAMAGED_SHOWN
+    return [
+        *training.notes,
+        f"images left out as damaged: {len(training.damaged)}, in {folder.damaged}",
+        *(f"  {image}" for image in training.damaged[:DAMAGED_SHOWN]),
+        *([f"  and {others} others"] if others > 0 else []),
+    ]
 
 
 def table_line(row: dict[str, Any]) -> str:

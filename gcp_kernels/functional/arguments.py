@@ -40,6 +40,9 @@ def channels_first(x: Tensor, channel_dim: int) -> Tensor:
 
 
 def _channels_first(x: Tensor, channel_dim: int) -> Tensor:
+    if channel_dim in (-1, x.dim() - 1):
+        # Spatial dimensions first: a compiler merges equal views, and keeps one that a layer's reduction makes as well.
+        return x.flatten(1, -2).mT
     return (x if channel_dim == 1 else x.movedim(channel_dim, 1)).flatten(2)
 
 

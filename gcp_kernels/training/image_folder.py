@@ -13,7 +13,7 @@ from .batches import TEST_BATCH, Batch, divisible
 from .damaged_images import Report, find_damaged
 from .distributed import Processes
 from .image_decoding import DamagedImageError, ImageError, decode
-from .image_listing import check_folders, list_images, notes, require_images
+from .image_listing import check_folders, list_images, notes, require_images, some_names
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # An image is tested on its centre, 224 of 256 pixels.
@@ -85,7 +85,9 @@ class FolderBatches:
         self.classes: list[str] = self._train.classes
         different = sorted(set(self.classes) ^ set(self._test.classes))
         if different:
-            raise ValueError(f"train/ and val/ of {root} must have the same classes; only in one is {different[0]!r}")
+            raise ValueError(
+                f"train/ and val/ of {root} must have the same classes; only in one of them: {some_names(different)}"
+            )
         listings = {root / "train": self._train, root / "val": self._test}
         for part, listing in listings.items():
             require_images(listing, part, f"({', '.join(suffixes)})")

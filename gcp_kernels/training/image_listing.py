@@ -72,7 +72,7 @@ def require_images(listing: Listing, part: Path, without: str) -> None:
     empty = [name for label, name in enumerate(listing.classes) if label not in found]
     if empty:
         raise FileNotFoundError(
-            f"{_first(empty)} in {part} {'has' if len(empty) == 1 else 'have'} no image {without}"
+            f"{some_names(empty)} in {part} {'has' if len(empty) == 1 else 'have'} no image {without}"
             + (f"; skipped there and elsewhere: {_counts(listing.skipped)}" if listing.skipped else "")
         )
 
@@ -116,6 +116,7 @@ class _Walk:
     def __init__(self, part: Path, suffixes: tuple[str, ...], listing: Listing) -> None:
         self.part, self.suffixes, self.listing = str(part), suffixes, listing
         self.real = os.path.realpath(part)
+        self.parts = [os.path.realpath(part.parent / name) for name in ("train", "val")]
         self.seen = {self.real: str(part)}
         for entry in self._entries(str(part)):
             # An image beside the folders of the classes has no class.
@@ -146,6 +147,8 @@ class _Walk:
         self.listing.linked |= os.path.islink(folder)
         if os.path.islink(folder) and any(Path(parent).is_relative_to(real) for parent in parents):
             raise ValueError(f"{folder} is a link to {real}, a folder that it lies in: remove the link")
+        if os.path.islink(folder) and any(Path(other).is_relative_to(real) for other in self.parts):
+            raise ValueError(f"{folder} is a link to {real}, which has all classes: remove the link")
         if real in self.seen:
             raise ValueError(
                 f"{folder} and {self.seen[real]} are the same folder, by a link; its images would count twice, "
@@ -209,7 +212,8 @@ def _counts(counter: Counter[str]) -> str:
     return ", ".join([*named, *([f"{others} others"] if others else [])])
 
 
-def _first(names: list[str]) -> str:
+def some_names(names: Sequence[str]) -> str:
+    """The first of them, and how many others there are."""
     others = len(names) - NAMED
     return ", ".join(map(repr, names[:NAMED])) + (f" and {others} others" if others > 0 else "")
 
