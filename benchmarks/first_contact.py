@@ -191,8 +191,10 @@ class Table:
 
     def _write(self, content: dict[str, Any]) -> None:
         if self._file is not None:
-            self._written += json.dumps(content) + "\n"
-            write_text(self._file, self._written)
+            line = json.dumps(content) + "\n"
+            self._written += line
+            # A file is replaced as a whole; what went into a pipe or device is not sent again.
+            write_text(self._file, line if self._file.exists() and not self._file.is_file() else self._written)
 
 
 def row(check: Check, outcome: Outcome) -> str:

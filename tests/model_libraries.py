@@ -22,8 +22,9 @@ FOR_TESTS = Path(sys.prefix) / "torchvision-python"
 # torch 2.10's. The first ones name no torch at all: to pip they go with any.
 TORCHVISION = "torchvision>=0.25"
 TIMM = "timm==1.0.31"
-# How pip says that there is none, as opposed to a network that failed.
+# How pip says that there is none. Of an index that it cannot reach it says so too, after words on the network.
 NONE_FITS = ("No matching distribution found", "ResolutionImpossible")
+NETWORK_FAILED = ("Retrying (Retry(", "Could not fetch URL", "ConnectionError", "connection broken")
 
 REMEDY = """\
 gcp_kernels.models, gcp_kernels.integrations, `train` on a folder of images and the README's first model will say that
@@ -41,7 +42,8 @@ def main(torch_arguments: Sequence[str]) -> int:
     # Beside the torch that is here, from the index that it came from.
     code, output = pip("install", *torch_arguments, torch, TORCHVISION)
     if code:
-        if any(words in output for words in NONE_FITS):
+        reached = not any(words in output for words in NETWORK_FAILED)
+        if reached and any(words in output for words in NONE_FITS):
             left_out(f"pip finds no {TORCHVISION} for {torch}")
             return 0
         return code

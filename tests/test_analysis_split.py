@@ -317,9 +317,10 @@ def test_a_forward_that_draws_and_cannot_be_traced_leaves_the_generators():
     assert random.getstate() == before
 
 
-def test_a_cut_inside_a_layer_that_is_a_whole_is_refused_by_its_name():
-    pool = GCP(4, dim=2)
-    with pytest.raises(ValueError, match=r"'1.conv_dr_block' lies inside '1', which torch.fx takes as a whole"):
-        split(nn.Sequential(nn.Conv2d(3, 4, 1), pool), "1.conv_dr_block")
-    with pytest.raises(ValueError, match=r"'conv_dr_block' lies inside the model, a layer"):
-        split(pool, pool.conv_dr_block)
+def test_a_cut_inside_a_layer_of_ours_is_one_like_any_other():
+    pool = GCP(4, dim=2).eval()
+    for model, name in ((nn.Sequential(nn.Conv2d(3, 4, 1), pool).eval(), "1.conv_dr_block"), (pool, "conv_dr_block")):
+        stem, rest = split(model, name)
+        images = torch.randn(2, 4 if model is pool else 3, 5, 5)
+        assert stem(images).shape == (2, 2, 5, 5)
+        torch.testing.assert_close(rest(stem(images)), model(images))

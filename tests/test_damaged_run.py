@@ -80,7 +80,7 @@ def test_another_object_in_its_place(kind: str, folder: Path, capsys: pytest.Cap
     torch.save(OTHERS[kind], folder / "checkpoint.pt")
     code, message = resumed(folder, capsys)
     assert code == 1
-    expected = "has format None; this is format 1" if kind == "empty" else f"holds a {type(OTHERS[kind]).__name__} and"
+    expected = "has format None; this is format 2" if kind == "empty" else f"holds a {type(OTHERS[kind]).__name__} and"
     assert f"{folder / 'checkpoint.pt'} {expected}" in message
 
 

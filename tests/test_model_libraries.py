@@ -10,6 +10,7 @@ import venv
 import zipfile
 from pathlib import Path
 
+import model_libraries
 import pytest
 import torchvision_stand_in
 
@@ -110,6 +111,22 @@ def test_what_loads_is_kept_and_what_does_not_is_left_out(environment):
     done = environment.set_up("torch==2.13.0+cuda")
     assert done.returncode != 0
     assert "left out" not in done.stderr
+
+
+def test_an_index_that_cannot_be_reached_is_a_failure_and_no_reason_to_leave_anything_out(monkeypatch, capsys):
+    """pip then says that there is no distribution, as of an index that has none."""
+    said = (
+        "WARNING: Retrying (Retry(total=0, connect=None)) after connection broken by 'NewConnectionError'\n"
+        "ERROR: Could not find a version that satisfies the requirement torchvision>=0.25 (from versions: none)\n"
+        "ERROR: No matching distribution found for torchvision>=0.25\n"
+    )
+    monkeypatch.setattr(model_libraries, "pip", lambda *arguments: (1, said))
+    monkeypatch.setattr(model_libraries, "FOR_TESTS", Path("not there"))
+    assert model_libraries.main(["torch"]) == 1
+    assert "left out" not in capsys.readouterr().err
+    said = said.partition("\n")[2]
+    assert model_libraries.main(["torch"]) == 0
+    assert "left out" in capsys.readouterr().err
 
 
 def test_tests_look_into_their_folder_only_where_a_user_has_no_torchvision(monkeypatch, tmp_path):

@@ -1,6 +1,9 @@
 """What every command does with results that are there already where it is to write: it refuses, before any work."""
 
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +15,7 @@ from benchmarks.environment import environment
 from gcp_kernels.__main__ import main as package
 from gcp_kernels.commands import argument_types, demo
 
+ROOT = Path(__file__).parent.parent
 SMALL = ("run", "--set", "small", "--device", "cpu", "--group", "exact", "--provider", "eigh")
 # Command, and how its output is named; each folder or file must be new.
 FOLDERS = {
@@ -74,8 +78,15 @@ def test_what_has_nothing_to_lose_is_taken(tmp_path):
     empty.touch()
     assert argument_types.new_file(str(empty)) == empty
     assert argument_types.file_problem(tmp_path) == "it is a folder; name a new file"
-    for device in ("/dev/null", "/dev/stdout"):
-        assert argument_types.file_problem(argument_types.Path(device)) is None
+    assert argument_types.file_problem(argument_types.Path("/dev/null")) is None
+    # A terminal or a pipe is taken; a file would be replaced under what is printed into it.
+    code = "import sys; from gcp_kernels.commands.argument_types import file_problem, Path; \
+print(file_problem(Path('/dev/stdout')))"
+    piped = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert piped.stdout == "None\n"
+    with (tmp_path / "printed").open("w") as file:
+        subprocess.run([sys.executable, "-c", code], stdout=file, check=True, cwd=ROOT)
+    assert (tmp_path / "printed").read_text() == "this command prints there already; name another file\n"
     folder = tmp_path / "folder"
     assert argument_types.new_folder(str(folder)) == folder
     folder.mkdir()
@@ -111,10 +122,10 @@ def test_the_demo_draws_its_own_picture_anew(tmp_path, monkeypatch):
     (tmp_path / demo.PICTURE).write_bytes(b"of the last time")
 
     def stop(device):
-        raise InterruptedError("work was begun")
+        raise LookupError("work was begun")
 
     monkeypatch.setattr(demo, "load_digits_split", stop)
     for library in ("sklearn", "tqdm", "matplotlib"):
         pytest.importorskip(library, reason=f"{library} is not installed (extra: demo)")
-    with pytest.raises(InterruptedError):
+    with pytest.raises(LookupError):
         package(["demo", "--device", "cpu"])

@@ -122,7 +122,7 @@ def test_a_damaged_configuration_says_what_to_do(content, resume, tmp_path, caps
     (tmp_path / "run" / "config.json").write_text(content, errors="surrogateescape")
     assert run(tmp_path / "run", *resume) == 2
     unreadable, other = (
-        r"cannot be read: .*; remove it and start anew",
+        r"cannot be read: .*; empty the folder, or give another one",
         "is not the configuration .*; give another folder",
     )
     assert re.search(rf"config\.json ({unreadable}|{other})\n", capsys.readouterr().err)
@@ -165,6 +165,27 @@ def test_while_a_process_trains_in_a_folder_another_does_not(again, failed, caps
         assert (failed / "config.json").read_bytes() == before
         holder.kill()
     assert run(failed, "--lr", "0.1") == 0, "a process that is gone keeps nothing"
+
+
+def test_tables_of_a_run_without_an_epoch_are_not_those_of_the_next(failed):
+    (failed / "damaged.csv").write_text("image,reason\ngone.png,cannot be decoded\n")
+    assert run(failed, "--lr", "0.1") == 0
+    assert names(failed) == ["checkpoint.pt", "config.json", "log.csv"]
+
+
+def test_a_run_that_began_and_ended_meanwhile_is_not_overwritten(failed, monkeypatch, capsys):
+    """Between the first look at the folder and the lock, images are listed and decoded, which may take hours."""
+    build = train.TrainingRun
+
+    def slow(*arguments):
+        monkeypatch.setattr(train, "TrainingRun", build)
+        assert run(failed, "--lr", "0.1") == 0
+        return build(*arguments)
+
+    monkeypatch.setattr(train, "TrainingRun", slow)
+    assert run(failed, "--lr", "0.2") == 1
+    assert "is not empty; go on with --resume" in capsys.readouterr().err
+    assert json.loads((failed / "config.json").read_text())["options"]["lr"] == 0.1
 
 
 def test_a_process_that_reads_images_does_not_keep_the_folder(tmp_path):

@@ -153,10 +153,6 @@ def _traced(root: _OneInput, name: str) -> fx.Graph:
 
 def _only_call(graph: fx.Graph, name: str) -> fx.Node:
     calls = [node for node in graph.nodes if node.op == "call_module" and node.target == f"model.{name}"]
-    wholes = [n.target for n in graph.nodes if n.op == "call_module" and f"model.{name}".startswith(f"{n.target}.")]
-    if wholes:
-        whole = "the model, a layer" if wholes[0] == "model" else repr(str(wholes[0]).removeprefix("model."))
-        raise ValueError(f"{name!r} lies inside {whole}, which torch.fx takes as a whole; cut before or behind it")
     if len(calls) != 1:
         times = f"{len(calls)} times" if calls else "never"
         raise ValueError(f"the model is cut behind a module that it calls once; {name!r} is called {times}")

@@ -1,6 +1,7 @@
 """Types of command line options for argparse: a value that is not allowed is refused with what is."""
 
 import argparse
+import os
 from collections.abc import Callable
 from math import inf
 from pathlib import Path
@@ -68,6 +69,8 @@ def file_problem(path: Path) -> str | None:
         return "it is a folder; name a new file"
     if path.is_file() and path.stat().st_size:
         return "it is there already; name a new file"
+    if path.is_file() and any(os.path.samestat(path.stat(), os.fstat(stream)) for stream in (1, 2) if _is_open(stream)):
+        return "this command prints there already; name another file"
     return None if path.parent.is_dir() else f"{path.parent} is not an existing folder"
 
 
@@ -84,3 +87,11 @@ def device_argument(text: str) -> torch.device:
         raise argparse.ArgumentTypeError(f"{text!r} is not here: torch sees {count} CUDA devices")
     # torch.cuda.set_device, for one, takes no device without an index.
     return torch.device("cuda", 0) if device == torch.device("cuda") else device
+
+
+def _is_open(stream: int) -> bool:
+    try:
+        os.fstat(stream)
+    except OSError:
+        return False
+    return True

@@ -192,6 +192,8 @@ def train(
         return fail(error, 2, processes)
     if processes.first:
         folder.take()
+        if not args.resume:  # another process may have trained in it since the options were read
+            folder.require_unused()
     if args.resume:
         training.resume(folder)
     elif processes.first:

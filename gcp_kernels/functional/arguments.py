@@ -50,9 +50,10 @@ def unsaved(view: Callable[..., Tensor], x: Tensor, *args: Any) -> Tensor:
     """A view of ``x``, which a compiled training step keeps itself for the backward pass, and makes the view again.
 
     Inductor fails where it keeps a view for which it cannot tell, with sizes that are not fixed, in which order the
-    strides are, as of a feature map whose height follows from that of an image.
+    strides are, as of a feature map whose height follows from that of an image. Derivatives of ``torch.func`` know no
+    checkpoints, and are kept by the compiler otherwise.
     """
-    if torch.compiler.is_dynamo_compiling() and not torch.compiler.is_exporting():
+    if torch.compiler.is_dynamo_compiling() and not (torch.compiler.is_exporting() or hides_operators()):
         return checkpoint(view, x, *args, use_reentrant=False)
     return view(x, *args)
 

@@ -72,8 +72,9 @@ class TrainingConfig:
         for name in ("data", "device"):
             if not isinstance(getattr(self, name), str):
                 raise TypeError(f"{name} must be a str, got {getattr(self, name)!r}")
-        if not isinstance(self.compile, bool):
-            raise TypeError(f"compile must be true or false, got {self.compile!r}")
+        for name in ("compile", "skip_damaged"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name} must be true or false, got {getattr(self, name)!r}")
         if self.data == DIGITS:
             for name in ("arch", "image_size"):
                 if getattr(self, name) is not None:
@@ -147,7 +148,10 @@ class TrainingConfig:
         """
         names = {field.name for field in fields(cls)}
         if set(saved) != names:
-            raise ValueError(f"the saved options are of another version: {', '.join(sorted(set(saved) ^ names))}")
+            raise ValueError(
+                f"the saved options are of another version: {', '.join(sorted(set(saved) ^ names))}; train anew in "
+                "another folder, or go on with the version of gcp_kernels that wrote them"
+            )
         asked = {**given, "processes": processes}
         different = [
             f"{name} is {saved[name]!r} in the saved run, not {value!r}"

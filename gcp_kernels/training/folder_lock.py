@@ -1,18 +1,23 @@
 """One process at a time works in a folder: a lock that ends with the process, however that ends, and leaves no file."""
 
-import fcntl
 import os
+import sys
 from pathlib import Path
+
+if sys.platform != "win32":
+    import fcntl
 
 _held: set[int] = set()
 
 
 def lock(folder: Path) -> int | None:
-    """The lock of an existing folder, for :func:`unlock`; ``None`` where the file system has none.
+    """The lock of an existing folder, for :func:`unlock`; ``None`` where the file system, or Windows, has none.
 
     Raises:
         BlockingIOError: another process has it, or this one has it already.
     """
+    if sys.platform == "win32":
+        return None
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -28,9 +33,10 @@ def lock(folder: Path) -> int | None:
 
 def unlock(held: int) -> None:
     """Give a :func:`lock` back."""
-    _held.discard(held)
-    fcntl.flock(held, fcntl.LOCK_UN)
-    os.close(held)
+    if sys.platform != "win32":
+        _held.discard(held)
+        fcntl.flock(held, fcntl.LOCK_UN)
+        os.close(held)
 
 
 def _let_go() -> None:
@@ -40,4 +46,5 @@ def _let_go() -> None:
 
 
 # A forked process, such as one that reads images, may outlive this one by seconds and must not keep the folder for it.
-os.register_at_fork(after_in_child=_let_go)
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_let_go)

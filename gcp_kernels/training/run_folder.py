@@ -83,7 +83,13 @@ class RunFolder:
             self._lock = None
 
     def create(self, config: Mapping[str, Any]) -> None:
-        """Write what the run is into the folder, which :meth:`take` has made. Raises :class:`NotWrittenError`."""
+        """Write what the run is into the folder, which :meth:`take` has made. Raises :class:`NotWrittenError`.
+
+        Tables of a run that completed no epoch there are removed: they are not of this one.
+        """
+        with naming(self.path):
+            for table in (self.log, self.landscape, self.damaged):
+                table.unlink(missing_ok=True)
         write_text(self.config, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
 
     def read_config(self) -> dict[str, Any]:
@@ -94,7 +100,7 @@ class RunFolder:
         try:
             config = json.loads(self.config.read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as error:
-            advice = self._remedy() if self.has_epochs() else "remove it and start anew"
+            advice = self._remedy() if self.has_epochs() else "empty the folder, or give another one"
             raise RunFolderError(f"{self.config} cannot be read: {error}; {advice}") from error
         if not isinstance(config, dict) or not isinstance(config.get("options"), dict):
             raise RunFolderError(
