@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from gcp_kernels import backends, covariance_pool, fused_gcp, newton_schulz_sqrt, triu_unvec, triu_vec
+from gcp_kernels import covariance_pool, fused_gcp, newton_schulz_sqrt, triu_unvec, triu_vec
 from gcp_kernels.nn import GCP
+from gcp_kernels.ops import backends
 
 X = torch.ones(2, 4, 3, 3)
 COV = torch.eye(4).expand(2, 4, 4)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import functional
-from ..backends import BACKENDS
+from ..ops.backends import BACKENDS
 from .lost_gpu import why_lost
 
 # (B, C, M): even, odd, fewer positions than channels, and the ResNet case.

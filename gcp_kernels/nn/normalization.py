@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from ..functional import covariance_pool, elementwise_power, fused_gcp, matrix_log, matrix_power, triu_vec
-from ..functional.override import overridable
+from ..ops.override import overridable
 from ..precision import accumulation_dtype
 from ..validation import check_choice, check_positive
 
