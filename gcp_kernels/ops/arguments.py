@@ -14,30 +14,36 @@ from gcp_kernels.validation import check_choice
 from .backends import NAMES as BACKEND_NAMES
 
 OUTPUTS = ("triu", "full")
+_PRECISIONS = (None, *PRECISIONS)
+_BACKENDS = (None, *BACKEND_NAMES)
 
 
 def check_arithmetic(precision: str | None, backend: str | None) -> tuple[str, str]:
-    """The two options as operators take them, ``None`` spelled out."""
-    check_choice("precision", precision, (None, *PRECISIONS))
-    check_choice("backend", backend, (None, *BACKEND_NAMES))
+    """Check the two options, and give them as operators take them, ``None`` spelled out."""
+    if precision is not None:
+        check_choice("precision", precision, _PRECISIONS)
+    if backend is not None:
+        check_choice("backend", backend, _BACKENDS)
     return precision or "default", backend or "auto"
 
 
 def takes_reference(backend: str) -> bool:
-    """Whether the reference runs: it was asked for, or no operator can, inside a compiler around a derivative."""
+    """Say whether the reference runs: it was asked for, or no operator can, inside a compiler around a derivative."""
     return backend == "reference" or (backend == "auto" and hides_operators())
 
 
 def run_reference(function: Callable[..., Tensor], x: Tensor, *args: Tensor | float | None) -> Tensor:
-    """A reference function as the operators run it: statistics in float32 at least, whatever autocast says."""
+    """Run a reference function as the operators run: statistics in float32 at least, whatever autocast says."""
     dtype = accumulation_dtype(x.dtype)
     with without_autocast(x.device):
         return function(*(arg.to(dtype) if isinstance(arg, Tensor) else arg for arg in (x, *args))).to(x.dtype)
 
 
 def channels_first(x: Tensor, channel_dim: int) -> Tensor:
-    """Features as (B, C, M), a view wherever the spatial dimensions can be merged."""
-    return unsaved(_channels_first, x, channel_dim)
+    """View features as (B, C, M) wherever the spatial dimensions can be merged, else copy them."""
+    return (
+        unsaved(_channels_first, x, channel_dim) if torch.compiler.is_compiling() else _channels_first(x, channel_dim)
+    )
 
 
 def _channels_first(x: Tensor, channel_dim: int) -> Tensor:
@@ -48,7 +54,7 @@ def _channels_first(x: Tensor, channel_dim: int) -> Tensor:
 
 
 def unsaved(view: Callable[..., Tensor], x: Tensor, *args: Any) -> Tensor:
-    """A view of ``x``, which a compiled training step keeps itself for the backward pass, and makes the view again.
+    """Make a view of ``x``; a compiled training step keeps ``x`` for the backward pass, and makes the view again.
 
     Inductor fails where it keeps a view for which it cannot tell, with sizes that are not fixed, in which order the
     strides are, as of a feature map whose height follows from that of an image. Derivatives of ``torch.func`` know no
@@ -60,10 +66,10 @@ def unsaved(view: Callable[..., Tensor], x: Tensor, *args: Any) -> Tensor:
 
 
 def wants_gradient(tensor: Tensor) -> bool:
-    """Whether a backward pass may follow, so that keeping iterates for it is worth the memory.
+    """Say whether a backward pass may follow, so that keeping iterates for it is worth the memory.
 
     A graph that is exported or traced is kept for inference as a rule, and its backward pass is right without them.
     """
-    if torch.compiler.is_exporting() or torch.jit.is_tracing():  # type: ignore[attr-defined]
+    if not (tensor.requires_grad and torch.is_grad_enabled()):
         return False
-    return tensor.requires_grad and torch.is_grad_enabled()
+    return not (torch.compiler.is_exporting() or torch.jit.is_tracing())  # type: ignore[attr-defined]

@@ -4,9 +4,9 @@ It has where something traces, transforms, converts or watches: then a bit is se
 or in the keys of a tensor. Where none is set, what an operator runs may be called at once.
 """
 
+from collections.abc import Sequence
 from functools import cache
 from threading import Thread
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,28 +39,42 @@ def _untouched_states() -> frozenset[tuple[int, int]]:
 _UNTOUCHED = _untouched_states()
 
 
+# Keys of tensors that have values and are no lazy negation, zero or wrapper; learnt with the first tensor of a device.
+_PLAIN: set[int] = set()
+
+
 @cache
-def _plain_keys(device: torch.device) -> frozenset[int]:
-    """Give the keys of tensors on a device that have values, and are no lazy negation, zero or wrapper."""
-    if device.type == "meta":
-        return frozenset()
-    keys = set()
-    for inference in (False, True):
-        with torch.inference_mode(inference):
-            keys.add(torch._C._dispatch_keys(torch.empty(0, device=device)).raw_repr())
-    return frozenset(keys)
+def _learn(device: torch.device) -> None:
+    """Add the keys of plain tensors on a device."""
+    if device.type != "meta":
+        for inference in (False, True):
+            with torch.inference_mode(inference):
+                _PLAIN.add(torch._C._dispatch_keys(torch.empty(0, device=device)).raw_repr())
 
 
-def is_idle(args: tuple[Any, ...]) -> bool:
-    """Say whether an operator called with ``args`` would only compute, and be differentiated by autograd at most."""
+def _is_plain(tensor: Tensor) -> bool:
+    keys = torch._C._dispatch_keys(tensor).raw_repr()
+    if keys not in _PLAIN:
+        _learn(tensor.device)
+    return keys in _PLAIN
+
+
+def is_idle(tensors: Sequence[Tensor | None]) -> bool:
+    """Say whether an operator given ``tensors`` would only compute, and be differentiated by autograd at most."""
     if torch.compiler.is_compiling() or forward_ad._current_level >= 0 or _thread_state() not in _UNTOUCHED:
         return False
     if profiler._is_profiler_enabled:  # it lists operators by name
         return False
-    tensors = [arg for arg in args if isinstance(arg, Tensor)]
-    return all(torch._C._dispatch_keys(tensor).raw_repr() in _plain_keys(tensor.device) for tensor in tensors)
+    for tensor in tensors:  # noqa: SIM110  # a generator would take longer than all the rest
+        if tensor is not None and not _is_plain(tensor):
+            return False
+    return True
 
 
-def is_differentiated(args: tuple[Any, ...]) -> bool:
-    """Say whether autograd records what is computed from ``args``."""
-    return torch.is_grad_enabled() and any(isinstance(arg, Tensor) and arg.requires_grad for arg in args)
+def is_differentiated(tensors: Sequence[Tensor | None]) -> bool:
+    """Say whether autograd records what is computed from ``tensors``."""
+    if torch.is_grad_enabled():
+        for tensor in tensors:
+            if tensor is not None and tensor.requires_grad:
+                return True
+    return False

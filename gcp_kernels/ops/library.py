@@ -39,7 +39,7 @@ def declare(
     """
     forward = Operator(operation, fake, check)
     backward = Operator(operation, backward_fake, check_backward, backward=True)
-    count = _inputs(fake)
+    count = forward.tensors
     options = forward.parameters[count:]
     passed_on = [options.index(name) for name in backward.parameters if name in options]
     of_reference = [name for name in signature(reference).parameters if name in options]
@@ -87,12 +87,6 @@ def declare(
     forward.differentiate_by(differentiate, keep)
     backward.differentiate_by(differentiate_again, keep_for_backward)
     return forward, backward
-
-
-def _inputs(fake: Callable[..., Any]) -> int:
-    """Count the tensors that an operator takes."""
-    kinds = [parameter.annotation for parameter in signature(fake).parameters.values()]
-    return sum(kind in (Tensor, Tensor | None) for kind in kinds)
 
 
 def _keep(ctx: Any, *tensors: Tensor | None) -> None:

@@ -43,6 +43,8 @@ class Operator:
         name = f"{operation}_backward" if backward else operation
         self.name = f"{LIBRARY.ns}::{name}"
         self.parameters = tuple(signature(fake).parameters)
+        kinds = [parameter.annotation for parameter in signature(fake).parameters.values()]
+        self.tensors = sum(kind in (Tensor, Tensor | None) for kind in kinds)
         # "int" and not "SymInt": a compiler takes the number of iterations for a constant.
         schema = torch.library.infer_schema(fake, mutates_args=()).replace("SymInt ", "int ")
         LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
@@ -79,8 +81,9 @@ class Operator:
 
     def __call__(self, *args: Any) -> Any:
         """Compute, and let autograd, an active transform, a mode or a compiler see it as an operator."""
-        if is_idle(args):
-            return self._recorded(*args) if is_differentiated(args) else self._compute(*args)
+        tensors = args[: self.tensors]
+        if is_idle(tensors):
+            return self._recorded(*args) if is_differentiated(tensors) else self._compute(*args)
         if hides_operators():
             raise RuntimeError(
                 f"{self.name} has no derivative inside torch.compile around a transform of torch.func (grad, "
