@@ -12,17 +12,17 @@ from ..cuda_device.extension import operators
 
 
 def covariance_pool(x: Tensor, scale: Tensor | None, triu: bool, precision: str) -> tuple[Tensor, Tensor]:
-    """Forward: (B, C, M), scale (B, C) -> covariance (B, C(C+1)/2) or (B, C, C), offset (B, C)."""
+    """Forward: (B, C, M), scale (B, C) -> covariance (B, C(C+1)/2) or (B, C, C), centre (B, C)."""
     b, c, _ = x.shape
     pooled = x.new_empty(pooled_shape(b, c, triu))
-    offset = x.new_empty(b, c, dtype=torch.float32)
+    centre = x.new_empty(b, c, dtype=torch.float32)
     planes = PLANES[resolve_precision(precision, x.dtype)]
-    operators("covariance_pool").covariance_pool(x, scale, triu, planes, pooled, offset)
-    return pooled, offset
+    operators("covariance_pool").covariance_pool(x, scale, triu, planes, pooled, centre)
+    return pooled, centre
 
 
 def covariance_pool_backward(
-    grad: Tensor, x: Tensor, scale: Tensor | None, offset: Tensor, triu: bool, precision: str
+    grad: Tensor, x: Tensor, scale: Tensor | None, centre: Tensor, triu: bool, precision: str
 ) -> tuple[Tensor, Tensor]:
     """Backward: gradient of the covariance -> that of ``x``, laid out like it, and of the scale, (B, C) or (B, 0).
 
@@ -30,6 +30,6 @@ def covariance_pool_backward(
     """
     grad_x, grad_scale = empty_gradient(x), empty_scale_gradient(x, scale)
     operators("covariance_pool").covariance_pool_backward(
-        grad, x, scale, offset, triu, grad_x, None if scale is None else grad_scale
+        grad, x, scale, centre, triu, grad_x, None if scale is None else grad_scale
     )
     return grad_x, grad_scale

@@ -7,32 +7,32 @@ from gcp_kernels.precision import accumulation_dtype
 
 from ..shapes import empty_gradient, empty_scale_gradient, pooled_shape
 from ..torch_device.chunks import COVARIANCE_CPU, chunk_size, chunks
-from ..torch_device.features import centre, centre_again, multiply_features
+from ..torch_device.features import multiply_features, subtract_centre, subtract_mean
 from ..torch_device.products import matmul_precision
 from ..torch_device.triangle import fold_gradient, triangle_map
 
 
 def covariance_pool(x: Tensor, scale: Tensor | None, triu: bool, precision: str) -> tuple[Tensor, Tensor]:
-    """Forward: (B, C, M) -> covariance (B, C(C+1)/2) or (B, C, C), offset (B, C), see :func:`centre`.
+    """Forward: (B, C, M) -> covariance (B, C(C+1)/2) or (B, C, C), centre (B, C), see :func:`subtract_mean`.
 
     A scale (B, C) multiplies the centred features, which multiplies the covariance on both sides.
     """
     b, c, m = x.shape
     dtype = accumulation_dtype(x.dtype)
     pooled = x.new_empty(pooled_shape(b, c, triu))
-    offset = x.new_empty(b, c, dtype=dtype)
+    centre = x.new_empty(b, c, dtype=dtype)
     with matmul_precision(x.device, x.dtype, precision):
         for part in chunks(b, chunk_size(b, c, m, dtype, x.device, COVARIANCE_CPU)):
-            centred, offset[part] = centre(x[part], dtype)
+            centred, centre[part] = subtract_mean(x[part], dtype)
             if scale is not None:
                 centred.mul_(scale[part, :, None].to(dtype))
             cov = torch.bmm(centred, centred.mT).div_(m)
             pooled[part] = cov.flatten(1).index_select(1, triangle_map(c, x.device)) if triu else cov
-    return pooled, offset
+    return pooled, centre
 
 
 def covariance_pool_backward(
-    grad: Tensor, x: Tensor, scale: Tensor | None, offset: Tensor, triu: bool, precision: str
+    grad: Tensor, x: Tensor, scale: Tensor | None, centre: Tensor, triu: bool, precision: str
 ) -> tuple[Tensor, Tensor]:
     """Backward: gradient of the covariance -> that of ``x``, (B, C, M) laid out like it, and of the scale, (B, C).
 
@@ -47,7 +47,7 @@ def covariance_pool_backward(
     with matmul_precision(x.device, x.dtype, precision):
         for part in chunks(b, chunk):
             gradient = fold_gradient(grad[part], triu, out=twice_g[: part.stop - part.start])
-            centred = centre_again(x[part], offset[part])
+            centred = subtract_centre(x[part], centre[part])
             if scale is None:
                 multiply_features(gradient, centred.div_(m), out=grad_x[part])
             else:
