@@ -23,7 +23,7 @@ PYTHON312 ?= python3.12
 .PHONY: demo test test-oldest lint clean
 
 demo: $(VENV)/.ready
-	$(VENV)/bin/python -m gcp_kernels demo
+	$(VENV)/bin/python -m experiments demo
 
 test: $(VENV)/.ready
 	$(VENV)/bin/python -m pytest $(OPTIONS)

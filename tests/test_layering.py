@@ -11,18 +11,16 @@ PACKAGE = ROOT / "gcp_kernels"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 SOURCES = sorted(
     path
-    for folder in ("gcp_kernels", "csrc", "benchmarks", "tests")
+    for folder in ("gcp_kernels", "csrc", "benchmarks", "experiments", "tests")
     for path in (ROOT / folder).rglob("*")
     if path.suffix in {".py", ".cpp", ".h", ".cu", ".cuh"} and path.name != "_build_info.py"
 )
 
-# A layer may import itself and those after it: reproduction -> training -> analysis -> models -> integrations -> nn ->
-# functional -> ops -> backends; the last are shared by all.
+# A layer may import itself and those after it: commands -> analysis -> models -> integrations -> nn -> functional ->
+# ops -> backends; the last are shared by all.
 LAYERS = (
     "__main__",
     "commands",
-    "reproduction",
-    "training",
     "analysis",
     "models",
     "integrations",
@@ -71,6 +69,32 @@ def test_a_module_imports_no_layer_above_its_own(path):
         parts = name.split(".")
         if parts[0] == "gcp_kernels" and len(parts) > 1 and parts[1] in LAYERS:
             assert LAYERS.index(parts[1]) >= LAYERS.index(layer), f"{path.name} ({layer}) imports {name}"
+
+
+# Applications on top of the package, which knows neither; and experiments has layers of its own.
+APPLICATIONS = ("experiments", "benchmarks")
+LAYERS_OF_EXPERIMENTS = ("__main__", "commands", "demo", "reproduction", "training")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_package_imports_no_application(path):
+    assert not {name.split(".")[0] for name in imported_modules(path)} & set(APPLICATIONS)
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "experiments").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_experiments_import_no_layer_above_their_own_and_no_benchmark(path):
+    layer = path.relative_to(ROOT / "experiments").with_suffix("").parts[0]
+    if layer == "__init__":
+        pytest.skip("says what the package is")
+    for name in imported_modules(path):
+        parts = name.split(".")
+        assert parts[0] != "benchmarks", f"{path.name} imports {name}"
+        if parts[0] == "experiments" and len(parts) > 1 and parts[1] in LAYERS_OF_EXPERIMENTS:
+            assert LAYERS_OF_EXPERIMENTS.index(parts[1]) >= LAYERS_OF_EXPERIMENTS.index(layer), (
+                f"{path.name} imports {name}"
+            )
 
 
 def test_reference_imports_only_torch_and_its_functions_of_eigenvalues():

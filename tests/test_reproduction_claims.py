@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from reproduction_runs import made_run
 
-from gcp_kernels.reproduction.claims import (
+from experiments.reproduction.claims import (
     CLAIMS,
     MEASURES,
     NOT_MEASURED,
@@ -20,7 +20,7 @@ from gcp_kernels.reproduction.claims import (
     verdict,
     verdicts,
 )
-from gcp_kernels.reproduction.figures import figures_of, worst_residual
+from experiments.reproduction.figures import figures_of, worst_residual
 
 LOWER = Measure(6, "made_up", "a number that should be small")
 HIGHER = Measure(4, "made_up", "a number that should be large", higher_is_better=True)

@@ -10,9 +10,9 @@ import pytest
 import torch
 import training_runs
 
-from gcp_kernels.__main__ import main
-from gcp_kernels.training import load_digits_split
-from gcp_kernels.training.dataset import describe_digits, describe_folder, difference
+from experiments.__main__ import main
+from experiments.training import load_digits_split
+from experiments.training.dataset import describe_digits, describe_folder, difference
 
 TRAINING = Path(__file__).parent.parent / "docs" / "training.md"
 SIZE = 64

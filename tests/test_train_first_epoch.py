@@ -13,9 +13,9 @@ import sys
 import pytest
 import training_runs
 
-from gcp_kernels.__main__ import main
-from gcp_kernels.commands import train
-from gcp_kernels.training.folder_lock import lock, unlock
+from experiments.__main__ import main
+from experiments.commands import train
+from experiments.training.folder_lock import lock, unlock
 
 OPTIONS = ["--device", "cpu", "--pool", "avg", "--epochs", "1"]
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from .. import functional
 from ..backends import BACKENDS
 from .lost_gpu import why_lost
+from .relative_error import relative_error
 
 # (B, C, M): even, odd, fewer positions than channels, and the ResNet case.
 SHAPES = ((4, 32, 196), (3, 67, 49), (2, 128, 49), (2, 256, 196))
@@ -130,10 +131,7 @@ def _errors(function: Callable[..., Tensor], x: Tensor, **options: Any) -> tuple
     """Relative Frobenius errors of the function's value and of its gradient."""
     results = _value_and_gradient(function, x, **options)
     expected = _value_and_gradient(function, x.double(), backend="reference")
-    output, gradient = (
-        ((actual.double() - right).norm() / right.norm()).item()
-        for actual, right in zip(results, expected, strict=True)
-    )
+    output, gradient = (relative_error(actual, right) for actual, right in zip(results, expected, strict=True))
     return output, gradient
 
 

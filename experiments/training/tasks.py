@@ -43,7 +43,7 @@ def load_task(
 ) -> Task:
     """Load or list the images, and build the network on the device. Raises what the data raises.
 
-    ``report`` is as for :class:`gcp_kernels.training.image_folder.FolderBatches`.
+    ``report`` is as for :class:`experiments.training.image_folder.FolderBatches`.
     """
     batches: Batches
     notes: Sequence[str] = ()

@@ -99,7 +99,7 @@ def train_epochs(
 
     Example:
         >>> import torch
-        >>> from gcp_kernels.training import DigitsBatches, DigitsSplit, build_network, scheduler, train_epochs
+        >>> from experiments.training import DigitsBatches, DigitsSplit, build_network, scheduler, train_epochs
         >>> images, labels = torch.rand(8, 1, 8, 8), torch.arange(8)
         >>> batches = DigitsBatches(DigitsSplit(images, labels, images, labels), batch_size=4, seed=0)
         >>> network = build_network("gcp", seed=0)

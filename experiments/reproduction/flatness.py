@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ..analysis import filter_normalized_surface, hessian_top_eigenvalue
+from gcp_kernels.analysis import filter_normalized_surface, hessian_top_eigenvalue
 
 # In units of the weights' own norm, filter by filter. With average pooling the loss at the end of training, 0.02, grows
 # fourfold at 0.1; at 0.5 it is above that of guessing (2.3), and nothing is left of the minimum.

@@ -37,7 +37,7 @@ def report(
     pools = [pool for pool in settings.pools if pool != BASELINE]
     sections = [
         "# What covariance pooling does to optimisation, in small",
-        "A small experiment, written by `python -m gcp_kernels reproduce`: a CNN of three convolutions on 8x8 digits, "
+        "A small experiment, written by `python -m experiments reproduce`: a CNN of three convolutions on 8x8 digits, "
         "which can support or contradict what the papers found on ImageNet, and settle nothing about it.",
         "\n".join(f"- {line}" for line in circumstances),
         "## Verdicts",

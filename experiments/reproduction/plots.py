@@ -8,7 +8,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from ..training.atomic_files import write_atomically
+from gcp_kernels.commands.atomic_files import write_atomically
+
 from .claims import spread
 from .corruptions import NAMES, STRENGTHS
 from .experiment import Run

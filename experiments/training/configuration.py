@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from ..validation import check_at_least, check_choice, check_not_negative, check_positive
+from gcp_kernels.validation import check_at_least, check_choice, check_not_negative, check_positive
+
 from . import digits
 from .mixed_precision import MixedPrecision
 from .networks import POOLS
@@ -44,7 +45,7 @@ class TrainingConfig:
         TypeError, ValueError: an option has no such value, or does not go with another one; the message names it.
 
     Example:
-        >>> from gcp_kernels.training.configuration import TrainingConfig
+        >>> from experiments.training.configuration import TrainingConfig
         >>> config = TrainingConfig.from_options({"schedule": "fast", "device": "cpu"}, processes=1)
         >>> config.pool, config.epochs, config.lr, config.batch_size
         ('gcp', 30, 0.1, 30)

@@ -15,14 +15,15 @@ from pathlib import Path
 
 import torch
 
-from .. import __version__
-from ..extras import how_to_install
+from gcp_kernels import __version__
+from gcp_kernels.commands.argument_types import device_argument, file_problem, integer_from
+from gcp_kernels.commands.spread import Spread
+from gcp_kernels.extras import how_to_install
+
+from ..demo import picture, timing
 from ..training import DigitsSplit, Epoch, build_network, fit, load_digits_split, steps_per_epoch
 from ..training.digits import BATCH_SIZE
-from . import demo_plot, demo_timing
-from .argument_types import device_argument, file_problem, integer_from
 from .demo_extra import device_name, missing_packages
-from .spread import Spread
 
 LABELS = {"avg": "average pooling", "gcp": "covariance pooling (GCP)"}
 # Mean final accuracy over seeds 0 to 4 at 1e-3, 3e-3, 1e-2: average pooling 97.9, 98.7, 98.8; GCP 98.8, 99.1, 98.9.
@@ -51,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the demo; 0 when done, 1 for a missing package or a wrong result, 2 for an unusable output."""
     started = time.perf_counter()
-    problem = None if args.no_plot else demo_plot.plot_path_problem(args.output)
+    problem = None if args.no_plot else picture.plot_path_problem(args.output)
     if problem is None and not args.no_plot and args.output != PICTURE:
         problem = file_problem(args.output)
     if problem:
@@ -72,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     print("\n" + epoch_times({pool: [epoch.seconds for epoch in epochs] for pool, epochs in curves.items()}))
     sound = report_times(features, device)
     if not args.no_plot:
-        demo_plot.plot(
+        picture.plot(
             {LABELS[pool]: epochs for pool, epochs in curves.items()},
             f"8x8 digits, same network and data order, seed {args.seed}",
             args.output,
@@ -84,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def fail(message: str, code: int) -> int:
-    print(f"gcp_kernels demo: error: {message}", file=sys.stderr)
+    print(f"experiments demo: error: {message}", file=sys.stderr)
     return code
 
 
@@ -152,7 +153,7 @@ def report_times(features: torch.Tensor, device: torch.device) -> bool:
         f"median (quartiles) of {rounds} interleaved rounds, and how many times longer than ours"
     )
     for title, case in cases.items():
-        times = demo_timing.time_pool(case, rounds)
+        times = timing.time_pool(case, rounds)
         sound = sound and times[0].milliseconds is not None
         print(f"  {title}, (B, C, H, W) = {tuple(case.shape)}")
         for row in times:
@@ -161,7 +162,7 @@ def report_times(features: torch.Tensor, device: torch.device) -> bool:
             else:
                 ratio = "" if row is times[0] or row.ratio is None else f"x{row.ratio:.2f}"
                 print(f"    {f'{row.milliseconds:.2f} ms':30} {ratio:22} {row.name}")
-    if demo_timing.PYTORCHCV not in (row.name for row in times):
+    if timing.PYTORCHCV not in (row.name for row in times):
         print("  pytorchcv is not installed: its loop-free layer is not compared")
     print()
     return sound

@@ -3,8 +3,9 @@
 import torch
 from torch import nn
 
-from .. import models
-from ..validation import check_choice
+from gcp_kernels import models
+from gcp_kernels.validation import check_choice
+
 from .networks import POOLS
 
 ARCHITECTURES = ("resnet18", "resnet34", "resnet50", "resnet101")

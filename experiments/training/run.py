@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .. import __version__
-from ..analysis import LandscapeRecorder, split
-from ..checkpoint_file import CheckpointError
+from gcp_kernels import __version__
+from gcp_kernels.analysis import LandscapeRecorder, split
+from gcp_kernels.checkpoint_file import CheckpointError
+
 from .batches import steps_per_epoch
 from .configuration import TrainingConfig
 from .damaged_images import Report
@@ -48,7 +49,7 @@ class TrainingRun:
         device: of this process.
         workers: processes that read images for this one; they do not change the result.
         processes: this one among those that train together, which have joined.
-        report: of images decoded beforehand, as for :class:`gcp_kernels.training.image_folder.FolderBatches`.
+        report: of images decoded beforehand, as for :class:`experiments.training.image_folder.FolderBatches`.
 
     Attributes:
         history: a row for each epoch so far, with the columns of ``log.csv``.

@@ -1,7 +1,7 @@
 """Train a network with covariance or average pooling: on real handwritten digits, or on a folder of images.
 
 Everything goes into one folder: options, a checkpoint after every epoch, CSV tables. A run that was killed goes on with
---resume, to the result that it would have had. For several processes: torchrun --nproc-per-node N -m gcp_kernels train.
+--resume, to the result that it would have had. For several processes: torchrun --nproc-per-node N -m experiments train.
 docs/training.md in the repository says what is published and what is not. The digits need the extra "demo", folders of
 images the extra "models": pip install --no-build-isolation ".[demo,models]" in a checkout of the repository.
 """
@@ -20,8 +20,11 @@ from typing import Any
 
 import torch
 
-from .. import __version__
-from ..extras import how_to_install
+from gcp_kernels import __version__
+from gcp_kernels.commands.argument_types import device_argument, integer_from, number_from
+from gcp_kernels.commands.ending import INTERRUPTED, NOT_READ
+from gcp_kernels.extras import how_to_install
+
 from ..training import POOLS, SCHEDULES, NonFiniteLossError, reading_processes
 from ..training.configuration import DIGITS, TrainingConfig
 from ..training.digits import BATCH_SIZE
@@ -31,8 +34,6 @@ from ..training.mixed_precision import AMP_DTYPES
 from ..training.resnets import ARCHITECTURES
 from ..training.run import TrainingRun, reproducible
 from ..training.run_folder import RunFolder, RunFolderError
-from .argument_types import device_argument, integer_from, number_from
-from .ending import INTERRUPTED, NOT_READ
 
 OUTPUT = Path("gcp_run")
 WORKERS = 4
@@ -283,7 +284,7 @@ def table_line(row: dict[str, Any]) -> str:
 def fail(message: object, code: int, processes: Processes | None = None, *, at_once: bool = False) -> int:
     """Print the error, of several processes with the name of each: one may fail alone; return the exit code."""
     where = f" in process {processes.rank}" if processes is not None and processes.count > 1 else ""
-    print(f"gcp_kernels train: error{where}: {message}", file=sys.stderr, flush=True)
+    print(f"experiments train: error{where}: {message}", file=sys.stderr, flush=True)
     return leave(code, processes) if at_once and processes is not None else code
 
 

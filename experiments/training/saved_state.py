@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ..checkpoint_file import CheckpointError
+from gcp_kernels.checkpoint_file import CheckpointError
+
 from .run_folder import LOG_COLUMNS
 
 # An error shows so many differences; one of another network has hundreds.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..validation import check_at_least, check_choice
+from gcp_kernels.validation import check_at_least, check_choice
 
 # Strengths 1 to 5. Noise: standard deviation, of a range of 1. Blur: standard deviation in pixels. Contrast: the share
 # that is taken away. Shift: pixels. Chosen on trained networks: the first costs a network with average pooling half a

@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from ..training.atomic_files import write_table
+from gcp_kernels.commands.atomic_files import write_table
+
 from .claims import Verdict
 from .experiment import Run
 from .flatness import SURFACE_STEPS

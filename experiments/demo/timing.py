@@ -10,15 +10,14 @@ from dataclasses import dataclass
 
 import torch
 
-from .. import reference
-from ..functional import fused_gcp
-from .spread import Spread
+from gcp_kernels import reference
+from gcp_kernels.commands.relative_error import ERROR_LIMIT, relative_error
+from gcp_kernels.commands.spread import Spread
+from gcp_kernels.functional import fused_gcp
 
 PYTORCHCV = "pytorchcv iSQRTCOVPool (loop-free eager)"
 N_ITER = 5
 WARM_UP = 3
-# Twice what precision "high" promises: a float32 result further from float64 than this is wrong, not rounded.
-ERROR_LIMIT = 1e-5
 
 Pool = Callable[[torch.Tensor], torch.Tensor]
 
@@ -62,11 +61,6 @@ def step(pool: Pool, features: torch.Tensor, upstream: torch.Tensor) -> tuple[to
     pooled = pool(features)
     (gradient,) = torch.autograd.grad(pooled, features, upstream)
     return pooled.detach(), gradient
-
-
-def relative_error(result: torch.Tensor, truth: torch.Tensor) -> float:
-    """|| result - truth || / || truth || in float64; NaN where the result holds one."""
-    return float(torch.linalg.vector_norm(result.double() - truth) / torch.linalg.vector_norm(truth))
 
 
 def time_pool(features: torch.Tensor, rounds: int) -> list[PoolTime]:

@@ -6,8 +6,9 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from gcp_kernels.commands.atomic_files import write_atomically
+
 from ..training import Epoch
-from ..training.atomic_files import write_atomically
 
 FORMATS = (".png", ".pdf", ".svg")
 

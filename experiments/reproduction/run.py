@@ -3,8 +3,9 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from gcp_kernels.commands.atomic_files import write_text
+
 from ..training import DigitsSplit, NonFiniteLossError, steps_per_epoch
-from ..training.atomic_files import write_text
 from .claims import Verdict, verdicts
 from .experiment import Run, Settings, train_and_measure
 from .figures import figures_of, worst_residual

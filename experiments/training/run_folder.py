@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
-from ..checkpoint_file import CheckpointError, read_checkpoint
-from .atomic_files import PARTIAL, naming, write_atomically, write_table, write_text
+from gcp_kernels.checkpoint_file import CheckpointError, read_checkpoint
+from gcp_kernels.commands.atomic_files import PARTIAL, naming, write_atomically, write_table, write_text
+
 from .folder_lock import lock, unlock
 from .image_decoding import DamagedImageError
 

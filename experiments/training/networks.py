@@ -3,8 +3,9 @@
 import torch
 from torch import nn
 
-from ..nn import GCP, DropCov
-from ..validation import check_choice
+from gcp_kernels.nn import GCP, DropCov
+from gcp_kernels.validation import check_choice
+
 from .digits import CLASSES
 
 POOLS = ("avg", "gcp", "dropcov", "power", "elementwise", "none")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ..validation import check_choice
+from gcp_kernels.validation import check_choice
 
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

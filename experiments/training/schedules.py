@@ -12,7 +12,7 @@ from collections.abc import Callable
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from ..validation import check_at_least, check_choice
+from gcp_kernels.validation import check_at_least, check_choice
 
 _FACTORS: dict[str, Callable[[float], float]] = {
     "norm": lambda done: 0.1 ** (done // 30),

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from ..extras import how_to_install
+from gcp_kernels.extras import how_to_install
+
 from .batches import TEST_BATCH, Batch, divisible
 from .damaged_images import Report, find_damaged
 from .distributed import Processes
@@ -21,10 +22,10 @@ CENTRE = 224 / 256
 
 
 class FolderBatches:
-    """An ImageFolder tree as :class:`gcp_kernels.training.batches.Batches`.
+    """An ImageFolder tree as :class:`experiments.training.batches.Batches`.
 
-    What is an image, and of which class, says :func:`gcp_kernels.training.image_listing.list_images`; how a file
-    becomes one, :func:`gcp_kernels.training.image_decoding.decode`.
+    What is an image, and of which class, says :func:`experiments.training.image_listing.list_images`; how a file
+    becomes one, :func:`experiments.training.image_decoding.decode`.
 
     In training a random part of each image is scaled to ``image_size`` and mirrored half of the time
     (RandomResizedCrop, RandomHorizontalFlip); in testing the shorter side is scaled to ``image_size`` * 256 / 224 and
@@ -39,10 +40,10 @@ class FolderBatches:
         seed: of order and augmentation.
         device: where batches go.
         workers: processes that read images; 0 to read in this one.
-        processes: as for :class:`gcp_kernels.training.batches.DigitsBatches`.
+        processes: as for :class:`experiments.training.batches.DigitsBatches`.
         skip_damaged: read every image once now, all processes together, and leave out those that cannot be decoded:
             everything is then as if they were not there.
-        report: of that, as for :func:`gcp_kernels.training.damaged_images.find_damaged`.
+        report: of that, as for :func:`experiments.training.damaged_images.find_damaged`.
 
     Attributes:
         classes: their names, by label.

@@ -18,14 +18,15 @@ from pathlib import Path
 
 import torch
 
-from .. import __version__
-from ..extras import how_to_install
+from gcp_kernels import __version__
+from gcp_kernels.commands.argument_types import device_argument, folder_problem, integer_from, number_from
+from gcp_kernels.extras import how_to_install
+
 from ..reproduction.claims import BASELINE, CLAIMS
 from ..reproduction.experiment import Settings
 from ..reproduction.report import CHOSEN_ON_TEST_IMAGES, plural, summary
 from ..reproduction.run import run_all, write_folder
 from ..training import POOLS, SCHEDULES, NonFiniteLossError, load_digits_split
-from .argument_types import device_argument, folder_problem, integer_from, number_from
 from .demo_extra import device_name, missing_packages
 
 DEFAULT = Settings()
@@ -154,7 +155,7 @@ def remove_empty(folders: Sequence[Path]) -> None:
 
 def command_line(args: argparse.Namespace) -> str:
     """The command that repeats this run, without the folder that it writes to."""
-    words = ["python", "-m", "gcp_kernels", "reproduce"]
+    words = ["python", "-m", "experiments", "reproduce"]
     for name, value in vars(args).items():
         if name in ("command", "output") or value is None or value is False:
             continue
@@ -167,5 +168,5 @@ def command_line(args: argparse.Namespace) -> str:
 
 
 def fail(message: str, code: int) -> int:
-    print(f"gcp_kernels reproduce: error: {message}", file=sys.stderr)
+    print(f"experiments reproduce: error: {message}", file=sys.stderr)
     return code

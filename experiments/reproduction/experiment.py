@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ..analysis import LandscapeRecorder, evenly_spaced, split
+from gcp_kernels.analysis import LandscapeRecorder, evenly_spaced, split
+
 from ..training import DigitsSplit, Epoch, accuracy, build_network, fit, scheduler, steps_per_epoch
 from ..training.digits import BATCH_SIZE
 from ..training.run import reproducible
