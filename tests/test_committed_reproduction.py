@@ -19,6 +19,8 @@ from experiments.reproduction.flatness import SURFACE_STEPS, Flatness
 from experiments.reproduction.report import CHOSEN_ON_TEST_IMAGES, detail, over_seeds, summary
 from experiments.training import Epoch
 
+pytest.importorskip("scipy", reason="scipy is not installed (extra: test)")
+
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "docs" / "reproduction"
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -32,6 +32,7 @@ LAYERS = (
     "wrappers",
     "checkpoint_file",
     "extras",
+    "listing",
     "eigenvalues",
     "transforms",
     "validation",

@@ -25,6 +25,8 @@ from experiments.reproduction.experiment import Settings
 from experiments.reproduction.figures import figures_of, worst_residual
 from experiments.reproduction.run import write_folder
 
+pytest.importorskip("scipy", reason="scipy is not installed (extra: test)")
+
 SETTINGS = Settings(seeds=3, epochs=2)
 
 

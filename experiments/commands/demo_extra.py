@@ -7,7 +7,7 @@ import torch
 
 
 def missing_packages(*, plotting: bool) -> list[str]:
-    """Distributions of the ``demo`` extra that cannot be imported."""
+    """List the distributions of the ``demo`` extra that cannot be imported; scikit-learn stands for scipy too."""
     modules = {"scikit-learn": "sklearn.datasets", "tqdm": "tqdm"}
     if plotting:
         modules["matplotlib"] = "matplotlib.figure"

@@ -23,7 +23,7 @@ import torch
 from gcp_kernels import __version__
 from gcp_kernels.commands.argument_types import device_argument, integer_from, number_from
 from gcp_kernels.commands.ending import INTERRUPTED, NOT_READ
-from gcp_kernels.extras import how_to_install
+from gcp_kernels.extras import IMPORT_ERRORS, why_not_imported
 
 from ..training import POOLS, SCHEDULES, NonFiniteLossError, reading_processes
 from ..training.configuration import DIGITS, TrainingConfig
@@ -163,15 +163,11 @@ def missing_packages(config: TrainingConfig) -> str | None:
     for distribution, module in needed.items():
         try:
             importlib.import_module(module)
-        except (ImportError, RuntimeError) as error:
-            # A torchvision built for another torch fails with a RuntimeError: an operator does not exist.
+        except IMPORT_ERRORS as error:
             missing.append(f"{distribution} ({error})")
     if not missing:
         return None
-    return (
-        f"cannot be imported: {', '.join(missing)}; not installed "
-        f"({how_to_install('demo', 'models')}) or built for another torch than the one that is"
-    )
+    return f"cannot be imported: {', '.join(missing)}; {why_not_imported('demo', 'models')}"
 
 
 def train(

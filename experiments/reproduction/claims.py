@@ -27,13 +27,6 @@ NOT_MEASURED = "not measured: no training step was recorded"
 SEEDS_TO_SUPPORT = 3
 BASELINE = "avg"
 
-# 97.5 % quantiles of Student's distribution for 1 to 30 degrees of freedom; the last serves beyond, and errs to the
-# side of "undecided".
-STUDENT = (
-    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
-    2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
-)  # fmt: skip
-
 CLAIMS = {
     1: "the loss is smoother",
     2: "gradients are more predictive",
@@ -155,8 +148,11 @@ def of_claim(claim: int, pool: str, every: Sequence[Verdict]) -> str:
 
 
 def student(degrees: int) -> float:
-    """The 97.5 % quantile of Student's distribution; infinite for no degree of freedom."""
-    return STUDENT[min(degrees, len(STUDENT)) - 1] if degrees > 0 else inf
+    """Return the 97.5 % quantile of Student's distribution; infinity for no degree of freedom."""
+    # Not at the top: the options of the command are shown where the demo extra is not installed, too.
+    from scipy.special import stdtrit
+
+    return float(stdtrit(degrees, 0.975)) if degrees > 0 else inf
 
 
 def spread(figures: Sequence[float]) -> float:

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from gcp_kernels.listing import listed
+
 from .digits import DigitsSplit
 
 NAMED = 5
@@ -49,16 +51,16 @@ def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
     removed, added = _without(was, has), _without(has, was)
     if removed or added:
         changes = {"removed": removed, "added": added}
-        return f"classes {'; '.join(f'{what}: {_some(names)}' for what, names in changes.items() if names)}"
+        return f"classes {'; '.join(f'{what}: {listed(names, NAMED)}' for what, names in changes.items() if names)}"
     if was != has:
-        return f"the order of the classes was {_some(was)}"
-    listed, found = before["dataset"]["listing"], now["dataset"]["listing"]
+        return f"the order of the classes was {listed(was, NAMED)}"
+    recorded, found = before["dataset"]["listing"], now["dataset"]["listing"]
     changed = [
-        f"{name} had {listed.get(name, 'nothing')}, and has {found.get(name, 'nothing')}"
-        for name in {**listed, **found}
-        if listed.get(name) != found.get(name)
+        f"{name} had {recorded.get(name, 'nothing')}, and has {found.get(name, 'nothing')}"
+        for name in {**recorded, **found}
+        if recorded.get(name) != found.get(name)
     ]
-    return _some(changed, "; ") if changed else None
+    return listed(changed, NAMED, separator="; ") if changed else None
 
 
 def _described(what: str, each: Sequence[bytes]) -> str:
@@ -76,8 +78,3 @@ def _path_and_size(path: str, part: Path) -> bytes:
 
 def _without(names: Sequence[str], others: Sequence[str]) -> list[str]:
     return [name for name in names if name not in set(others)]
-
-
-def _some(names: Sequence[str], separator: str = ", ") -> str:
-    more = f"{separator}and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return separator.join(names[:NAMED]) + more

@@ -8,17 +8,20 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from gcp_kernels.extras import how_to_install
+from gcp_kernels.extras import import_torchvision
+from gcp_kernels.listing import listed
 
 from .batches import TEST_BATCH, Batch, divisible
 from .damaged_images import Report, find_damaged
 from .distributed import Processes
 from .image_decoding import DamagedImageError, ImageError, decode
-from .image_listing import check_folders, list_images, notes, require_images, some_names
+from .image_listing import NAMED, check_folders, list_images, notes, require_images
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # An image is tested on its centre, 224 of 256 pixels.
 CENTRE = 224 / 256
+# For the error where torchvision does not load.
+USER = "folders of images are read by"
 
 
 class FolderBatches:
@@ -73,7 +76,8 @@ class FolderBatches:
         skip_damaged: bool = False,
         report: Report | None = None,
     ) -> None:
-        suffixes, transforms = _torchvision()
+        suffixes = import_torchvision(USER, "datasets.folder").IMG_EXTENSIONS
+        transforms = import_torchvision(USER, "transforms")
         normalized = [transforms.ToTensor(), transforms.Normalize(MEAN, DEVIATION)]
         self._augment = transforms.Compose(
             [transforms.RandomResizedCrop(image_size), transforms.RandomHorizontalFlip(), *normalized]
@@ -87,7 +91,8 @@ class FolderBatches:
         different = sorted(set(self.classes) ^ set(self._test.classes))
         if different:
             raise ValueError(
-                f"train/ and val/ of {root} must have the same classes; only in one of them: {some_names(different)}"
+                f"train/ and val/ of {root} must have the same classes; only in one of them: "
+                f"{listed(map(repr, different), NAMED)}"
             )
         listings = {root / "train": self._train, root / "val": self._test}
         for part, listing in listings.items():
@@ -209,17 +214,3 @@ def hashed_seed(*numbers: int) -> int:
     """A seed of 64 bits for these numbers: neighbours have nothing to do with each other."""
     digest = hashlib.blake2b(" ".join(map(str, numbers)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little")
-
-
-def _torchvision() -> tuple[tuple[str, ...], Any]:
-    """The suffixes of images, and the transforms."""
-    try:
-        from torchvision import transforms
-        from torchvision.datasets.folder import IMG_EXTENSIONS
-    except (ImportError, RuntimeError) as error:
-        # A torchvision built for another torch fails with a RuntimeError: an operator does not exist.
-        raise ImportError(
-            "folders of images are read by torchvision, which cannot be imported here: it is not installed "
-            f"({how_to_install('models')}) or was built for another torch than the one that is"
-        ) from error
-    return IMG_EXTENSIONS, transforms

@@ -7,6 +7,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gcp_kernels.listing import listed
+
 # Folders that systems put beside what people put there, in small letters; those that begin with a dot are others.
 OF_SYSTEMS = ("__macosx", "__pycache__", "@eadir", "@recycle", "#recycle", "#snapshot", "$recycle.bin", "lost+found",
               "system volume information")  # fmt: skip
@@ -72,7 +74,7 @@ def require_images(listing: Listing, part: Path, without: str) -> None:
     empty = [name for label, name in enumerate(listing.classes) if label not in found]
     if empty:
         raise FileNotFoundError(
-            f"{some_names(empty)} in {part} {'has' if len(empty) == 1 else 'have'} no image {without}"
+            f"{listed(map(repr, empty), NAMED)} in {part} {'has' if len(empty) == 1 else 'have'} no image {without}"
             + (f"; skipped there and elsewhere: {_counts(listing.skipped)}" if listing.skipped else "")
         )
 
@@ -210,12 +212,6 @@ def _counts(counter: Counter[str]) -> str:
     named = [f"{count} {_shown(kind)}" for kind, count in kinds[:NAMED]]
     others = sum(count for _, count in kinds[NAMED:])
     return ", ".join([*named, *([f"{others} others"] if others else [])])
-
-
-def some_names(names: Sequence[str]) -> str:
-    """The first of them, and how many others there are."""
-    others = len(names) - NAMED
-    return ", ".join(map(repr, names[:NAMED])) + (f" and {others} others" if others > 0 else "")
 
 
 def _shown(name: str) -> str:

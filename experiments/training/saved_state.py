@@ -1,12 +1,12 @@
 """Whether the saved state of a run has the form of the run's own, before any of it is put into its place."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
 from typing import Any
 
 from torch import Tensor
 
 from gcp_kernels.checkpoint_file import CheckpointError
+from gcp_kernels.listing import listed
 
 from .run_folder import LOG_COLUMNS
 
@@ -31,11 +31,8 @@ def check_saved_state(saved: Mapping[str, Any], own: Mapping[str, Any], paramete
         "optimizer": {**own["optimizer"], "state": buffers if has_momentum else {}},
         "recorder": recorder if own["recorder"] is not None and isinstance(recorder, dict) else own["recorder"],
     }
-    found = misfits(saved, expected, "")
-    shown = list(islice(found, SHOWN))
-    if shown:
-        more = sum(1 for _ in found)
-        raise CheckpointError("; ".join([*shown, *([f"and {more} more"] if more else [])]))
+    if found := listed(misfits(saved, expected, ""), SHOWN, separator="; "):
+        raise CheckpointError(found)
 
 
 def misfits(saved: object, own: object, name: str) -> Iterator[str]:
