@@ -118,7 +118,7 @@ def test_plots_are_drawn_again_beside_their_rows_and_nowhere_else(tmp_path, caps
     assert (other / picture.name).read_bytes() == b"of another run"
 
 
-def test_the_demo_draws_its_own_picture_anew(tmp_path, monkeypatch):
+def test_the_demo_draws_over_its_own_picture(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / demo.PICTURE).write_bytes(b"of the last time")
 

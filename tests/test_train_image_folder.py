@@ -57,7 +57,7 @@ def by_image(batches):
     return sorted((images[i].sum().item(), labels[i].item()) for images, labels in batches for i in range(len(labels)))
 
 
-def test_an_image_is_augmented_anew_in_every_epoch(tree):
+def test_an_image_is_augmented_in_another_way_in_every_epoch(tree):
     batches = folder_batches(tree)
     assert not {s for s, _ in by_image(batches.training(1))} & {s for s, _ in by_image(batches.training(2))}
 

@@ -30,7 +30,7 @@ LABELS = {"avg": "average pooling", "gcp": "covariance pooling (GCP)"}
 # Best for GCP, and within a tenth of a point of the best for average pooling, so that neither is handicapped.
 LEARNING_RATE = 3e-3
 WEIGHT_DECAY = 1e-2
-# Drawn anew each time; a picture that a user names is never drawn over.
+# Drawn over each time; a picture that a user names never is.
 PICTURE = Path("gcp_demo.png")
 LEAST_EPOCHS = 5
 TIMING_ROUNDS = {"cpu": 11, "cuda": 100}
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--batch-size", type=integer_from(1), default=BATCH_SIZE, help=f"images per optimiser step ({BATCH_SIZE})"
     )
     parser.add_argument("--device", type=device_argument, help="cpu, cuda or cuda:N (cuda if there is one)")
-    parser.add_argument("--output", type=Path, default=PICTURE, help=f"the plot, a new file (./{PICTURE}, drawn anew)")
+    parser.add_argument("--output", type=Path, default=PICTURE, help=f"the plot, a new file (./{PICTURE}, drawn over)")
     parser.add_argument("--no-plot", action="store_true", help="draw nothing")
 
 
@@ -131,7 +131,7 @@ def train_both(
 
 
 def epoch_times(seconds: Mapping[str, Sequence[float]]) -> str:
-    """A line with the time to train an epoch, the first one left out: it has what is done once, such as allocations."""
+    """Say how long an epoch of training took; the first one, with what is done once, is left out."""
     later = {pool: Spread.of(measured[1:]) for pool, measured in seconds.items() if len(measured) > LEAST_EPOCHS}
     if not later:
         return f"time to train one epoch: not said, {LEAST_EPOCHS} epochs or fewer do not show its spread\n"
@@ -169,7 +169,7 @@ def report_times(features: torch.Tensor, device: torch.device) -> bool:
 
 
 def verdict(average: Sequence[float], covariance: Sequence[float]) -> str:
-    """Who won, from the test accuracies per epoch (per cent), and when each reached the other's final one."""
+    """Say who won, from the test accuracies per epoch (per cent), and when each reached the other's final one."""
     last_average, last_covariance = average[-1], covariance[-1]
     ends = f"GCP ends at {last_covariance:.2f} % and average pooling at {last_average:.2f} %"
     if last_covariance > last_average:
@@ -186,7 +186,7 @@ def verdict(average: Sequence[float], covariance: Sequence[float]) -> str:
 
 
 def reached(name: str, curve: Sequence[float], other: str, target: float) -> str:
-    """In which epoch a curve first reached the other's final accuracy."""
+    """Say in which epoch a curve first reached the other's final accuracy."""
     for number, value in enumerate(curve, start=1):
         if value >= target:
             return f"{name} reached {other}'s final accuracy in epoch {number} of {len(curve)}"

@@ -21,7 +21,7 @@ def missing_packages(*, plotting: bool) -> list[str]:
 
 
 def device_name(device: torch.device) -> str:
-    """A GPU's name, or the kind of CPU and torch's threads on it."""
+    """Return a GPU's name, or the kind of CPU and torch's threads on it."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{platform.machine()} CPU with {torch.get_num_threads()} threads"

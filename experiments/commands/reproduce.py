@@ -69,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run it.
+    """Run the command.
 
     Returns:
         0 when done, 1 for a missing package or a training that diverged, 2 for poolings, an output or a range that
@@ -99,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def run_and_write(args: argparse.Namespace, settings: Settings) -> int:
-    """Everything after the checks, into a folder that is there; exit codes as of :func:`run`."""
+    """Do everything after the checks, into a folder that is there; exit codes as of :func:`run`."""
     started = time.perf_counter()
     print(f"gcp_kernels {__version__}, torch {torch.__version__}, {device_name(settings.device)}")
     digits = load_digits_split(settings.device)
@@ -131,7 +131,7 @@ def run_and_write(args: argparse.Namespace, settings: Settings) -> int:
 
 
 def settings_of(args: argparse.Namespace) -> Settings:
-    """The defaults, or the small ones, with what was given in place of them."""
+    """Return the default settings, or the small ones, changed by the options that were given."""
     given = {
         field.name: getattr(args, field.name)
         for field in fields(Settings)
@@ -145,7 +145,7 @@ def settings_of(args: argparse.Namespace) -> Settings:
 
 
 def remove_empty(folders: Sequence[Path]) -> None:
-    """Remove those, innermost first, up to the first that is not empty."""
+    """Remove those folders, innermost first, up to the first that is not empty."""
     for folder in folders:
         try:
             folder.rmdir()
@@ -154,7 +154,7 @@ def remove_empty(folders: Sequence[Path]) -> None:
 
 
 def command_line(args: argparse.Namespace) -> str:
-    """The command that repeats this run, without the folder that it writes to."""
+    """Return the command that repeats this run, without the folder that it writes to."""
     words = ["python", "-m", "experiments", "reproduce"]
     for name, value in vars(args).items():
         if name in ("command", "output") or value is None or value is False:

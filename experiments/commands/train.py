@@ -79,7 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def data_argument(text: str) -> str:
-    """An argparse type: "digits", or the whole path of a folder, wherever a resumed run is started."""
+    """Parse --data: "digits", or a folder, whose whole path is kept so that a run can be resumed from anywhere."""
     return text if text == DIGITS else str(Path(text).resolve())
 
 
@@ -127,12 +127,12 @@ def run(args: argparse.Namespace) -> int:
 
 def how_to_go_on(folder: RunFolder) -> str:
     if not folder.has_epochs():
-        return "no epoch is complete: the same command starts anew"
+        return "no epoch is complete: the same command begins again"
     return f"--output {folder.path} --resume goes on"
 
 
 def configuration(args: argparse.Namespace, folder: RunFolder, processes: Processes) -> TrainingConfig:
-    """The checked options; raises for what cannot be, before any work."""
+    """Return the checked options; raise for what cannot be, before any work."""
     given = {name: value for name, value in vars(args).items() if name not in NOT_OF_THE_CONFIG}
     if "device" in given:
         given["device"] = str(given["device"])
@@ -143,7 +143,7 @@ def configuration(args: argparse.Namespace, folder: RunFolder, processes: Proces
         except ValueError as error:
             if folder.has_epochs():
                 raise
-            raise ValueError(f"{error}; no epoch is complete: without --resume it starts anew, with any") from error
+            raise ValueError(f"{error}; no epoch is complete: without --resume it begins again, with any") from error
     else:
         folder.require_unused()
         config = TrainingConfig.from_options(given, processes.count)
@@ -155,7 +155,7 @@ def configuration(args: argparse.Namespace, folder: RunFolder, processes: Proces
 
 
 def missing_packages(config: TrainingConfig) -> str | None:
-    """What cannot be imported, and how to install it; ``None`` if nothing is missing."""
+    """Say what cannot be imported, and how to install it; ``None`` if nothing is missing."""
     needed = {"scikit-learn": "sklearn.datasets"} if config.data == DIGITS else {"torchvision": "torchvision"}
     if sys.stderr.isatty():
         needed["tqdm"] = "tqdm"
@@ -212,7 +212,7 @@ def train(
 
 
 def now_and_then() -> Callable[[int, int], None]:
-    """What says how many images have been decoded, if it has not for a while."""
+    """Make the function that prints how many images have been decoded, at most twice a minute."""
     said = time.monotonic()
 
     def say(done: int, images: int) -> None:
@@ -226,7 +226,7 @@ def now_and_then() -> Callable[[int, int], None]:
 
 @contextmanager
 def progress(training: TrainingRun) -> Iterator[Any]:
-    """What to call after a step, and what prints a line: in the first process only, with a bar on a terminal."""
+    """Yield what to call after a step and what prints a line: in the first process only, with a bar on a terminal."""
     if not training.processes.first:
         yield (lambda images, labels: None), (lambda line: None)
     elif not sys.stderr.isatty():
@@ -241,7 +241,7 @@ def progress(training: TrainingRun) -> Iterator[Any]:
 
 
 def introduction(training: TrainingRun) -> str:
-    """What is trained, on what, and how, in three lines."""
+    """Say what is trained, on what, and how, in three lines."""
     config, dataset = training.config, training.dataset
     together = f", {config.processes} processes" if config.processes > 1 else ""
     network = config.arch or "small CNN"
@@ -258,7 +258,7 @@ def introduction(training: TrainingRun) -> str:
 
 
 def what_was_left_out(training: TrainingRun, folder: RunFolder) -> list[str]:
-    """Of a folder of images: a line for each kind of what is no image, no class, or damaged."""
+    """Say in a line each what of a folder of images was left out: files that are no images, folders, damaged images."""
     if not training.damaged:
         return [*training.notes]
     others = len(training.damaged) - DAMAGED_SHOWN
@@ -278,7 +278,7 @@ def table_line(row: dict[str, Any]) -> str:
 
 
 def fail(message: object, code: int, processes: Processes | None = None, *, at_once: bool = False) -> int:
-    """Print the error, of several processes with the name of each: one may fail alone; return the exit code."""
+    """Print the error and return the exit code; one of several processes names itself, for it may fail alone."""
     where = f" in process {processes.rank}" if processes is not None and processes.count > 1 else ""
     print(f"experiments train: error{where}: {message}", file=sys.stderr, flush=True)
     return leave(code, processes) if at_once and processes is not None else code

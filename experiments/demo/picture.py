@@ -14,7 +14,7 @@ FORMATS = (".png", ".pdf", ".svg")
 
 
 def plot_path_problem(path: Path) -> str | None:
-    """Why a plot cannot be written to ``path``, as a sentence fragment; None when it can."""
+    """Say why a plot cannot be written to ``path``, as a sentence fragment; None when it can."""
     if path.suffix.lower() not in FORMATS:
         return f"the name must end in {', '.join(FORMATS)}"
     if path.is_dir():

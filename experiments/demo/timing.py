@@ -44,7 +44,7 @@ def plain_autograd(features: torch.Tensor) -> torch.Tensor:
 
 
 def pools() -> dict[str, Pool]:
-    """What is compared, each under a name that says exactly what it is; ours first."""
+    """Return what is compared, each under a name that says exactly what it is; ours first."""
     found: dict[str, Pool] = {
         "gcp_kernels.fused_gcp": fused,
         "gcp_kernels.reference.isqrt_pool + triu_vec, plain autograd (eager)": plain_autograd,
@@ -57,14 +57,14 @@ def pools() -> dict[str, Pool]:
 
 
 def step(pool: Pool, features: torch.Tensor, upstream: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """One forward and backward pass: the pooled vectors and the gradient with respect to ``features``."""
+    """Run one forward and backward pass: the pooled vectors and the gradient with respect to ``features``."""
     pooled = pool(features)
     (gradient,) = torch.autograd.grad(pooled, features, upstream)
     return pooled.detach(), gradient
 
 
 def time_pool(features: torch.Tensor, rounds: int) -> list[PoolTime]:
-    """Milliseconds of one pass of each implementation on ``features`` (B, C, H, W), ours first.
+    """Measure the milliseconds of one pass of each implementation on ``features`` (B, C, H, W), ours first.
 
     Each is first compared, output and gradient, with the float64 reference on these very features. The rounds
     are interleaved, one pass of each implementation per round, so that a busy machine slows all of them
@@ -101,7 +101,7 @@ def time_pool(features: torch.Tensor, rounds: int) -> list[PoolTime]:
 
 
 def seconds_of_step(pool: Pool, features: torch.Tensor, upstream: torch.Tensor) -> float:
-    """Wall-clock seconds of one pass, the queue of a GPU drained before and after."""
+    """Measure the wall-clock seconds of one pass; the queue of a GPU is drained before and after."""
     wait = torch.cuda.synchronize if features.is_cuda else None
     if wait:
         wait(features.device)

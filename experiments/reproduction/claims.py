@@ -41,8 +41,8 @@ CLAIMS = {
 class Measure:
     """A number for each run that bears on a claim.
 
-    ``relative`` ones, where the scale of loss or gradient is divided out, are not the papers' and stand beside the
-    verdict of the claim without deciding it. ``infinite`` says in words what a figure of infinity is.
+    ``relative`` ones, where the scale of loss or gradient is divided out, are not the papers': they are
+    shown with the claim and do not decide its verdict. ``infinite`` says in words what a figure of infinity is.
     """
 
     claim: int
@@ -127,7 +127,7 @@ def verdict(measure: Measure, pool: str, baseline: Sequence[float], figures: Seq
 
 
 def verdicts(figures: Figures) -> list[Verdict]:
-    """Every measure that there are figures of, for every pool but average pooling."""
+    """Return a verdict for every measure that there are figures of, and every pool but average pooling."""
     return [
         verdict(measure, pool, figures[measure.key][BASELINE], figures[measure.key][pool])
         for measure in MEASURES
@@ -138,7 +138,7 @@ def verdicts(figures: Figures) -> list[Verdict]:
 
 
 def of_claim(claim: int, pool: str, every: Sequence[Verdict]) -> str:
-    """The verdict on a claim for one pool, from those of its measures that are not relative."""
+    """Return the verdict on a claim for one pool, from those of its measures that are not relative."""
     outcomes = {v.outcome for v in every if v.measure.claim == claim and v.pool == pool and not v.measure.relative}
     if not outcomes:
         return NOT_MEASURED
@@ -156,7 +156,7 @@ def student(degrees: int) -> float:
 
 
 def spread(figures: Sequence[float]) -> float:
-    """Sample standard deviation; NaN where there is one figure only, or one that is not finite."""
+    """Return the sample standard deviation; NaN for a single figure, or where one is not finite."""
     return stdev(figures) if len(figures) > 1 and all(map(isfinite, figures)) else float("nan")
 
 

@@ -26,7 +26,7 @@ STRENGTHS = (1, 2, 3, 4, 5)
 
 
 def corrupted(images: Tensor, name: str, strength: int, seed: int = 0) -> Tensor:
-    """The images, corrupted with one of the five strengths; equal for equal arguments, on every device.
+    """Return the images corrupted with one of the five strengths; equal for equal arguments, on every device.
 
     Args:
         images: (n, 1, H, W) in [0, 1], floating point. Not changed.
@@ -47,13 +47,13 @@ def corrupted(images: Tensor, name: str, strength: int, seed: int = 0) -> Tensor
 
 
 def noise(images: Tensor, deviation: float, generator: torch.Generator) -> Tensor:
-    """Normal noise on every pixel, cut off at black and white. ``generator`` is one of the CPU, here and below."""
+    """Add normal noise to every pixel, cut off at black and white. ``generator`` is one of the CPU, here and below."""
     normal = torch.randn(images.shape, generator=generator, dtype=torch.float64).to(images)
     return (images + deviation * normal).clamp(0, 1)
 
 
 def blur(images: Tensor, deviation: float, generator: torch.Generator | None = None) -> Tensor:
-    """A Gaussian blur of ``deviation`` pixels; what lies beyond the border is as the border."""
+    """Blur by a Gaussian of ``deviation`` pixels; beyond the border the pixels of the border are repeated."""
     if deviation == 0:
         return images.clone()
     offsets = torch.arange(-4, 5, dtype=torch.float64)
@@ -65,13 +65,13 @@ def blur(images: Tensor, deviation: float, generator: torch.Generator | None = N
 
 
 def contrast(images: Tensor, taken: float, generator: torch.Generator | None = None) -> Tensor:
-    """Every pixel nearer to the mean of its image, by the share ``taken``."""
+    """Bring every pixel nearer to the mean of its image, by the share ``taken``."""
     mean = images.mean((-3, -2, -1), keepdim=True)
     return (images + taken * (mean - images)).clamp(0, 1)
 
 
 def shift(images: Tensor, pixels: float, generator: torch.Generator) -> Tensor:
-    """Each image moved up, down, left or right, which is drawn; black comes in. Fractions are interpolated."""
+    """Move each image up, down, left or right, drawn at random; black comes in, and fractions are interpolated."""
     direction = torch.randint(4, (len(images),), generator=generator).to(images.device)
     whole = int(pixels)
     fraction = pixels - whole
@@ -82,7 +82,7 @@ def shift(images: Tensor, pixels: float, generator: torch.Generator) -> Tensor:
 
 
 def _moved(images: Tensor, axis: int, pixels: int) -> Tensor:
-    """Moved by whole pixels along one axis, towards higher indices if positive."""
+    """Move the images by whole pixels along one axis, towards higher indices if positive."""
     size = images.shape[axis]
     kept = max(0, size - abs(pixels))
     result = torch.zeros_like(images)

@@ -121,7 +121,7 @@ def train_and_measure(
 
 
 def accuracy_under_corruption(network: nn.Module, digits: DigitsSplit) -> dict[tuple[str, int], float]:
-    """Test accuracy in per cent by (corruption, strength), on images corrupted the same for every network."""
+    """Measure test accuracy in per cent by (corruption, strength); every network sees the same corrupted images."""
     return {
         (name, strength): accuracy(network, corrupted(digits.test_images, name, strength), digits.test_labels)
         for name in NAMES

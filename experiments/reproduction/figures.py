@@ -12,7 +12,7 @@ from .flatness import RESIDUAL_ALLOWED
 
 
 def figures_of(runs: Sequence[Run]) -> dict[str, dict[str, list[float]]]:
-    """Measure key -> pool -> one figure per seed, seeds in ascending order.
+    """Compute measure key -> pool -> one figure per seed, seeds in ascending order.
 
     Measures of the landscape are missing where no walk was recorded. A figure is NaN where it would be divided by zero,
     and a Hessian eigenvalue too where its power iteration was still far off.
@@ -47,28 +47,28 @@ def figures_of(runs: Sequence[Run]) -> dict[str, dict[str, list[float]]]:
 
 
 def quotient(part: float, whole: float) -> float:
-    """``part / whole``; NaN, on which no verdict is given, where ``whole`` is zero."""
+    """Return ``part / whole``; NaN, on which no verdict is given, where ``whole`` is zero."""
     return part / whole if whole else nan
 
 
 def hessian_eigenvalue(run: Run) -> float:
-    """The magnitude of the largest one; NaN where its relative residual exceeds ``RESIDUAL_ALLOWED``."""
+    """Return the magnitude of the largest one; NaN where its relative residual exceeds ``RESIDUAL_ALLOWED``."""
     return abs(run.flatness.eigenvalue) if run.flatness.relative_residual <= RESIDUAL_ALLOWED else nan
 
 
 def worst_residual(runs: Sequence[Run]) -> float:
-    """The largest relative residual of the runs' Hessian eigenvalues; NaN if one is."""
+    """Return the largest relative residual of the runs' Hessian eigenvalues; NaN if one is."""
     residuals = [run.flatness.relative_residual for run in runs]
     return nan if any(map(isnan, residuals)) else max(residuals)
 
 
 def loss_range(run: Run) -> float:
-    """max - min over the walk of the loss, mean over the recorded steps: the area of the papers' band, per step."""
+    """Return max - min of the loss over the walk, mean over the recorded steps: the papers' band, per step."""
     return fmean(row["loss_max"] - row["loss_min"] for row in run.walks)
 
 
 def gradient_distance(run: Run) -> float:
-    """The largest distance of the walk between the gradient there and at its start, mean over the recorded steps."""
+    """Return how far the gradient gets from that at the start of the walk, mean over the recorded steps."""
     return fmean(row["distance_max"] for row in run.walks)
 
 
@@ -85,22 +85,22 @@ LANDSCAPE: dict[str, Callable[[Run], float]] = {
 
 
 def mean_accuracy(run: Run, name: str) -> float:
-    """Test accuracy under one corruption, mean of its five strengths, in per cent."""
+    """Return the test accuracy under one corruption, mean of its five strengths, in per cent."""
     return fmean(run.robustness[name, strength] for strength in STRENGTHS)
 
 
 def accuracy_at(run: Run, strength: int) -> float:
-    """Test accuracy at one strength, mean of the four corruptions, in per cent."""
+    """Return the test accuracy at one strength, mean of the four corruptions, in per cent."""
     return fmean(run.robustness[name, strength] for name in NAMES)
 
 
 def epochs_to(target: float, run: Run) -> float:
-    """The first epoch, from 1, whose test accuracy is at least ``target``; infinite if there is none."""
+    """Return the first epoch, from 1, whose test accuracy is at least ``target``; infinity if there is none."""
     return next((float(number) for number, epoch in enumerate(run.epochs, 1) if epoch.accuracy >= target), inf)
 
 
 def corruption_error(run: Run, average: Run) -> float:
-    """Mean corruption error after Hendrycks & Dietterich, average pooling of the same seed in place of AlexNet.
+    """Return the mean corruption error of Hendrycks & Dietterich, relative to average pooling of the same seed.
 
     For each corruption the error summed over strengths, in per cent of average pooling's; mean over corruptions. NaN
     where average pooling makes no error under one of them.

@@ -51,7 +51,7 @@ class Flatness:
 def measure_flatness(
     network: nn.Module, images: torch.Tensor, labels: torch.Tensor, iterations: int, directions: int
 ) -> Flatness:
-    """Measure it, with ``iterations`` of power iteration at most, along ``directions`` directions."""
+    """Measure the flatness, by at most ``iterations`` of power iteration and along ``directions`` directions."""
     network.eval()
 
     def loss() -> torch.Tensor:

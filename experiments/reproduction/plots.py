@@ -45,7 +45,7 @@ def write_plots(folder: Path, runs: Sequence[Run]) -> list[Path]:
 
 
 def landscape(figure: Any, runs: Sequence[Run]) -> None:
-    """The bands over the walk of loss and gradient distance against the training step; ends are means over seeds.
+    """Draw the bands of loss and gradient distance over the walk, by training step; their ends are means over seeds.
 
     One column for each pooling, for bands cover each other, with one scale in a row.
     """
@@ -74,7 +74,7 @@ def landscape(figure: Any, runs: Sequence[Run]) -> None:
 
 
 def convergence(figure: Any, runs: Sequence[Run]) -> None:
-    """Test accuracy and training loss by epoch: mean over seeds, and one standard deviation to each side.
+    """Draw test accuracy and training loss by epoch: mean over seeds, and one standard deviation to each side.
 
     On the logarithmic axis of the loss no further down than the lowest seed, for the deviation may exceed the mean.
     """
@@ -105,7 +105,7 @@ def convergence(figure: Any, runs: Sequence[Run]) -> None:
 
 
 def robustness(figure: Any, runs: Sequence[Run]) -> None:
-    """Accuracy by corruption, mean of the strengths, and by strength, mean of the corruptions; lines are deviations."""
+    """Draw accuracy by corruption, and by strength, each a mean over the other; lines are standard deviations."""
     groups: dict[str, dict[str, Callable[[Run], float]]] = {
         "mean of five strengths": {name: partial(mean_accuracy, name=name) for name in NAMES},
         "strength, mean of four corruptions": {

@@ -25,7 +25,7 @@ from .plots import LABELS
 def report(
     settings: Settings, figures: Figures, every: Sequence[Verdict], circumstances: Sequence[str], residual: float
 ) -> str:
-    """The whole report.
+    """Write the whole report.
 
     Args:
         settings: what was run.
@@ -52,7 +52,7 @@ def report(
 
 
 def summary(claims: Sequence[int], pools: Sequence[str], every: Sequence[Verdict]) -> str:
-    """The table of claims: one row each, one column for each pool against average pooling."""
+    """Write the table of claims: one row each, one column for each pool against average pooling."""
     rows = [
         f"| claim, against average pooling | {' | '.join(LABELS[pool] for pool in pools)} |",
         _rule_line(1 + len(pools)),
@@ -64,7 +64,7 @@ def summary(claims: Sequence[int], pools: Sequence[str], every: Sequence[Verdict
 
 
 def detail(verdicts: Sequence[Verdict]) -> str:
-    """The table of some verdicts: means and standard deviations over seeds, gain with its margin, outcome."""
+    """Write the table of some verdicts: means and standard deviations over seeds, gain with its margin, outcome."""
     rows = ["| measure | pooling | average pooling | this pooling | gain | verdict |", _rule_line(6)]
     for v in verdicts:
         relative = " (relative)" if v.measure.relative else ""
@@ -81,7 +81,7 @@ def detail(verdicts: Sequence[Verdict]) -> str:
 
 
 def over_seeds(figures: Sequence[float], mean: float, deviation: float, infinite: str) -> str:
-    """:func:`plus_minus`; where the figures of some seeds are infinite or no number, in how many of them."""
+    """Write :func:`plus_minus`; or, where figures are infinite or no number, in how many seeds they are."""
     parts = [
         f"{word} in {count} of {plural(len(figures), 'seed')}"
         for word, count in ((infinite, sum(map(isinf, figures))), ("no number", sum(map(isnan, figures))))
@@ -91,7 +91,7 @@ def over_seeds(figures: Sequence[float], mean: float, deviation: float, infinite
 
 
 def plus_minus(mean: float, deviation: float) -> str:
-    """Mean and deviation to two digits of the deviation, or the mean alone to three digits where there is none.
+    """Write mean and deviation to two digits of the deviation; without a deviation the mean to three digits.
 
     One digit more where the mean would be a zero that it is not.
     """
@@ -108,7 +108,7 @@ def plus_minus(mean: float, deviation: float) -> str:
 
 
 def plural(number: int, noun: str) -> str:
-    """The number and its noun, in the plural but for one."""
+    """Write the number and its noun, in the plural unless the number is one."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
@@ -120,7 +120,7 @@ def _rule(seeds: int) -> str:
         {SEEDS_TO_SUPPORT} seeds at least. **Not supported**: the mean gain is zero or negative. **Undecided**: positive
         but within the margin or from fewer than {SEEDS_TO_SUPPORT} seeds, no number, or a single seed. A claim with
         several measures is supported if all are, and not supported if one is not; measures marked relative, which are
-        ours and not the papers', stand beside it and do not count. Tables give mean ± standard deviation over seeds,
+        ours and not the papers', are shown with it and do not count. Tables give mean ± standard deviation over seeds,
         and for gains ± the margin. Nothing is corrected for the number of measures: of twenty that make no difference,
         about one lies beyond its margin, to either side, by chance.
     """)
@@ -144,7 +144,7 @@ def _claim(claim: int, settings: Settings, figures: Figures, every: Sequence[Ver
 
 
 def _sentences(claim: int, settings: Settings, of_it: Sequence[Verdict]) -> str:
-    """One sentence for each pool: the verdict, and what speaks against it."""
+    """Write one sentence for each pool: the verdict, and what speaks against it."""
     lines = []
     for pool in settings.pools:
         own = [verdict for verdict in of_it if verdict.pool == pool]
@@ -176,7 +176,7 @@ def _on_flatness(settings: Settings, residual: float) -> str:
 
 
 def _in_share_of_epochs(epochs: int, figures: Figures) -> str:
-    """Claim 3 as the papers put it: the share of all epochs after which the accuracy was reached."""
+    """Write claim 3 as the papers put it: the share of all epochs after which the accuracy was reached."""
     sentences = []
     for pool, reached in figures["epochs_to_target"].items():
         finite = [value for value in reached if isfinite(value)]
@@ -257,7 +257,7 @@ def _differences(settings: Settings) -> str:
 
 
 def _paragraph(text: str) -> str:
-    """Text on one line, however it was broken in the source."""
+    """Put text on one line, however it was broken in the source."""
     return " ".join(text.split())
 
 

@@ -15,7 +15,7 @@ from .tables import write_claims, write_tables
 
 
 def run_all(settings: Settings, digits: DigitsSplit, say: Callable[[str], object]) -> list[Run]:
-    """Every pool from every seed, in turn; ``say`` is given a line about each that is done, a terminal a progress bar.
+    """Run every pool from every seed, in turn. ``say`` gets a line about each that is done, a terminal a bar.
 
     Raises:
         NonFiniteLossError: a training diverged; the message says which.

@@ -32,12 +32,12 @@ def write_claims(folder: Path, verdicts: Sequence[Verdict]) -> None:
 
 
 def write(path: Path, rows: Sequence[Row]) -> None:
-    """One CSV file; numbers with six digits, which is what float32 sums hold to."""
+    """Write one CSV file; numbers with six digits, which is what float32 sums hold to."""
     write_table(path, list(rows[0]), [{key: _text(value) for key, value in row.items()} for row in rows])
 
 
 def convergence(runs: Iterable[Run]) -> list[Row]:
-    """Mean training loss and test accuracy in per cent after each epoch."""
+    """Tabulate mean training loss and test accuracy in per cent after each epoch."""
     return [
         {"pool": run.pool, "seed": run.seed, "epoch": number, "loss": epoch.loss, "accuracy": epoch.accuracy}
         for run in runs
@@ -46,12 +46,12 @@ def convergence(runs: Iterable[Run]) -> list[Row]:
 
 
 def landscape(runs: Iterable[Run]) -> list[Row]:
-    """One row for each walk along the gradient: bands of loss and of gradient distance, effective beta."""
+    """Tabulate the walks along the gradient, a row each: bands of loss and gradient distance, effective beta."""
     return [{"pool": run.pool, "seed": run.seed, **row} for run in runs for row in run.walks]
 
 
 def robustness(runs: Iterable[Run]) -> list[Row]:
-    """Test accuracy in per cent by corruption and strength; strength 0 of "none" are the images as they are."""
+    """Tabulate test accuracy in per cent by corruption and strength; strength 0 of "none": the images as they are."""
     return [
         {"pool": run.pool, "seed": run.seed, "corruption": name, "strength": strength, "accuracy": accuracy}
         for run in runs
@@ -60,7 +60,7 @@ def robustness(runs: Iterable[Run]) -> list[Row]:
 
 
 def flatness(runs: Iterable[Run]) -> list[Row]:
-    """Largest Hessian eigenvalue with its residual, and the mean loss at every step of the filter-normalised lines."""
+    """Tabulate the largest Hessian eigenvalue with its residual, and the mean loss at every step of the lines."""
     rows: list[Row] = []
     for run in runs:
         columns = zip(SURFACE_STEPS, zip(*run.flatness.surface, strict=True), strict=True)
@@ -79,7 +79,7 @@ def flatness(runs: Iterable[Run]) -> list[Row]:
 
 
 def claims(verdicts: Iterable[Verdict]) -> list[Row]:
-    """One row for each measure and pool: means and standard deviations over seeds, gain, margin, verdict."""
+    """Tabulate the verdicts, a row for each measure and pool: means and deviations over seeds, gain, margin."""
     return [
         {
             "claim": v.measure.claim,

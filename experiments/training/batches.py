@@ -72,10 +72,10 @@ class DigitsBatches:
 
 
 def divisible(count: int, processes: Processes) -> int:
-    """The largest multiple of the number of processes that is not above ``count``."""
+    """Return the largest multiple of the number of processes that is not above ``count``."""
     return count - count % processes.count
 
 
 def steps_per_epoch(count: int, batch_size: int) -> int:
-    """Optimiser steps in one epoch; the last batch may be smaller."""
+    """Count the optimiser steps of one epoch; the last batch may be smaller."""
     return -(-count // batch_size)

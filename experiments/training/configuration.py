@@ -114,7 +114,7 @@ class TrainingConfig:
 
     @classmethod
     def from_options(cls, given: Mapping[str, Any], processes: int) -> "TrainingConfig":
-        """The run with these options, by attribute, and the defaults of the others.
+        """Make the run with these options, by attribute, and the defaults of the others.
 
         Epochs are as many as published for the schedule; SGD with momentum 0.9 and weight decay 1e-4 starts at 0.1.
         """
@@ -141,7 +141,7 @@ class TrainingConfig:
 
     @classmethod
     def from_saved(cls, saved: Mapping[str, Any], given: Mapping[str, Any], processes: int) -> "TrainingConfig":
-        """The run that :meth:`to_save` described; what is given anew must be the same.
+        """Make the run that :meth:`to_save` described; options that are given too must be the same.
 
         Raises:
             ValueError: an option differs, all of them are named; or the description is not of this version; or an
@@ -150,7 +150,7 @@ class TrainingConfig:
         names = {field.name for field in fields(cls)}
         if set(saved) != names:
             raise ValueError(
-                f"the saved options are of another version: {', '.join(sorted(set(saved) ^ names))}; train anew in "
+                f"the saved options are of another version: {', '.join(sorted(set(saved) ^ names))}; train again in "
                 "another folder, or go on with the version of gcp_kernels that wrote them"
             )
         asked = {**given, "processes": processes}
@@ -167,5 +167,5 @@ class TrainingConfig:
             raise ValueError(f"the saved options are none that a run can have: {error}") from error
 
     def to_save(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Return plain values, for JSON."""
         return asdict(self)

@@ -17,7 +17,7 @@ Report = Callable[[int, int], object]
 def find_damaged(
     samples: Sequence[tuple[str, int]], workers: int, processes: Processes, report: Report | None = None
 ) -> list[DamagedImageError]:
-    """The errors of the images that cannot be decoded, in the order of ``samples``, the same in every process.
+    """Return the errors of the images that cannot be decoded, in the order of ``samples``, alike in every process.
 
     Args:
         samples: path and label of each image.

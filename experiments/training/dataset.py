@@ -19,7 +19,7 @@ NAMED = 5
 def describe_folder(
     root: Path, classes: Sequence[str], samples: Mapping[str, Sequence[tuple[str, int]]]
 ) -> dict[str, str]:
-    """For each class of each part of a folder of images, how many files it has and their fingerprint.
+    """Say for each class of each part of a folder of images how many files it has, with their fingerprint.
 
     That is of their paths below the folder of the class, in order, and of their sizes; no file is read.
 
@@ -36,7 +36,7 @@ def describe_folder(
 
 
 def describe_digits(digits: DigitsSplit) -> dict[str, str]:
-    """For each part of the digits, how many images it has, and their fingerprint with that of the labels."""
+    """Say for each part of the digits how many images it has, with the fingerprint of images and labels."""
     parts = {"train": (digits.train_labels, digits.train_images), "test": (digits.test_labels, digits.test_images)}
     described = {}
     for part, (labels, images) in parts.items():
@@ -46,7 +46,7 @@ def describe_digits(digits: DigitsSplit) -> dict[str, str]:
 
 
 def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
-    """How ``classes`` and ``dataset`` of two descriptions differ; ``None`` if they are the same."""
+    """Say how ``classes`` and ``dataset`` of two descriptions differ; ``None`` if they are the same."""
     was, has = before["classes"], now["classes"]
     removed, added = _without(was, has), _without(has, was)
     if removed or added:

@@ -21,7 +21,7 @@ class DigitsSplit:
 
 
 def load_digits_split(device: torch.device) -> DigitsSplit:
-    """scikit-learn's 1797 scanned digits: a quarter to train on, the rest to test, classes in equal proportion.
+    """Load scikit-learn's 1797 scanned digits: a quarter to train on, the rest to test, classes in equal shares.
 
     With few training images the poolings differ by more than the 0.07 points that one of the 1348 test images is.
     """

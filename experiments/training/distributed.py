@@ -28,7 +28,7 @@ class Processes:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Processes":
-        """What torchrun says in RANK, WORLD_SIZE and LOCAL_RANK; one process where it did not start this one.
+        """Read RANK, WORLD_SIZE and LOCAL_RANK, which torchrun sets; without them there is one process.
 
         Raises:
             ValueError: WORLD_SIZE is set and another one is missing, or one is no integer in its range.
@@ -51,7 +51,7 @@ class Processes:
         return self.rank == 0
 
     def device(self, device: torch.device) -> torch.device:
-        """The device of this process: a GPU of its own where there are several processes.
+        """Return the device of this process: a GPU of its own where there are several processes.
 
         Raises:
             ValueError: several processes were to share one GPU, or there is none for this one.
@@ -66,11 +66,11 @@ class Processes:
         return torch.device("cuda", self.local_rank)
 
     def share(self, images: Tensor) -> Tensor:
-        """Every ``count``-th element, from ``rank`` on: the processes' shares are all elements, none twice."""
+        """Take every ``count``-th element, from ``rank`` on; together the processes have every element once."""
         return images[self.rank :: self.count]
 
     def total(self, number: float, device: torch.device) -> float:
-        """The sum over all processes, in float64."""
+        """Sum over all processes, in float64."""
         if self.count == 1:
             return number
         total = torch.tensor(number, dtype=torch.float64, device=device)
@@ -84,7 +84,7 @@ class Processes:
                 distributed.broadcast(buffer, src=0)
 
     def gather(self, value: Value) -> list[Value]:
-        """The values of all processes, by rank."""
+        """Return the values of all processes, by rank."""
         if self.count == 1:
             return [value]
         values: list[Value | None] = [None] * self.count
@@ -92,12 +92,12 @@ class Processes:
         return values  # type: ignore[return-value]  # every place has been filled
 
     def wrap(self, network: nn.Module, device: torch.device) -> nn.Module:
-        """DistributedDataParallel where there are several processes: gradients become their mean over processes."""
+        """Wrap in DistributedDataParallel where there are several processes: gradients become their mean."""
         if self.count == 1:
             return network
-        # After its first step it would sort gradients anew into the pieces that are summed, and from three processes on
-        # a sum depends on its piece: a resumed run, whose first step comes later, would end with other last digits. It
-        # sorts once where it looks for unused parameters, of which there are none, as it then warns.
+        # After its first step it would sort gradients once more into the pieces that are summed, and from three
+        # processes on a sum depends on its piece: a resumed run, whose first step comes later, would end with other
+        # last digits. It sorts only once if it looks for unused parameters, of which it then warns that there are none.
         warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
         return nn.parallel.DistributedDataParallel(
             network, device_ids=[device] if device.type == "cuda" else None, find_unused_parameters=True
@@ -106,7 +106,7 @@ class Processes:
 
 @contextmanager
 def joined(processes: Processes, device: torch.device) -> Iterator[None]:
-    """Inside, the processes can talk: by NCCL on GPUs, by gloo on CPUs. All have arrived when it begins.
+    """Let the processes talk inside: by NCCL on GPUs, by gloo on CPUs. All have arrived when it begins.
 
     A process that leaves it by an exception does not wait for the others; torchrun ends them.
 

@@ -10,7 +10,7 @@ from .mixed_precision import FULL_PRECISION, MixedPrecision
 
 
 def accuracy(network: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """Per cent of the images that the network, in evaluation mode, gives their label, to two decimals.
+    """Return the per cent of the images that the network, in evaluation mode, gives their label, to two decimals.
 
     What is printed is then what is compared; one image of 1348 still counts.
     """
@@ -21,7 +21,7 @@ def accuracy(network: nn.Module, images: Tensor, labels: Tensor) -> float:
 def count_right(
     network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], arithmetic: MixedPrecision = FULL_PRECISION
 ) -> int:
-    """How many images the network, in evaluation mode, gives their label."""
+    """Count the images that the network, in evaluation mode, gives their label."""
     network.eval()
     right = 0
     with torch.no_grad(), arithmetic.autocast():
@@ -31,5 +31,5 @@ def count_right(
 
 
 def per_cent(part: float, whole: int) -> float:
-    """To two decimals."""
+    """Return 100 ``part`` / ``whole`` to two decimals."""
     return round(100.0 * part / whole, 2)

@@ -11,7 +11,7 @@ _held: set[int] = set()
 
 
 def lock(folder: Path) -> int | None:
-    """The lock of an existing folder, for :func:`unlock`; ``None`` where the file system, or Windows, has none.
+    """Lock an existing folder until :func:`unlock`; ``None`` where the file system, or Windows, has no locks.
 
     Raises:
         BlockingIOError: another process has it, or this one has it already.

@@ -39,7 +39,7 @@ class DamagedImageError(ImageError):
 
 
 def decode(path: str) -> Any:
-    """The image in a file as a PIL image of mode RGB; of several frames or pages the first.
+    """Read the image in a file as a PIL image of mode RGB; of several frames or pages the first.
 
     Grey of 12 or 16 bits is scaled by its range to 0..255. As in torchvision, channels of 16 bits in colour give their
     high byte, transparency is dropped, and an orientation noted in EXIF is not applied.
@@ -96,7 +96,7 @@ def _without_range(path: str, pixels: str) -> ImageError:
 
 
 def _of_the_machine(error: Exception) -> bool:
-    """Whether another machine, or this one later, might read the same file."""
+    """Say whether another machine, or this one later, might read the same file."""
     return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in OUT_OF)
 
 

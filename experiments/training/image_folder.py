@@ -192,7 +192,7 @@ class _Augmented(_Images):
 
 
 class _InBatches(Dataset[Any]):
-    """Batches, and in the place of one with an image that cannot be used, the error.
+    """Batches; instead of one with an image that cannot be used, the error.
 
     Raised in a worker, it would reach the other side as another one whose message is a traceback.
     """
@@ -211,6 +211,6 @@ class _InBatches(Dataset[Any]):
 
 
 def hashed_seed(*numbers: int) -> int:
-    """A seed of 64 bits for these numbers: neighbours have nothing to do with each other."""
+    """Hash these numbers into a seed of 64 bits: neighbours have nothing to do with each other."""
     digest = hashlib.blake2b(" ".join(map(str, numbers)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little")

@@ -80,7 +80,7 @@ def require_images(listing: Listing, part: Path, without: str) -> None:
 
 
 def notes(train: Listing, test: Listing) -> list[str]:
-    """Lines for a person: what of both parts was left out, and which files links made images more than once."""
+    """Say in lines for a person what of both parts was left out, and which images are there twice, by links."""
     lines = []
     if skipped := train.skipped + test.skipped:
         lines.append(f"files skipped: {_counts(skipped)}")
@@ -144,7 +144,7 @@ class _Walk:
         self.listing.samples += [(os.path.join(*place), label) for place in sorted(found)]
 
     def _enter(self, folder: str, parents: tuple[str, ...]) -> str:
-        """The real path of a folder, which must be a new one."""
+        """Return the real path of a folder, which must be a new one."""
         real = os.path.realpath(folder)
         self.listing.linked |= os.path.islink(folder)
         if os.path.islink(folder) and any(Path(parent).is_relative_to(real) for parent in parents):
@@ -160,7 +160,7 @@ class _Walk:
         return real
 
     def _entries(self, folder: str) -> Iterator[os.DirEntry[str]]:
-        """What a person put into the folder, by name; the rest is counted."""
+        """Yield what a person put into the folder, by name; the rest is counted."""
         with os.scandir(folder) as entries:
             in_order = sorted(entries, key=lambda entry: entry.name)
         for entry in in_order:
@@ -185,7 +185,7 @@ def _leads_nowhere(entry: os.DirEntry[str]) -> bool:
 
 
 def _may_be_read(entry: os.DirEntry[str]) -> bool:
-    """A file, or a link to nowhere, which fails by its name when it is read; reading a pipe would never end."""
+    """Accept a file, or a link to nowhere, which fails by its name when it is read; reading a pipe would never end."""
     try:
         return entry.is_file() or _leads_nowhere(entry)
     except OSError:
@@ -197,7 +197,7 @@ def _suffix(name: str) -> str:
 
 
 def _files(listing: Listing) -> Counter[tuple[int, int]]:
-    """How often each file is listed, by its identity; one that is not there will fail by its name when it is read."""
+    """Count how often each file is listed, by its identity; one that is not there fails by its name when it is read."""
     files: Counter[tuple[int, int]] = Counter()
     for path, _ in listing.samples:
         with suppress(OSError):
@@ -207,7 +207,7 @@ def _files(listing: Listing) -> Counter[tuple[int, int]]:
 
 
 def _counts(counter: Counter[str]) -> str:
-    """The most frequent kinds, in an order that depends on nothing else."""
+    """Name the most frequent kinds, in an order that depends on nothing else."""
     kinds = sorted(counter.items(), key=lambda kind: (-kind[1], kind[0]))
     named = [f"{count} {_shown(kind)}" for kind, count in kinds[:NAMED]]
     others = sum(count for _, count in kinds[NAMED:])

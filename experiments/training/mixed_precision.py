@@ -36,18 +36,18 @@ class MixedPrecision:
         self.scaler = torch.amp.GradScaler(device.type, enabled=amp == "fp16")
 
     def autocast(self) -> AbstractContextManager[object]:
-        """For forward passes."""
+        """Enter autocast, for forward passes."""
         return nullcontext() if self._dtype is None else torch.autocast(self._device, dtype=self._dtype)
 
     def step(self, loss: Tensor, optimizer: Optimizer) -> None:
-        """Backward pass and optimiser step."""
+        """Run the backward pass and the step of the optimiser."""
         self.scaler.scale(loss).backward()
         self.scaler.step(optimizer)
         self.scaler.update()
 
     @contextmanager
     def steps_may_be_left_out(self) -> Iterator[None]:
-        """For the step of a schedule: torch warns that it comes before the optimiser's, if the first was left out."""
+        """Silence torch where a schedule steps before the optimiser, whose first step was left out."""
         with warnings.catch_warnings() if self.scaler.is_enabled() else nullcontext():
             if self.scaler.is_enabled():
                 warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")

@@ -20,7 +20,7 @@ class AveragePool(nn.Module):
 
 
 def build_network(pool: str, seed: int) -> nn.Sequential:
-    """Three convolutions, the pooling, one linear classifier: (B, 1, 8, 8) -> (B, 10).
+    """Build three convolutions, the pooling and one linear classifier: (B, 1, 8, 8) -> (B, 10).
 
     ``pool`` is "avg", "dropcov", "gcp" (iSQRT-COV), or the normalisation of a plain covariance: "power", "elementwise",
     "none". The convolutions draw their weights first, so that a seed gives every pooling the same ones, and the feature

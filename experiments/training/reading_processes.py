@@ -17,7 +17,7 @@ ADVICE = (
 
 
 def why_not(workers: int) -> str | None:
-    """Why so many processes that read images cannot be started here, and what to do; ``None`` if they can.
+    """Say why so many processes that read images cannot be started here, and what to do; ``None`` if they can.
 
     Tried is what a loader makes for them. One that finds out by itself ends in two errors, and neither speaks of shared
     memory.
@@ -32,7 +32,7 @@ def why_not(workers: int) -> str | None:
 
 
 def trouble(error: BaseException) -> str | None:
-    """One line of what happened to the processes that read images, and what to do; ``None`` for any other error.
+    """Say in a line what happened to the processes that read images, and what to do; ``None`` for another error.
 
     Of several lines, as a worker's error has them with its traceback, the last one says what it was.
     """

@@ -38,10 +38,10 @@ def check_smallest_share(pool: str, image_size: int, images: int) -> None:
 
 
 def build_resnet(arch: str, pool: str, num_classes: int, seed: int) -> nn.Module:
-    """A ResNet of :mod:`gcp_kernels.models`, random weights: (B, 3, H, W) -> (B, num_classes).
+    """Build a ResNet of :mod:`gcp_kernels.models` with random weights: (B, 3, H, W) -> (B, num_classes).
 
     "gcp" (iSQRT-COV), "dropcov" and "avg" are as published there. The other normalisations of a plain covariance,
-    "power", "elementwise" and "none", stand in the place of iSQRT-COV in the same network. torch's global random state
+    "power", "elementwise" and "none", replace iSQRT-COV in the same network. torch's global random state
     is left alone.
 
     Raises:

@@ -31,7 +31,7 @@ FORMAT = 2
 
 @contextmanager
 def reproducible(device: torch.device) -> Iterator[None]:
-    """Inside, cuDNN chooses the same algorithms again; afterwards torch's random states are what they were before."""
+    """Have cuDNN choose the same algorithms again; afterwards torch's random states are what they were before."""
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=[device] if device.type == "cuda" else []))
         # TF32 would be switched on by the default of flags.
@@ -92,12 +92,12 @@ class TrainingRun:
         torch.manual_seed(config.seed + processes.rank)
 
     def description(self) -> dict[str, Any]:
-        """What ``config.json`` holds."""
+        """Return what ``config.json`` holds."""
         versions = {"gcp_kernels": __version__, "torch": torch.__version__}
         return {**self._identity(), "versions": versions}
 
     def resume(self, folder: RunFolder) -> None:
-        """Go on from the folder's checkpoint, or start anew if there is none yet; write the tables that it may lack.
+        """Go on from the folder's checkpoint, or begin if there is none yet; write the tables that it may lack.
 
         Without a complete epoch nothing depends on what the data were: the folder then describes them as they are now.
 
@@ -124,12 +124,12 @@ class TrainingRun:
         found = state.get("format")
         if type(found) is not int or found != FORMAT:
             raise RunFolderError(
-                f"{folder.checkpoint} has format {found!r}; this is format {FORMAT}: train anew in "
+                f"{folder.checkpoint} has format {found!r}; this is format {FORMAT}: train again in "
                 "another folder, or go on with the version of gcp_kernels that wrote it"
             )
         saved, now = folder.read_config(), self._identity()
         for part in now:
-            # Forms first: a tensor in the place of a name cannot be compared with it.
+            # Forms first: a tensor where a name belongs cannot be compared with it.
             if any(misfits(state.get(part), saved.get(part), part)) or state.get(part) != saved.get(part):
                 raise RunFolderError(f"{folder.checkpoint} is of a run with other {part} than {folder.config}")
         try:
@@ -188,11 +188,11 @@ class TrainingRun:
         return None if self.recorder is None else self.recorder.rows()
 
     def _identity(self) -> dict[str, Any]:
-        """What must stay the same from the first epoch to the last; the folder and the checkpoint hold it."""
+        """Return what must stay the same from the first epoch to the last; the folder and the checkpoint hold it."""
         return {"options": self.config.to_save(), "classes": self.classes, "dataset": self.dataset}
 
     def _state(self) -> dict[str, Any]:
-        """Everything that decides how training goes on. Called in every process, for the random states of all."""
+        """Return all that decides how training goes on. Called in every process, for the random states of all."""
         return {
             "format": FORMAT,
             **self._identity(),
@@ -221,7 +221,7 @@ class TrainingRun:
 
 
 def random_state(device: torch.device) -> dict[str, Tensor]:
-    """torch's random state on the CPU, and on the GPU of this process."""
+    """Return torch's random state on the CPU, and on the GPU of this process."""
     states = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         states["cuda"] = torch.cuda.get_rng_state(device)

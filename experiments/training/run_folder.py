@@ -58,7 +58,7 @@ class RunFolder:
         self.read_config()
 
     def has_epochs(self) -> bool:
-        """Whether an epoch was completed: there is a checkpoint, or a row of the log, which comes after it."""
+        """Say whether an epoch was completed: there is a checkpoint, or a row of the log, which comes after it."""
         if os.path.lexists(self.checkpoint):
             return True
         return self.log.is_file() and len(self.log.read_bytes().splitlines()) > 1
@@ -94,7 +94,7 @@ class RunFolder:
         write_text(self.config, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
 
     def read_config(self) -> dict[str, Any]:
-        """What :meth:`create` wrote. Raises :class:`RunFolderError` if there is none, or it is no such file."""
+        """Read what :meth:`create` wrote. Raises :class:`RunFolderError` if there is none, or it is no such file."""
         if not self.config.is_file():
             advice = self._remedy() if self.has_epochs() else "start without --resume"
             raise RunFolderError(f"there is nothing to resume in {self.path}: it has no {self.config.name}; {advice}")
@@ -138,7 +138,7 @@ class RunFolder:
         write_table(self.damaged, DAMAGED_COLUMNS, rows)
 
     def load(self) -> dict[str, Any] | None:
-        """The checkpoint, on the CPU, read as data and never as code; ``None`` if no epoch has been completed.
+        """Load the checkpoint to the CPU, as data and never as code; ``None`` if no epoch has been completed.
 
         Raises:
             RunFolderError: the file is damaged, or is something else.
@@ -157,5 +157,5 @@ class RunFolder:
 
 
 def _text(name: str) -> str:
-    """A name with its bytes that are no UTF-8 written out."""
+    """Write out the bytes of a name that are no UTF-8."""
     return os.fsencode(name).decode(errors="backslashreplace")

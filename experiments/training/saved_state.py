@@ -36,7 +36,7 @@ def check_saved_state(saved: Mapping[str, Any], own: Mapping[str, Any], paramete
 
 
 def misfits(saved: object, own: object, name: str) -> Iterator[str]:
-    """Where ``saved`` has another form than ``own``, each by its name and what it is."""
+    """Yield where ``saved`` has another form than ``own``, each by its name and what it is."""
     if isinstance(own, Mapping) and isinstance(saved, Mapping):
         where = f"{name} " if name else "it "
         yield from (f"{where}lacks {key!r}" for key in own if key not in saved)
@@ -52,7 +52,7 @@ def misfits(saved: object, own: object, name: str) -> Iterator[str]:
 
 
 def _form(value: object) -> str:
-    """What must be the same, in words."""
+    """Name in words what must be the same."""
     if isinstance(value, Tensor):
         kind = "" if str(value.layout) == "torch.strided" and not value.is_meta else f"{value.layout} {value.device} "
         return f"a {kind}tensor {tuple(value.shape)} of {str(value.dtype).removeprefix('torch.')}"

@@ -24,7 +24,7 @@ SCHEDULES = tuple(_FACTORS)
 
 
 def learning_rate_factor(schedule: str, epoch: int, epochs: int | None = None) -> float:
-    """What the initial learning rate is multiplied by in ``epoch``, counted from 1.
+    """Return what the initial learning rate is multiplied by in ``epoch``, counted from 1.
 
     Args:
         schedule: "norm", "fast" or "adju".
@@ -48,7 +48,7 @@ def learning_rate_factor(schedule: str, epoch: int, epochs: int | None = None) -
 
 
 def scheduler(schedule: str, optimizer: Optimizer, epochs: int, steps_in_epoch: int) -> LambdaLR:
-    """torch's scheduler of it, to be stepped after every optimiser step; the rate changes between epochs only."""
+    """Make torch's scheduler, to be stepped after every optimiser step; the rate changes between epochs only."""
     check_at_least("steps_in_epoch", steps_in_epoch, 1)
 
     def factor(step: int) -> float:

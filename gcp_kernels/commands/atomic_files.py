@@ -20,7 +20,7 @@ class NotWrittenError(OSError):
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """What the system refuses inside is a :class:`NotWrittenError` of this path."""
+    """Turn what the system refuses inside into a :class:`NotWrittenError` of this path."""
     try:
         yield
     except NotWrittenError:
@@ -31,7 +31,7 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Let ``write`` fill a file beside ``path``, and when its content is on the disk put it in the place of ``path``.
+    """Let ``write`` fill a file next to ``path``; when its content is on the disk, rename it to ``path``.
 
     What a killed process leaves behind has a name of its own for each ``path``, so the next one overwrites it. A link
     stays one, to the new content. What is no file, as /dev/stdout may be, is written to as it is.
