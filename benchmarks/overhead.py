@@ -67,8 +67,8 @@ SHAPES = (
 class Row:
     """Microseconds per call, least and median of rounds; what one call does, which is the same on every machine.
 
-    That is its launches, the functions that it enters, in Python and from Python in C, and its fresh tensors as (bytes,
-    dtype); of an operator they are those that it returns one by one.
+    That is its launches, the functions that it enters, in Python and from Python in C, those in Python alone, and its
+    fresh tensors as (bytes, dtype); of an operator they are those that it returns one by one.
     """
 
     call: str
@@ -77,6 +77,7 @@ class Row:
     median: float
     launches: int
     functions: int
+    frames: int
     fresh: list[tuple[int, str]]
 
 
@@ -98,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(
         f"microseconds per call, least and median of {args.rounds} rounds; limit for one launch: {LIMIT_MICROSECONDS}"
     )
-    print(f" {'form':11}{'call':18}{'least':>7}{'median':>7}{'launches':>10}{'functions':>11}   fresh tensors")
+    print(f" {'form':11}{'call':20}{'least':>7}{'median':>7}{'launches':>10}{'functions':>11}{'frames':>8}   fresh tensors")
     rows = []
     for shape in SHAPES:
         with launching(shape) as stub:
@@ -142,10 +143,11 @@ def launching(shape: Shape) -> Iterator[StubDriver]:
 
 
 def calls(shape: Shape) -> dict[str, Callable[[], Any]]:
-    """The ways into the backend, from the inside out, without gradients but for the backward pass itself."""
+    """Give the ways into the backend, from the inside out, without gradients but for the last and the backward passes."""
     isqrt = importlib.import_module("gcp_kernels.ops.isqrt_pool.triton.launch")
     x = torch.randn(shape.b, shape.c, shape.m)
     image = x.view(shape.b, shape.c, int(math.sqrt(shape.m)), -1)
+    leaf = image.clone().requires_grad_()
     n_iter = shape.n_iter
     pooled, offset, trace, iterates = isqrt.isqrt_pool(x, n_iter, True, False, "default")
     grad = torch.ones_like(pooled)
@@ -159,6 +161,7 @@ def calls(shape: Shape) -> dict[str, Callable[[], Any]]:
             grad, x, offset, trace, iterates, n_iter, True, "default", "auto"
         ),
         "fused_gcp": lambda: gcp_kernels.fused_gcp(image, n_iter=n_iter),
+        "fused_gcp, training": lambda: gcp_kernels.fused_gcp(leaf, n_iter=n_iter),
     }
 
 
@@ -170,25 +173,25 @@ def measure(name: str, call: Callable[[], Any], shape: Shape, stub: StubDriver, 
     launches = stub.launches - before
     with FreshTensors() as fresh:
         call()
-    functions = entered(call)
+    frames, functions = entered(call)
     turns = [1e6 * seconds / CALLS for seconds in timeit.repeat(call, number=CALLS, repeat=rounds)]
-    return Row(name, shape.form, min(turns), statistics.median(turns), launches, functions, fresh.found)
+    return Row(name, shape.form, min(turns), statistics.median(turns), launches, functions, frames, fresh.found)
 
 
-def entered(call: Callable[[], Any]) -> int:
-    """Functions that are entered in a call."""
-    found = 0
+def entered(call: Callable[[], Any]) -> tuple[int, int]:
+    """Count the functions that are entered in a call: in Python, and those in Python or from Python in C."""
+    found = {"call": 0, "c_call": 0}
 
     def count(frame: Any, event: str, argument: Any) -> None:
-        nonlocal found
-        found += event in ("call", "c_call")
+        if event in found:
+            found[event] += 1
 
     sys.setprofile(count)
     try:
         call()
     finally:
         sys.setprofile(None)
-    return found
+    return found["call"], sum(found.values())
 
 
 class FreshTensors(TorchDispatchMode):
@@ -209,7 +212,7 @@ class FreshTensors(TorchDispatchMode):
 def print_row(row: Row) -> None:
     mark = "!" if row.launches == 1 and row.least > LIMIT_MICROSECONDS else " "
     print(
-        f"{mark}{row.form:11}{row.call:18}{row.least:7.1f}{row.median:7.1f}{row.launches:10}{row.functions:11}"
+        f"{mark}{row.form:11}{row.call:20}{row.least:7.1f}{row.median:7.1f}{row.launches:10}{row.functions:11}{row.frames:8}"
         f"   {len(row.fresh)} of {sum(size for size, _ in row.fresh)} bytes",
         flush=True,
     )

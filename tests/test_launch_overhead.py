@@ -27,7 +27,8 @@ FUNCTIONS = {
     "backend backward": 180,
     "operator forward": 145,
     "operator backward": 205,
-    "fused_gcp": 185,
+    "fused_gcp": 170,
+    "fused_gcp, training": 205,
 }
 
 SHAPES = {shape.form: shape for shape in overhead.SHAPES}
@@ -114,7 +115,8 @@ def test_backward_allocates_its_output_and_slabs_alone(rows, form):
 
 
 def test_functions_entered_are_counted():
-    assert overhead.entered(lambda: None) == overhead.entered(lambda: 1) < overhead.entered(lambda: len([abs(-1)]))
+    assert overhead.entered(lambda: None) == overhead.entered(lambda: 1)
+    assert overhead.entered(lambda: len([abs(-1)])) == (1, 1 + 3)
 
 
 def test_fresh_tensors_are_found_and_views_are_not():
