@@ -99,7 +99,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(
         f"microseconds per call, least and median of {args.rounds} rounds; limit for one launch: {LIMIT_MICROSECONDS}"
     )
-    print(f" {'form':11}{'call':20}{'least':>7}{'median':>7}{'launches':>10}{'functions':>11}{'frames':>8}   fresh tensors")
+    print(
+        f" {'form':11}{'call':20}{'least':>7}{'median':>7}{'launches':>10}{'functions':>11}{'frames':>8}   fresh tensors"
+    )
     rows = []
     for shape in SHAPES:
         with launching(shape) as stub:

@@ -32,9 +32,9 @@ def declare(
     Args:
         operation: its name, in the library and in the choice of backends.
         fake: of the forward operator: its signature is the schema, and its outputs have the right shapes.
-        check: raises for wrong arguments of the forward operator, where it is called directly.
+        check: raises for wrong arguments of the forward operator, of which it takes those that it names.
         backward_fake: of the backward operator.
-        check_backward: raises for wrong arguments of the backward operator, where it is called directly.
+        check_backward: the same for the backward operator.
         reference: what the operation is, in plain PyTorch: from the inputs, and from options by name, to the result.
     """
     forward = Operator(operation, fake, check)

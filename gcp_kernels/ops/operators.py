@@ -32,8 +32,8 @@ class Operator:
         operation: what backends are chosen for.
         fake: gives empty outputs of the right shapes, strides and dtypes. Its annotated signature is that of the
             operator: tensors first, options after them; ``backend`` is the last, and one may be ``precision``.
-        check: raises for arguments that are wrong. The public functions check before they call, and so does torch for
-            a backward pass, so this is for direct calls of ``torch.ops.gcp_kernels``.
+        check: raises for wrong arguments; it takes those that it names. The public functions check before they call,
+            and what a backward pass is given is right, so it is for direct calls of ``torch.ops.gcp_kernels``.
         backward: whether this is the backward pass of the operation. Its first argument is the upstream gradient.
     """
 
@@ -51,6 +51,7 @@ class Operator:
         self._dispatched = getattr(torch.ops.gcp_kernels, name).default
         chosen_for = 1 if backward else 0
         precision = self.parameters.index("precision") if "precision" in self.parameters else None
+        checked = [self.parameters.index(name) for name in signature(check).parameters]
 
         def compute(*args: Any) -> Any:
             backend = select(operation, args[chosen_for], args[-1], "default" if precision is None else args[precision])
@@ -62,7 +63,7 @@ class Operator:
                     f"{self.name} has no tangent of its own, and was called directly, as an exported graph does, "
                     "under forward-mode differentiation; use reverse mode there, or the functions of gcp_kernels"
                 )
-            check(*args)
+            check(*(args[i] for i in checked))
             return compute(*args)
 
         def under_autocast(device_type: str) -> Callable[..., Any]:

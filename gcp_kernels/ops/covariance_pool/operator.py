@@ -20,7 +20,7 @@ def _fake(x: Tensor, scale: Tensor | None, triu: bool, precision: str, backend: 
     return x.new_empty(pooled_shape(b, c, triu)), x.new_empty(b, c, dtype=accumulation_dtype(x.dtype))
 
 
-def _check(x: Tensor, scale: Tensor | None, triu: bool, precision: str, backend: str) -> None:
+def _check(x: Tensor, scale: Tensor | None) -> None:
     check_floating("x", x)
     if scale is not None:
         check_scale(scale, x)
@@ -32,9 +32,7 @@ def _backward_fake(
     return empty_gradient(x), empty_scale_gradient(x, scale)
 
 
-def _check_backward(
-    grad: Tensor, x: Tensor, scale: Tensor | None, centre: Tensor, triu: bool, precision: str, backend: str
-) -> None:
+def _check_backward(grad: Tensor, x: Tensor, scale: Tensor | None, triu: bool) -> None:
     b, c, _ = x.shape
     check_shape("grad", grad, pooled_shape(b, c, triu))
     if scale is not None:

@@ -24,7 +24,7 @@ def _fake(
     )
 
 
-def _check(x: Tensor, n_iter: int, triu: bool, keep_iterates: bool, precision: str, backend: str) -> None:
+def _check(x: Tensor, n_iter: int) -> None:
     check_floating("x", x)
     check_at_least("n_iter", n_iter, 1)
 
@@ -43,17 +43,7 @@ def _backward_fake(
     return empty_gradient(x)
 
 
-def _check_backward(
-    grad: Tensor,
-    x: Tensor,
-    centre: Tensor,
-    trace: Tensor,
-    iterates: Tensor,
-    n_iter: int,
-    triu: bool,
-    precision: str,
-    backend: str,
-) -> None:
+def _check_backward(grad: Tensor, x: Tensor, iterates: Tensor, n_iter: int, triu: bool) -> None:
     b, c, _ = x.shape
     check_shape("grad", grad, pooled_shape(b, c, triu))
     check_shape("iterates", iterates, (b, 0, c, c), (b, 2 * n_iter, c, c))

@@ -28,12 +28,12 @@ def _log_fake(cov: Tensor, eps: float, backend: str) -> tuple[Tensor, Tensor, Te
     return _outputs(cov)
 
 
-def _check_power(cov: Tensor, alpha: float, backend: str) -> None:
+def _check_power(cov: Tensor, alpha: float) -> None:
     check_floating("cov", cov)
     check_positive("alpha", alpha)
 
 
-def _check_log(cov: Tensor, eps: float, backend: str) -> None:
+def _check_log(cov: Tensor, eps: float) -> None:
     check_floating("cov", cov)
     check_positive("eps", eps)
 
@@ -50,9 +50,7 @@ def _log_backward_fake(
     return cov.new_empty(cov.shape)
 
 
-def _check_backward(
-    grad: Tensor, cov: Tensor, eigenvalues: Tensor, eigenvectors: Tensor, number: float, backend: str
-) -> None:
+def _check_backward(grad: Tensor, cov: Tensor, eigenvalues: Tensor, eigenvectors: Tensor) -> None:
     b, c, _ = cov.shape
     check_shape("grad", grad, (b, c, c))
     check_shape("eigenvalues", eigenvalues, (b, c))

@@ -7,12 +7,10 @@ the backward pass needs. Everything is computed in the accumulation dtype, produ
 import torch
 from torch import Tensor
 
+from gcp_kernels.eigenvalues import ZERO_EIGENVALUE
 from gcp_kernels.precision import accumulation_dtype
 
 from ..torch_device.products import matmul_precision
-
-# Eigenvalues up to so many units of rounding of the largest count as zero, as in gcp_kernels.reference.
-ZERO_EIGENVALUE = 10
 
 
 def matrix_power(cov: Tensor, alpha: float) -> tuple[Tensor, Tensor, Tensor]:

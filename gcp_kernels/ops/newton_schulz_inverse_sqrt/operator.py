@@ -15,7 +15,7 @@ def _fake(cov: Tensor, n_iter: int, eps: float, precision: str, backend: str) ->
     return cov.new_empty(b, c, c), cov.new_empty(b, dtype=accumulation_dtype(cov.dtype))
 
 
-def _check(cov: Tensor, n_iter: int, eps: float, precision: str, backend: str) -> None:
+def _check(cov: Tensor, n_iter: int, eps: float) -> None:
     check_floating("cov", cov)
     check_at_least("n_iter", n_iter, 1)
     check_not_negative("eps", eps)
@@ -27,9 +27,7 @@ def _backward_fake(
     return cov.new_empty(cov.shape)
 
 
-def _check_backward(
-    grad: Tensor, cov: Tensor, trace: Tensor, n_iter: int, eps: float, precision: str, backend: str
-) -> None:
+def _check_backward(grad: Tensor, cov: Tensor, trace: Tensor) -> None:
     b, c, _ = cov.shape
     check_shape("grad", grad, (b, c, c))
     check_shape("trace", trace, (b,))

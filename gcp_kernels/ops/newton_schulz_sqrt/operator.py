@@ -20,7 +20,7 @@ def _fake(cov: Tensor, n_iter: int, keep_iterates: bool, precision: str, backend
     )
 
 
-def _check(cov: Tensor, n_iter: int, keep_iterates: bool, precision: str, backend: str) -> None:
+def _check(cov: Tensor, n_iter: int) -> None:
     check_floating("cov", cov)
     check_at_least("n_iter", n_iter, 1)
 
@@ -31,9 +31,7 @@ def _backward_fake(
     return cov.new_empty(cov.shape)
 
 
-def _check_backward(
-    grad: Tensor, cov: Tensor, trace: Tensor, iterates: Tensor, n_iter: int, precision: str, backend: str
-) -> None:
+def _check_backward(grad: Tensor, cov: Tensor, iterates: Tensor, n_iter: int) -> None:
     b, c, _ = cov.shape
     check_shape("grad", grad, (b, c, c))
     check_shape("iterates", iterates, (b, 0, c, c), (b, 2 * n_iter, c, c))
