@@ -145,7 +145,7 @@ def launching(shape: Shape) -> Iterator[StubDriver]:
 
 
 def calls(shape: Shape) -> dict[str, Callable[[], Any]]:
-    """Give the ways into the backend, from the inside out, without gradients but for the last and the backward passes."""
+    """Give the ways into the backend, from the inside out; only the last has autograd record the call."""
     isqrt = importlib.import_module("gcp_kernels.ops.isqrt_pool.triton.launch")
     x = torch.randn(shape.b, shape.c, shape.m)
     image = x.view(shape.b, shape.c, int(math.sqrt(shape.m)), -1)
