@@ -11,12 +11,11 @@ from typing import Any, Literal
 from torch import nn
 
 from .extras import how_to_install
-from .integrations import POOLS, replace_pool
+from .integrations import replace_pool
+from .nn.poolings import BASELINE, PUBLISHED_POOLINGS
 from .validation import check_at_least, check_choice
 
 __all__ = ["resnet18", "resnet34", "resnet50", "resnet101"]
-
-PUBLISHED_DIMS = {"gcp": 256, "dropcov": 128}
 
 Dim = int | Literal["published"] | None
 
@@ -86,21 +85,21 @@ def resnet101(pool: str = "gcp", num_classes: int = 1000, dim: Dim = "published"
 
 
 def _resnet(name: str, pool: str, num_classes: int, dim: Dim, options: dict[str, Any]) -> nn.Module:
-    check_choice("pool", pool, (*POOLS, "avg"))
+    check_choice("pool", pool, (*PUBLISHED_POOLINGS, BASELINE))
     check_at_least("num_classes", num_classes, 0)
     if isinstance(dim, str) and dim != "published":
         raise ValueError(f"dim must be 'published', None or a number of channels, got {dim!r}")
-    if pool == "avg" and (not isinstance(dim, str) or options):
+    if pool == BASELINE and (not isinstance(dim, str) or options):
         given = [*options, *([] if isinstance(dim, str) else ["dim"])]
         raise ValueError(f'pool="avg" is the network as torchvision has it and takes no {", ".join(given)}')
     constructor = getattr(_torchvision_models(), name)
-    if pool == "avg":
+    if pool == BASELINE:
         average: nn.Module = constructor(num_classes=max(num_classes, 1))
         if num_classes == 0:
             average.fc = nn.Identity()
         return average
-    channels = PUBLISHED_DIMS[pool] if isinstance(dim, str) else dim
-    # The classifier is made anew, so that of torchvision may be as small as it likes.
+    channels = PUBLISHED_POOLINGS[pool].published_dim if isinstance(dim, str) else dim
+    # replace_pool makes another classifier, so torchvision's may have a single output.
     model: nn.Module = constructor(num_classes=1)
     return replace_pool(model, num_classes, channels, pool, **{"keep_stride": False, **options})
 

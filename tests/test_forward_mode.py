@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 import gcp_kernels
 from gcp_kernels import functional, ops, reference
 from gcp_kernels.nn import GCP, DropCov, MultiHeadCrossCovariance, TokenFusionHead
+from gcp_kernels.nn.normalization import NORMALIZATIONS
 
 
 def on(device: str, name: str) -> tuple[Tensor, ...]:
@@ -197,10 +198,7 @@ def test_constant_features_have_the_tangent_zero(device: str) -> None:
 
 
 LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
-    **{
-        f"GCP_{name}": (lambda name=name: GCP(4, dim=3, normalization=name), (2, 4, 3, 2))
-        for name in ("isqrt", "none", "power", "log", "elementwise")
-    },
+    **{f"GCP_{name}": (lambda name=name: GCP(4, dim=3, normalization=name), (2, 4, 3, 2)) for name in NORMALIZATIONS},
     "GCP_tokens": (lambda: GCP(4, dim=2, channel_dim=-1), (2, 6, 4)),
     "DropCov": (lambda: DropCov(4, dim=3), (2, 4, 3, 2)),
     "MultiHeadCrossCovariance": (lambda: MultiHeadCrossCovariance(4, 2, 2), (2, 6, 4)),

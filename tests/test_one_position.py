@@ -11,10 +11,10 @@ import gcp_kernels
 from gcp_kernels.__main__ import main
 from gcp_kernels.integrations import replace_pool
 from gcp_kernels.nn import GCP, DropCov, MultiHeadCrossCovariance, TokenFusionHead
+from gcp_kernels.nn.normalization import NORMALIZATIONS
 from gcp_kernels.training.resnets import REDUCTION, build_resnet, check_image_size, check_smallest_share
 
 REFUSED = r"more than 1 position.* got shape \(4,.*gradient"
-NORMALIZATIONS = ("isqrt", "none", "power", "log", "elementwise")
 
 LAYERS = {
     **{f"gcp-{name}": (lambda name=name: GCP(6, dim=None, normalization=name), (6, 1, 1)) for name in NORMALIZATIONS},

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import torch
 
+from gcp_kernels.nn.poolings import POOLINGS
+
 from .. import __version__
 from ..extras import how_to_install
 from ..training import DigitsSplit, Epoch, build_network, fit, load_digits_split, steps_per_epoch
@@ -24,7 +26,7 @@ from .argument_types import device_argument, file_problem, integer_from
 from .demo_extra import device_name, missing_packages
 from .spread import Spread
 
-LABELS = {"avg": "average pooling", "gcp": "covariance pooling (GCP)"}
+LABELS = {"avg": POOLINGS["avg"].label, "gcp": f"covariance pooling ({POOLINGS['gcp'].label})"}
 # Mean final accuracy over seeds 0 to 4 at 1e-3, 3e-3, 1e-2: average pooling 97.9, 98.7, 98.8; GCP 98.8, 99.1, 98.9.
 # Best for GCP, and within a tenth of a point of the best for average pooling, so that neither is handicapped.
 LEARNING_RATE = 3e-3

@@ -7,6 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from gcp_kernels.nn.poolings import BASELINE, PUBLISHED_POOLINGS
+
 from ..analysis import LandscapeRecorder, evenly_spaced, split
 from ..training import DigitsSplit, Epoch, accuracy, build_network, fit, scheduler, steps_per_epoch
 from ..training.digits import BATCH_SIZE
@@ -32,7 +34,7 @@ class Settings:
     where it has grown two- to fourfold for average pooling; it levels off beyond 200.
     """
 
-    pools: tuple[str, ...] = ("avg", "gcp", "dropcov")
+    pools: tuple[str, ...] = (BASELINE, *PUBLISHED_POOLINGS)
     seeds: int = 5
     epochs: int = 15
     schedule: str = "fast"
