@@ -2,6 +2,9 @@
 
 import ast
 import inspect
+import io
+import re
+import tokenize
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +24,7 @@ from gcp_kernels.nn.normalization import (
     options_of,
 )
 from gcp_kernels.nn.poolings import BASELINE, POOLINGS, PUBLISHED_POOLINGS
+from gcp_kernels.precision import PRECISIONS, PROMISED_ERRORS
 
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted(path for folder in ("gcp_kernels", "experiments") for path in (ROOT / folder).rglob("*.py"))
@@ -148,3 +152,22 @@ def test_a_layer_has_the_defaults_of_the_functions_that_it_calls() -> None:
     assert layer.alpha == defaults["matrix_power"]["alpha"].default
     assert layer.eps == defaults["matrix_log"]["eps"].default
     assert heads.alpha == defaults["singular_value_power"]["alpha"].default
+
+
+def test_the_errors_that_are_promised_are_those_of_the_documentation() -> None:
+    """Tests, benchmarks and the self-test compare with these numbers; what a user was promised is written out here."""
+    assert PROMISED_ERRORS == {"fast": 2.5e-3, "high": 5e-6}
+    assert tuple(PROMISED_ERRORS) == PRECISIONS
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert '| `"high"` | float32-class products, error below 5e-6 |' in readme
+    assert re.search(r'^\| `"fast"` \| .* error at most 7e-4 as a rule and below 2\.5e-3; ', readme, re.MULTILINE)
+    assert "5e-6 for up to 6 iterations" in " ".join(functional.fused_gcp.__doc__.split())
+    again = {"2.5e-3", "0.0025", "5e-6", "5e-06"}
+    for path in (*SOURCES, *sorted((ROOT / "benchmarks").glob("*.py")), *sorted((ROOT / "tests").glob("*.py"))):
+        if path.name not in ("precision.py", "test_registries.py", "test_sanitize.py"):
+            numbers = {
+                token.string
+                for token in tokenize.generate_tokens(io.StringIO(path.read_text(encoding="utf-8")).readline)
+                if token.type == tokenize.NUMBER
+            }
+            assert not numbers & again, f"{path.name}: read PROMISED_ERRORS"
