@@ -21,7 +21,7 @@ Dim = int | Literal["published"] | None
 
 
 def resnet18(pool: str = "gcp", num_classes: int = 1000, dim: Dim = "published", **options: Any) -> nn.Module:
-    """ResNet-18 as published with ``pool``; see :func:`resnet50`.
+    """Build ResNet-18 as published with ``pool``; see :func:`resnet50`.
 
     Example:
         >>> import torch
@@ -34,7 +34,7 @@ def resnet18(pool: str = "gcp", num_classes: int = 1000, dim: Dim = "published",
 
 
 def resnet34(pool: str = "gcp", num_classes: int = 1000, dim: Dim = "published", **options: Any) -> nn.Module:
-    """ResNet-34 as published with ``pool``; see :func:`resnet50`.
+    """Build ResNet-34 as published with ``pool``; see :func:`resnet50`.
 
     Example:
         >>> from gcp_kernels.models import resnet34
@@ -45,7 +45,7 @@ def resnet34(pool: str = "gcp", num_classes: int = 1000, dim: Dim = "published",
 
 
 def resnet50(pool: str = "gcp", num_classes: int = 1000, dim: Dim = "published", **options: Any) -> nn.Module:
-    """ResNet-50 as published with ``pool``, with random weights.
+    """Build ResNet-50 as published with ``pool``, with random weights.
 
     Args:
         pool: "gcp" (iSQRT-COV) or "dropcov", without the stride of the last stage; "avg" is torchvision's own network.
@@ -59,7 +59,7 @@ def resnet50(pool: str = "gcp", num_classes: int = 1000, dim: Dim = "published",
         torchvision's ``ResNet``, for images (B, 3, H, W).
 
     Raises:
-        ImportError: torchvision is not installed, or does not load beside this torch.
+        ImportError: torchvision is not installed, or does not load with this torch.
         TypeError, ValueError: an option is unknown or out of its range, or was given for "avg", which has none.
 
     Example:
@@ -74,7 +74,7 @@ def resnet50(pool: str = "gcp", num_classes: int = 1000, dim: Dim = "published",
 
 
 def resnet101(pool: str = "gcp", num_classes: int = 1000, dim: Dim = "published", **options: Any) -> nn.Module:
-    """ResNet-101 as published with ``pool``; see :func:`resnet50`.
+    """Build ResNet-101 as published with ``pool``; see :func:`resnet50`.
 
     Example:
         >>> from gcp_kernels.models import resnet101

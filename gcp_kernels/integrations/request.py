@@ -54,13 +54,13 @@ class PoolRequest:
                 raise TypeError(f"pool={self.pool!r} has no option {name!r}; it has {', '.join(allowed)}")
 
     def build_pool(self, in_channels: int, like: Tensor, channel_dim: int = 1) -> Any:
-        """The pooling layer, a module with ``out_features``, on the device and in the dtype of ``like``."""
+        """Make the pooling layer, which has ``out_features``, on the device and in the dtype of ``like``."""
         return PUBLISHED_POOLINGS[self.pool].layer(
             in_channels, dim=self.dim, channel_dim=channel_dim, device=like.device, dtype=like.dtype, **self.options
         )
 
     def classes_of(self, classifier: nn.Module) -> int:
-        """The number of classes asked for, or that of the classifier which the model has."""
+        """Return the number of classes asked for, or that of the classifier which the model has."""
         if self.num_classes is not None:
             return self.num_classes
         if not isinstance(classifier, nn.Linear):

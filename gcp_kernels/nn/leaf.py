@@ -27,6 +27,6 @@ class Leaf(nn.Module):
 
 
 def _tracer_of(*given: object) -> fx.Tracer | None:
-    """The tracer that one of the arguments stands in for a tensor of."""
+    """Return the tracer of the first argument that is a proxy of a trace, or ``None``."""
     tracers = (argument.tracer for argument in given if isinstance(argument, fx.Proxy))
     return next((tracer for tracer in tracers if isinstance(tracer, fx.Tracer)), None)
