@@ -3,6 +3,7 @@
 import pytest
 import tolerances
 import torch
+from refusals import refuses
 from torch import nn
 
 import gcp_kernels
@@ -103,7 +104,7 @@ def test_training_step_under_autocast(normalization, autocast_dtype, device):
     ],
 )
 def test_options_that_do_not_fit(options, words):
-    with pytest.raises(ValueError, match="".join(f"(?=.*{word})" for word in words)):
+    with refuses(ValueError, *words):
         GCP(8, **options)
     with pytest.raises(TypeError, match="alpha must be a number"):
         GCP(8, normalization="power", alpha="0.5")
@@ -203,7 +204,7 @@ def test_equal_tokens_have_finite_gradients():
     ],
 )
 def test_cross_covariance_layer_is_not_made(error, options, words):
-    with pytest.raises(error, match="".join(f"(?=.*{word})" for word in words)):
+    with refuses(error, *words):
         MultiHeadCrossCovariance(**{"dim": 10, "num_heads": 3, "head_dim": 4, **options})
 
 
