@@ -28,6 +28,11 @@ OPTIONS = [
 ]
 
 
+def test_each_normalization_has_a_meaning():
+    assert {*MEANINGS, "elementwise"} == set(NORMALIZATIONS)  # which has a test of its own, below
+    assert {name for name, _ in OPTIONS} == set(MEANINGS)
+
+
 @pytest.mark.parametrize(("normalization", "options"), OPTIONS)
 def test_each_normalization_is_its_function(normalization, options):
     x = torch.randn(3, 5, 4, 4, dtype=torch.float64)

@@ -31,12 +31,13 @@ SOURCES = sorted(path for folder in ("gcp_kernels", "experiments") for path in (
 
 
 def test_the_names_that_users_write() -> None:
-    """They stand in scripts and in saved runs, so that none may be lost, or change its meaning."""
-    assert tuple(NORMALIZATIONS) == ("isqrt", "none", "power", "log", "elementwise")
-    assert tuple(HEAD_NORMALIZATIONS) == ("power", "none")
-    assert tuple(POOLINGS) == ("avg", "gcp", "dropcov", "power", "elementwise", "none")
-    assert integrations.POOLS == {"gcp": "GCP", "dropcov": "DropCov"}
-    assert {name: pooling.published_dim for name, pooling in PUBLISHED_POOLINGS.items()} == {"gcp": 256, "dropcov": 128}
+    """They stand in scripts and in saved runs, so that none may be lost; new ones come behind them."""
+    assert tuple(NORMALIZATIONS)[:5] == ("isqrt", "none", "power", "log", "elementwise")
+    assert tuple(HEAD_NORMALIZATIONS)[:2] == ("power", "none")
+    assert tuple(POOLINGS)[:6] == ("avg", "gcp", "dropcov", "power", "elementwise", "none")
+    assert {"gcp": "GCP", "dropcov": "DropCov"}.items() <= integrations.POOLS.items()
+    dims = {name: pooling.published_dim for name, pooling in PUBLISHED_POOLINGS.items()}
+    assert {"gcp": 256, "dropcov": 128}.items() <= dims.items()
     for registry in (NORMALIZATIONS, HEAD_NORMALIZATIONS, POOLINGS):
         assert [one.name for one in registry.values()] == list(registry)
 
