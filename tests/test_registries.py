@@ -146,6 +146,23 @@ def test_every_published_number_of_iterations_is_the_same() -> None:
     assert found == {normalization.PUBLISHED_ITERATIONS} == {5}
 
 
+def values_of(pattern: str, folder: str) -> set[int]:
+    """What a constant is in the sources, wherever it is defined."""
+    sources = [path for path in (ROOT / folder).rglob("*") if path.suffix in {".py", ".h", ".cuh", ".cu", ".cpp"}]
+    found = (re.findall(pattern, path.read_text(encoding="utf-8"), re.MULTILINE) for path in sources)
+    return {int(value) for values in found for value in values}
+
+
+def test_python_and_cuda_agree_on_the_most_positions() -> None:
+    (exponent,) = values_of(r"^MOST_POSITIONS = 2\*\*(\d+)$", "gcp_kernels")
+    assert values_of(r"^constexpr int kMostPositions = 1 << (\d+);", "csrc") == {exponent}
+
+
+def test_the_eigenvalues_that_count_as_zero_are_the_same_everywhere() -> None:
+    (roundings,) = values_of(r"^ZERO_EIGENVALUE = (\d+)$", "gcp_kernels")
+    assert f"up to {roundings} units of rounding of the largest" in functional.matrix_power.__doc__
+
+
 def test_a_layer_has_the_defaults_of_the_functions_that_it_calls() -> None:
     layer, heads = GCP(4), MultiHeadCrossCovariance(4, 1, 2)
     defaults = {name: inspect.signature(getattr(functional, name)).parameters for name in functional.__all__}

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
+from gcp_kernels.nn.normalization import PUBLISHED_ITERATIONS
 from gcp_kernels.precision import PROMISED_ERRORS
 
 from .. import reference
@@ -17,7 +18,7 @@ from ..functional import fused_gcp
 from .spread import Spread
 
 PYTORCHCV = "pytorchcv iSQRTCOVPool (loop-free eager)"
-N_ITER = 5
+N_ITER = PUBLISHED_ITERATIONS
 WARM_UP = 3
 # Twice what precision "high" promises: a float32 result further from float64 than this is wrong, not rounded.
 ERROR_LIMIT = 2 * PROMISED_ERRORS["high"]
