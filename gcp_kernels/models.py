@@ -1,9 +1,9 @@
 """Ready networks of the papers: torchvision's ResNets with covariance pooling, or with average pooling to compare with.
 
 Reduction and stride are the published ones. iSQRT-COV (CVPR 2018) reduces to 256 channels and DropCov (NeurIPS 2022)
-to 128: only with that do the parameters come to what its paper states, 29.6 M for ResNet-34, 32.0 M for ResNet-50 and
-51.0 M for ResNet-101. Both drop the stride of the last stage, so that 14x14 positions are pooled at 224 px. No weights
-are downloaded; :func:`gcp_kernels.integrations.load_isqrt_checkpoint` loads published ones.
+to 128; no other number of channels gives the parameters that its paper states, 29.6 M for ResNet-34, 32.0 M for
+ResNet-50 and 51.0 M for ResNet-101. Both drop the stride of the last stage, so that 14x14 positions are pooled at 224
+px. No weights are downloaded; :func:`gcp_kernels.integrations.load_isqrt_checkpoint` loads published ones.
 """
 
 from typing import Any, Literal

@@ -8,7 +8,8 @@ from torch import nn
 
 from .validation import check_has_values, check_module
 
-# By module and name, since a wrapper that has not been imported wraps nothing: where the model itself is.
+# The attribute in which each wrapper keeps the model. Classes go by module and name: nothing needs to be imported, and
+# a class that nobody has imported wraps no model.
 _INSIDE = {
     ("torch._dynamo.eval_frame", "OptimizedModule"): "_orig_mod",
     ("torch.nn.parallel.data_parallel", "DataParallel"): "module",
@@ -23,8 +24,8 @@ def unwrapped(model: nn.Module) -> nn.Module:
     """Return the model inside torch.compile, DataParallel, DistributedDataParallel and AveragedModel, in any order.
 
     Raises:
-        TypeError: ``model`` is no module, or FullyShardedDataParallel is around it or a part of it: that keeps slices
-            of the parameters, under no name of theirs. (``fully_shard`` keeps the names, and wraps nothing.)
+        TypeError: ``model`` is no module, or FullyShardedDataParallel wraps it or a part of it and keeps slices of the
+            parameters under other names. (``fully_shard`` wraps nothing and keeps the names.)
     """
     check_module("model", model)
     for module in model.modules():

@@ -16,8 +16,8 @@ from .request import UnsupportedModelError
 
 _REDUCTION, _CLASSIFIER = "<reduction>", "<classifier>"
 
-# Names of published networks and what they are called in torchvision, the first that fits; "{0}" and so on are the
-# groups, numbers in them counted from another start where "{0-3}" says so. After rename_reduction_keys, so layer_reduce
+# Patterns of published names, and the names of torchvision that replace them; the first pattern that fits is taken.
+# "{0}" is the first group, a number; "{0-3}" is that number less 3. rename_reduction_keys comes first, so layer_reduce
 # is conv_dr_block.0 already.
 _NAMES = (
     # The reduction by its own name, wherever it stands: in the network, in ``representation``, in ``avgpool``.
@@ -41,9 +41,9 @@ _NAMES = (
     (r"(?:fc|classifier|output)\.", f"{_CLASSIFIER}."),
 )
 
-# What is no weight: how many batches a normalisation has seen, and how many models an AveragedModel.
+# Entries that are no weights: how many batches a normalisation has seen, how many models an AveragedModel averages.
 _COUNT, _AVERAGED = "num_batches_tracked", "n_averaged"
-# Of each kind an error shows so many names, and counts the others.
+# So many names of each kind are in an error; the others are counted.
 _SHOWN = 5
 
 

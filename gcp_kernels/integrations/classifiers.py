@@ -28,8 +28,9 @@ class SummedClassifier(nn.Module):
     """The class token and the pooled tokens, each with a linear classifier of its own, summed (So-ViT).
 
     Both come in one tensor, the class token first, so that whatever a model does before its classifier (dropout, or
-    returning what it would classify) happens to both. It computes what one Linear layer on that tensor can compute too;
-    the two differ in how they are initialised and thus train, each of these by the number of its own inputs.
+    returning what it would classify) happens to both. One Linear layer on that tensor could compute the same. It would
+    be initialised by the number of all inputs, and each of the two is by the number of its own, so they train
+    differently.
 
     Shape:
         - Input: (B, class_features + pooled_features).

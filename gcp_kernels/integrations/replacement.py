@@ -9,8 +9,8 @@ from ..validation import check_module
 from ..wrappers import wrapper_attribute
 from .request import PoolRequest, UnsupportedModelError, pool_layers
 
-# What can be converted, by library; kept here so that an error can name it where the library is not installed. The
-# module of each library holds the same classes with their conversions.
+# What can be converted, by library. Errors name these classes even where the library is not installed; the conversions
+# of the same classes are in the module for the library, which imports it.
 SUPPORTED = {
     "torchvision": ("ResNet", "MobileNetV2", "ShuffleNetV2", "VisionTransformer", "SwinTransformer"),
     "timm": (

@@ -6,10 +6,10 @@ from torch import fx, nn
 
 
 class Leaf(nn.Module):
-    """A layer that is one ``call_module`` node of any trace, without ``torch.fx.wrap`` or a tracer of one's own.
+    """A layer that any trace of torch.fx records as one ``call_module`` node; no ``torch.fx.wrap`` is needed.
 
-    It stays the module that it is: its hooks run when the graph does, and ``train()`` and ``eval()`` change what it
-    computes. torch has a leaf of this kind only for modules whose name begins with ``torch.nn``.
+    The graph calls the module itself: its hooks run when the graph does, and ``train()`` and ``eval()`` still change
+    what it computes. By itself torch.fx does this only for modules of ``torch.nn``.
     """
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
