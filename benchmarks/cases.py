@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from gcp_kernels.ops.shapes import triangle_size
 from gcp_kernels.precision import PRECISIONS
-from gcp_kernels.shapes import triangle_size
 
 Pool = Callable[[torch.Tensor], torch.Tensor]
 

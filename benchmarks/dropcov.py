@@ -17,7 +17,7 @@ import gcp_kernels
 from gcp_kernels import reference
 from gcp_kernels.commands.argument_types import device_argument
 from gcp_kernels.commands.demo_timing import ERROR_LIMIT, relative_error
-from gcp_kernels.functional.channel_dropout import channel_weight, drop_probability
+from gcp_kernels.ops.dropcov import channel_weight, drop_probability
 
 from . import timing
 from .cases import Case

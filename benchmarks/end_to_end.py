@@ -19,10 +19,10 @@ from functools import partial
 import torch
 from torch import nn
 
-from gcp_kernels import backends
 from gcp_kernels.commands.argument_types import device_argument, integer_from, new_folder
 from gcp_kernels.nn import GCP
-from gcp_kernels.shapes import triangle_size
+from gcp_kernels.ops import backends
+from gcp_kernels.ops.shapes import triangle_size
 
 from . import memory
 from .cases import DTYPES, Case

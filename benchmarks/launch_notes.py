@@ -20,8 +20,7 @@ import torch
 from triton import knobs
 from triton.runtime.driver import driver
 
-from gcp_kernels.backends import triton as backend
-from gcp_kernels.backends.triton import architecture
+from gcp_kernels.ops.triton_device import architecture, backend
 
 from .static_kernels import MULTIPROCESSORS, Kernel
 from .stub_driver import StubDriver

@@ -25,9 +25,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import gcp_kernels
-from gcp_kernels import backends
 from gcp_kernels.commands.argument_types import new_file
 from gcp_kernels.commands.ending import run_to_its_end
+from gcp_kernels.ops import backends
 from gcp_kernels.training.atomic_files import write_text
 
 from .static import why_not
@@ -117,8 +117,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 @contextmanager
 def launching(shape: Shape) -> Iterator[StubDriver]:
     """Inside the block the Triton backend takes tensors on the CPU and launches on a stub, and "auto" tries it."""
-    from gcp_kernels.backends.triton import isqrt
-    from gcp_kernels.backends.triton.architecture import Architecture
+    from gcp_kernels.ops.isqrt_pool.triton import launch as isqrt
+    from gcp_kernels.ops.triton_device.architecture import Architecture
 
     from .stub_driver import StubDriver, stubbed
 
@@ -143,7 +143,7 @@ def launching(shape: Shape) -> Iterator[StubDriver]:
 
 def calls(shape: Shape) -> dict[str, Callable[[], Any]]:
     """The ways into the backend, from the inside out, without gradients but for the backward pass itself."""
-    isqrt = importlib.import_module("gcp_kernels.backends.triton.isqrt")
+    isqrt = importlib.import_module("gcp_kernels.ops.isqrt_pool.triton.launch")
     x = torch.randn(shape.b, shape.c, shape.m)
     image = x.view(shape.b, shape.c, int(math.sqrt(shape.m)), -1)
     n_iter = shape.n_iter

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 
 import gcp_kernels
-from gcp_kernels import backends
+from gcp_kernels.ops import backends
 
 from .cases import Case, Pool
 from .exact_root import exact_root_pool

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from gcp_kernels.shapes import triangle_size
+from gcp_kernels.ops.shapes import triangle_size
 
 from .cases import DTYPES, Case
 from .timing import Spread, seconds

@@ -23,8 +23,8 @@ from pathlib import Path
 
 import torch
 
-from gcp_kernels import backends
 from gcp_kernels.commands.argument_types import integer_from
+from gcp_kernels.ops import backends
 
 from .check_outcome import NOT_RUN, OK, lost, outcome_of
 from .sanitize_cases import Check, checks

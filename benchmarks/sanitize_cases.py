@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 import gcp_kernels
-from gcp_kernels import backends, reference
+from gcp_kernels import reference
+from gcp_kernels.ops import backends
 from gcp_kernels.precision import PLANES
 
 from .cases import DTYPES
@@ -292,13 +293,13 @@ def triton_functions() -> Iterator[FunctionCheck]:
 
 def triton_launches(capability: int) -> Iterator[LaunchCheck]:
     """Every shipped configuration of the architecture, in every form."""
-    from gcp_kernels.backends.triton import config
-    from gcp_kernels.backends.triton.architecture import Architecture
-    from gcp_kernels.backends.triton.config import Persistent, Phases
+    from gcp_kernels.ops.triton_device import policy
+    from gcp_kernels.ops.triton_device.architecture import Architecture
+    from gcp_kernels.ops.triton_device.policy import Persistent, Phases
 
     from .static_kernels import Case
 
-    table = config.choices(Architecture(capability, 1))
+    table = policy.choices(Architecture(capability, 1))
     for precision, planes in PLANES.items():
         dtype = DTYPES[ARITHMETIC[precision]]
         for backward in (False, True):
@@ -323,5 +324,5 @@ def triton_launches(capability: int) -> Iterator[LaunchCheck]:
                 yield case(Phases(by_phase, splits=math.ceil(POSITIONS / span), span=span), c)
             yield case(Phases(by_phase, splits=1, span=by_phase.block_m), 100, source="matrix", m=1, triu=False)
             for c in (100, 256):
-                yield case(config.COVARIANCE, c)
-                yield case(config.COVARIANCE, c, source="scaled features", channels_last=True)
+                yield case(policy.COVARIANCE, c)
+                yield case(policy.COVARIANCE, c, source="scaled features", channels_last=True)

@@ -16,10 +16,12 @@ import torch
 from torch import Tensor
 from triton import knobs
 
-from gcp_kernels.backends.triton import config, covariance, isqrt
-from gcp_kernels.backends.triton.architecture import Architecture
-from gcp_kernels.backends.triton.config import OnChip, Persistent, Phases, Tiling
-from gcp_kernels.shapes import empty_gradient, pooled_shape
+from gcp_kernels.ops.covariance_pool.triton import launch as covariance
+from gcp_kernels.ops.isqrt_pool.triton import launch as isqrt
+from gcp_kernels.ops.shapes import empty_gradient, pooled_shape
+from gcp_kernels.ops.triton_device import policy
+from gcp_kernels.ops.triton_device.architecture import Architecture
+from gcp_kernels.ops.triton_device.policy import OnChip, Persistent, Phases, Tiling
 
 from .stub_driver import StubDriver, stubbed
 
@@ -38,7 +40,7 @@ class Case:
     ``wide`` is a sample that spans more than 2^31 elements. ``variant`` says what is not the default.
     """
 
-    choice: config.Config | Tiling
+    choice: policy.Config | Tiling
     backward: bool
     precision: str
     dtype: torch.dtype
@@ -75,8 +77,8 @@ class Kernel:
 
 def shipped(arch: int) -> Iterator[Case]:
     """Every configuration of an architecture, both ways."""
-    table = config.choices(Architecture(arch, MULTIPROCESSORS))
-    for precision, planes in config.PLANES.items():
+    table = policy.choices(Architecture(arch, MULTIPROCESSORS))
+    for precision, planes in policy.PLANES.items():
         dtype = DTYPES[precision]
         for backward, on_chip, tilings in (
             (False, table.on_chip_forward, table.forward),
@@ -91,7 +93,7 @@ def shipped(arch: int) -> Iterator[Case]:
             yield of_features
             yield replace(of_features, source="matrix", m=1, triu=False)
         for backward in (False, True):
-            plain = Case(config.COVARIANCE, backward, precision, dtype, CHANNELS)
+            plain = Case(policy.COVARIANCE, backward, precision, dtype, CHANNELS)
             yield plain
             yield replace(plain, source="scaled features")
 

@@ -1,7 +1,7 @@
 """``python -m benchmarks.tune KERNEL ...``: a search, on this GPU, for the Triton backend's launch configurations.
 
-It prints a replacement for a table in ``gcp_kernels/backends/triton/config.py``, the measured reason above each entry.
-A person reads it and puts it there: nothing is searched for when the package runs.
+It prints a replacement for a table in ``gcp_kernels/ops/triton_device/policy.py``, the measured reason above each
+entry. A person reads it and puts it there: nothing is searched for when the package runs.
 
 Every candidate is compiled first, for all architectures that the table serves, and is out if it spills more registers
 than ``static`` allows, needs too much shared memory or leaves its products to scalar arithmetic. What is left, and what
@@ -35,7 +35,7 @@ from .environment import environment
 from .static_gate import SHARED_LIMIT
 
 if TYPE_CHECKING:
-    from gcp_kernels.backends.triton.architecture import Architecture
+    from gcp_kernels.ops.triton_device.architecture import Architecture
 
     from .tune_search import Compiler, Stopwatch
     from .tune_table import Table
@@ -61,8 +61,8 @@ def main(
         print(f"python -m benchmarks.tune {reason}", file=sys.stderr)
         return 2
     # From here on Triton is needed.
-    from gcp_kernels.backends.triton import config
-    from gcp_kernels.backends.triton.architecture import Architecture, architecture
+    from gcp_kernels.ops.triton_device import policy
+    from gcp_kernels.ops.triton_device.architecture import Architecture, architecture
 
     from .tune_gpu import AheadOfTime, Gpu
     from .tune_space import table_name
@@ -75,7 +75,7 @@ def main(
         return 2
     compiler = compiler or AheadOfTime(args.jobs)
     name = table_name(arch.capability)
-    shipped = Table(name, getattr(config, name), config.COVARIANCE)
+    shipped = Table(name, getattr(policy, name), policy.COVARIANCE)
     if args.dry_run:
         return dry_run(args, shipped, arch, compiler)
     setting = environment(args.device)
@@ -91,7 +91,7 @@ def main(
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.tune",
-        description="Search for launch configurations of the Triton kernels on this GPU; prints a table for config.py.",
+        description="Search for launch configurations of the Triton kernels on this GPU; prints a table for policy.py.",
     )
     default = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("kernels", nargs="+", metavar="KERNEL", help=f"all, or of {', '.join(KERNELS)}")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from gcp_kernels.backends.triton.architecture import Architecture
+from gcp_kernels.ops.triton_device.architecture import Architecture
 
 from .static_kernels import Case
 from .timing import Spread, ratios

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 
-from gcp_kernels.backends.triton import config
-from gcp_kernels.backends.triton.architecture import Architecture
-from gcp_kernels.backends.triton.config import Choices, OnChip, Tiling
+from gcp_kernels.ops.triton_device import policy
+from gcp_kernels.ops.triton_device.architecture import Architecture
+from gcp_kernels.ops.triton_device.policy import Choices, OnChip, Tiling
 from gcp_kernels.precision import PLANES
 
 from .static_gate import SHARED_LIMIT
@@ -55,20 +55,20 @@ class Entry:
         """The passes in the configuration that an option means for their shapes."""
         return [replace(case, choice=self._configuration(option, case, arch)) for case in self.cases]
 
-    def _configuration(self, option: Option, case: Case, arch: Architecture) -> config.Config | Tiling:
+    def _configuration(self, option: Option, case: Case, arch: Architecture) -> policy.Config | Tiling:
         option = self.rival if option is None else option
         assert option is not None
         if isinstance(option, OnChip) or self.kernel == "covariance":
             return option
         if self.kernel == "phases":
-            return config.by_phase(case.b, case.c, case.m, option, arch)
-        return config.persistent(case.b, case.c, option, arch)
+            return policy.by_phase(case.b, case.c, case.m, option, arch)
+        return policy.persistent(case.b, case.c, option, arch)
 
 
 def table_name(arch: int) -> str:
     """The name of the table that serves an architecture."""
-    table = config.choices(Architecture(arch, 1))
-    return next(name for name in TABLES if getattr(config, name) is table)
+    table = policy.choices(Architecture(arch, 1))
+    return next(name for name in TABLES if getattr(policy, name) is table)
 
 
 def served(name: str) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from gcp_kernels.backends.triton.config import Choices, OnChip, Thresholds, Tiling
+from gcp_kernels.ops.triton_device.policy import Choices, OnChip, Thresholds, Tiling
 from gcp_kernels.precision import PLANES
 
 from .tune_search import Found

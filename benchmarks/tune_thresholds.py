@@ -1,7 +1,7 @@
 """When a launch for each phase is faster than a program for each sample: both are timed over B, C and M.
 
-The rule of :class:`gcp_kernels.backends.triton.config.Thresholds` cannot be right everywhere. That is taken which loses
-least, on average over all that was timed, against always choosing right.
+The rule of :class:`gcp_kernels.ops.triton_device.policy.Thresholds` cannot be right everywhere. That is taken which
+loses least, on average over all that was timed, against always choosing right.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
-from gcp_kernels.backends.triton import config
-from gcp_kernels.backends.triton.architecture import Architecture
-from gcp_kernels.backends.triton.config import Choices, Config, OnChip, Thresholds
+from gcp_kernels.ops.triton_device import policy
+from gcp_kernels.ops.triton_device.architecture import Architecture
+from gcp_kernels.ops.triton_device.policy import Choices, Config, OnChip, Thresholds
 from gcp_kernels.precision import PLANES
 
 from .static_kernels import DTYPES, Case
@@ -51,8 +51,8 @@ def forms(case: Case, table: Choices, arch: Architecture) -> tuple[Config, Confi
     on_chip = (table.on_chip_backward if case.backward else table.on_chip_forward)[planes]
     tiling = (table.backward if case.backward else table.forward)[planes]
     small = next((choice for choice in on_chip if case.c <= choice.block_c), None)
-    whole = small or config.persistent(case.b, case.c, tiling, arch)
-    return whole, config.by_phase(case.b, case.c, case.m, table.phases[planes], arch)
+    whole = small or policy.persistent(case.b, case.c, tiling, arch)
+    return whole, policy.by_phase(case.b, case.c, case.m, table.phases[planes], arch)
 
 
 def cases(arch: Architecture, precisions: Sequence[str]) -> Iterator[Case]:

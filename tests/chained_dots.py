@@ -13,7 +13,7 @@ from triton.compiler import ASTSource, compile
 
 from benchmarks.static_waits import unwaited
 from benchmarks.stub_driver import StubDriver, stubbed
-from gcp_kernels.backends.triton.kernels.arithmetic import accumulate, accumulated
+from gcp_kernels.ops.triton_device.products import accumulate, accumulated
 
 
 @triton.jit

@@ -17,8 +17,8 @@ import pytest
 import torch
 import torchvision_stand_in  # noqa: F401  before anything imports torchvision
 
-from gcp_kernels import backends
 from gcp_kernels.commands.lost_gpu import why_lost
+from gcp_kernels.ops import backends
 
 # Deterministic mode, which poisons fresh memory (below), wants this set before CUDA starts.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

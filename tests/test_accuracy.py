@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from gcp_kernels import (
-    backends,
     covariance_pool,
     fused_gcp,
     newton_schulz_sqrt,
@@ -22,6 +21,7 @@ from gcp_kernels import (
     triu_unvec,
     triu_vec,
 )
+from gcp_kernels.ops import backends
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory")
 

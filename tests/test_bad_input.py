@@ -22,7 +22,6 @@ from refusals import (
 from torch import Tensor
 
 from gcp_kernels import (
-    backends,
     covariance_pool,
     fused_gcp,
     matrix_log,
@@ -33,6 +32,7 @@ from gcp_kernels import (
     triu_vec,
 )
 from gcp_kernels.nn import GCP
+from gcp_kernels.ops import backends
 
 X = torch.ones(2, 4, 3, 3)
 COV = torch.eye(4).expand(2, 4, 4)

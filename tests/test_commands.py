@@ -10,8 +10,9 @@ import torch
 
 import gcp_kernels
 from gcp_kernels.__main__ import main
-from gcp_kernels.backends import AUTO_ORDER, OPERATIONS
 from gcp_kernels.commands import bench, selftest
+from gcp_kernels.ops.backends import AUTO_ORDER
+from gcp_kernels.ops.rooms import OPERATIONS
 
 
 def test_runs_as_a_module():

@@ -19,8 +19,8 @@ import tolerances
 import torch
 from torch import Tensor, nn
 
-from gcp_kernels.functional import channel_dropout
 from gcp_kernels.nn import GCP, DropCov
+from gcp_kernels.ops import dropcov
 
 pytestmark = pytest.mark.skipif(
     not torch.distributed.is_available(), reason="torch was built without torch.distributed"
@@ -58,8 +58,8 @@ def part(rank: int) -> slice:
 def drop_probability(model: nn.Sequential, images: Tensor) -> Tensor:
     backbone, layer, _ = model
     features = backbone(images).detach().flatten(2)
-    weight = channel_dropout.channel_weight(features, layer.eca_layer.conv.weight.detach())
-    return channel_dropout.drop_probability(features, weight)
+    weight = dropcov.channel_weight(features, layer.eca_layer.conv.weight.detach())
+    return dropcov.drop_probability(features, weight)
 
 
 def gradients(model: nn.Module, images: Tensor, labels: Tensor, seed: int) -> Outcome:

@@ -20,7 +20,7 @@ from benchmarks.dropcov import POOLS
 from gcp_kernels import covariance_pool, dropcov, reference, triu_vec
 
 # The module behind dropcov, in which a test replaces the probability.
-CHANNEL_DROPOUT = importlib.import_module("gcp_kernels.functional.channel_dropout")
+DROPCOV = importlib.import_module("gcp_kernels.ops.dropcov")
 NAMES = ("value", "gradient by x", "gradient by the gate weight")
 WRITTEN_OUT = POOLS["written out"]
 DRAWS = 16
@@ -40,7 +40,7 @@ def gate_weight(size: int = 3, dtype: torch.dtype = torch.float64) -> Tensor:
 
 
 def probability(x: Tensor, weight: Tensor) -> Tensor:
-    return CHANNEL_DROPOUT.drop_probability(x, CHANNEL_DROPOUT.channel_weight(x, weight))
+    return DROPCOV.drop_probability(x, DROPCOV.channel_weight(x, weight))
 
 
 def random_mask(b: int, c: int) -> Tensor:
@@ -184,7 +184,7 @@ def test_probability_does_not_depend_on_what_matrix_products_are_allowed():
 def test_numerical_derivatives(monkeypatch, device):
     """With a p that is held, as the definition holds it: otherwise the numerical derivative would go through it."""
     held = torch.tensor(0.3, dtype=torch.float64, device=device)
-    monkeypatch.setattr(CHANNEL_DROPOUT, "drop_probability", lambda features, weight: held)
+    monkeypatch.setattr(DROPCOV, "drop_probability", lambda features, weight: held)
     x = torch.randn(2, 4, 5, dtype=torch.float64, device=device, requires_grad=True)
     weight = gate_weight().to(device).requires_grad_()
     mask = torch.tensor([[True, False, True, True], [True, True, False, True]], device=device)
@@ -222,7 +222,7 @@ def test_each_sample_drops_its_own_channels_with_probability_p(device):
     # 16,384 draws: their mean is within 5 standard deviations of what it should be but for one seed in a million.
     assert abs(kept.double().mean().item() - (1 - p)) < 5 * math.sqrt(p * (1 - p) / kept.numel())
     assert len({tuple(row) for row in kept.tolist()}) == 64
-    gated = covariance_pool(x, scale=1 + CHANNEL_DROPOUT.channel_weight(x, weight)) / (1 - p) ** 2
+    gated = covariance_pool(x, scale=1 + DROPCOV.channel_weight(x, weight)) / (1 - p) ** 2
     tolerances.assert_same_float64(out, torch.where(out != 0, gated, 0), "kept elements")
 
 
@@ -271,7 +271,7 @@ def test_probability_one_gives_zeros_and_zero_gradient(device):
 def test_probability_zero_is_the_gate_alone(device):
     x, weight = features(3, 5, 20, 0.0).to(device), gate_weight().to(device)
     assert probability(x, weight) == 0
-    gate = 1 + CHANNEL_DROPOUT.channel_weight(x, weight)
+    gate = 1 + DROPCOV.channel_weight(x, weight)
     expected = covariance_pool(x, scale=gate, output="triu")
     assert torch.equal(dropcov(x, weight, training=True), expected)
 

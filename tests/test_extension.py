@@ -14,8 +14,8 @@ import pytest
 import torch
 
 import gcp_kernels
-from gcp_kernels.backends import cuda
-from gcp_kernels.backends.cuda import extension
+from gcp_kernels.ops.cuda_device import backend as cuda
+from gcp_kernels.ops.cuda_device import extension
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 

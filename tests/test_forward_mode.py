@@ -12,9 +12,15 @@ from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vmap
 from torch.utils._pytree import tree_leaves
 
 import gcp_kernels
-from gcp_kernels import functional, ops, reference
+from gcp_kernels import functional, reference
 from gcp_kernels.nn import GCP, DropCov, MultiHeadCrossCovariance, TokenFusionHead
 from gcp_kernels.nn.normalization import NORMALIZATIONS
+from gcp_kernels.ops import dropcov
+from gcp_kernels.ops.covariance_pool.operator import covariance_pool
+from gcp_kernels.ops.isqrt_pool.operator import isqrt_pool
+from gcp_kernels.ops.matrix_function.operator import matrix_power
+from gcp_kernels.ops.newton_schulz_inverse_sqrt.operator import newton_schulz_inverse_sqrt
+from gcp_kernels.ops.newton_schulz_sqrt.operator import newton_schulz_sqrt
 
 
 def on(device: str, name: str) -> tuple[Tensor, ...]:
@@ -104,7 +110,7 @@ def test_gradcheck(name: str) -> None:
     if name == "dropcov":  # and they go through the probability, which counts as constant
         leaves = leaves[:1]
         weight = CASES[name].given()[1]
-        constant = gcp_kernels.functional.channel_dropout.channel_weight(leaves[0].detach(), weight)
+        constant = dropcov.channel_weight(leaves[0].detach(), weight)
         scale = constant.detach() + 1
         function = lambda x: gcp_kernels.covariance_pool(x, scale=scale)  # noqa: E731
     assert torch.autograd.gradcheck(
@@ -151,11 +157,11 @@ def test_what_is_kept_for_the_backward_pass_has_no_tangent(device: str) -> None:
     with forward_ad.dual_level():
         dual, dual_cov = forward_ad.make_dual(x, tangent), forward_ad.make_dual(cov, cov)
         for results in (
-            ops.isqrt_pool(dual, 3, True, True, "default", "auto"),
-            ops.covariance_pool(dual, None, False, "default", "auto"),
-            ops.newton_schulz_sqrt(dual_cov, 3, True, "default", "auto"),
-            ops.newton_schulz_inverse_sqrt(dual_cov, 3, 0.1, "default", "auto"),
-            ops.matrix_power(dual_cov, 0.5, "auto"),
+            isqrt_pool(dual, 3, True, True, "default", "auto"),
+            covariance_pool(dual, None, False, "default", "auto"),
+            newton_schulz_sqrt(dual_cov, 3, True, "default", "auto"),
+            newton_schulz_inverse_sqrt(dual_cov, 3, 0.1, "default", "auto"),
+            matrix_power(dual_cov, 0.5, "auto"),
         ):
             tangents = [forward_ad.unpack_dual(result).tangent is not None for result in results]
             assert tangents == [True] + [False] * (len(results) - 1)
@@ -177,7 +183,7 @@ def test_no_tangent_goes_through_the_probability_of_dropcov(device: str) -> None
     x = torch.randn(2, 64, 10, dtype=torch.float64, device=device)
     gate_weight = torch.randn(1, 1, 3, dtype=torch.float64, device=device)
     mask = torch.rand(2, 64, device=device) < 0.5
-    p = functional.channel_dropout.drop_probability(x, functional.channel_dropout.channel_weight(x, gate_weight))
+    p = dropcov.drop_probability(x, dropcov.channel_weight(x, gate_weight))
     assert 0.1 < p < 0.9
 
     def pool(x: Tensor, gate_weight: Tensor) -> Tensor:

@@ -10,7 +10,8 @@ import tolerances
 import torch
 from torch import Tensor
 
-from gcp_kernels import backends, covariance_pool, fused_gcp, newton_schulz_sqrt, reference
+from gcp_kernels import covariance_pool, fused_gcp, newton_schulz_sqrt, reference
+from gcp_kernels.ops import backends
 
 pytestmark = pytest.mark.gpu
 
@@ -25,7 +26,7 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     f"{name} {backend}": partial(function, backend=backend)
     for name, (operation, function) in OPERATIONS.items()
     for backend, module in backends.BACKENDS.items()
-    if operation in getattr(module, "OPERATIONS", backends.OPERATIONS)
+    if operation in module.OPERATIONS
 }
 
 

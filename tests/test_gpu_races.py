@@ -24,9 +24,12 @@ from triton_watch import Watch
 from benchmarks.sanitize_cases import ARITHMETIC, LaunchCheck
 from benchmarks.static_kernels import Case
 from benchmarks.triton_pass import Pass
-from gcp_kernels import backends, covariance_pool, fused_gcp
-from gcp_kernels.backends.triton import architecture, config, isqrt, launch, phases
-from gcp_kernels.backends.triton.config import OnChip, Persistent, Phases, Tiling
+from gcp_kernels import covariance_pool, fused_gcp
+from gcp_kernels.ops import backends
+from gcp_kernels.ops.isqrt_pool.triton import launch as isqrt
+from gcp_kernels.ops.isqrt_pool.triton import phase_launches as phases
+from gcp_kernels.ops.triton_device import architecture, launch, policy
+from gcp_kernels.ops.triton_device.policy import OnChip, Persistent, Phases, Tiling
 from gcp_kernels.precision import PLANES
 
 pytestmark = [forms.runs_here, forms.quiet]
@@ -37,7 +40,7 @@ NAN = float("nan")
 SMALL = Tiling(16, block_k=16, block_m=16, warps=1)
 
 
-def case_of(choice: config.Config | Tiling, backward: bool, precision: str, c: int, **options) -> Case:
+def case_of(choice: policy.Config | Tiling, backward: bool, precision: str, c: int, **options) -> Case:
     """More samples than programs, of which a multiprocessor has two at most."""
     multiprocessors = architecture.architecture(DEVICE).multiprocessors
     b, m, n_iter = (4 * multiprocessors + 1, 49, 5) if ON_GPU else (3, 17, 2)
@@ -51,7 +54,7 @@ def cases() -> Iterator[Case]:
     Phases with the covariance of a sample in several parts.
     """
     arch = architecture.architecture(DEVICE)
-    table = config.choices(arch)
+    table = policy.choices(arch)
     for precision, planes in PLANES.items():
         for backward in (False, True):
             case = partial(case_of, backward=backward, precision=precision)
@@ -67,13 +70,13 @@ def cases() -> Iterator[Case]:
             tiling = (table.backward if backward else table.forward)[planes]
             for c in (64, 100, 176, 256):
                 # As many programs as for any large batch: each takes two samples, and one of them three.
-                yield case(config.persistent(1 << 20, c, tiling, arch), c=c)
+                yield case(policy.persistent(1 << 20, c, tiling, arch), c=c)
             yield case(Persistent(tiling, 2), c=100, b=9)
             tiling = table.phases[planes]
             span = tiling.block_m
             yield case(Phases(tiling, splits=-(-49 // span), span=span), c=256)
-            yield case(config.COVARIANCE, c=256)
-            yield case(config.COVARIANCE, c=100, source="scaled features")
+            yield case(policy.COVARIANCE, c=256)
+            yield case(policy.COVARIANCE, c=100, source="scaled features")
 
 
 def name_of(case: Case) -> str:
@@ -146,7 +149,7 @@ def test_persistent_against_phases(precision: str, backward: bool, poisoned_slab
     """
     whole = by_phase = SMALL
     if ON_GPU:
-        table, planes = config.choices(architecture.architecture(DEVICE)), PLANES[precision]
+        table, planes = policy.choices(architecture.architecture(DEVICE)), PLANES[precision]
         whole, by_phase = (table.backward if backward else table.forward)[planes], table.phases[planes]
     results = []
     for choice in (Persistent(whole, programs=2), Phases(by_phase, splits=1, span=64)):

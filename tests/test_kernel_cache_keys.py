@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from kernel_sources import SOURCES, module_name
 
 pytest.importorskip("triton", reason="the kernels are Triton's")
 
 ROOT = Path(__file__).parent.parent
-KERNELS = ROOT / "gcp_kernels" / "backends" / "triton" / "kernels"
 # Interpreted kernels have no keys.
 USERS = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
 
@@ -27,7 +27,7 @@ if library == "library first":
         getattr(function, "cache_key", None)
 functions = {}
 for name in sys.argv[3:]:
-    module = importlib.import_module(f"gcp_kernels.backends.triton.kernels.{name}")
+    module = importlib.import_module(name)
     for value in vars(module).values():
         if isinstance(value, JITFunction):
             functions[f"{value.__module__}.{value.__name__}"] = value
@@ -38,7 +38,7 @@ ORDERS = (("ours first", "forwards"), ("ours first", "backwards"), ("library fir
 
 
 def test_keys_do_not_depend_on_the_order_of_hashing():
-    modules = sorted(path.stem for path in KERNELS.glob("[!_]*.py"))
+    modules = [module_name(path) for path in SOURCES]
     running = [
         # Names of modules in another order too, and another seed of Python's own hashes.
         subprocess.Popen(
@@ -48,13 +48,11 @@ def test_keys_do_not_depend_on_the_order_of_hashing():
         for seed, order in enumerate(ORDERS)
     ]  # fmt: skip
     first, *others = (json.loads(process.communicate(timeout=120)[0]) for process in running)
-    assert {name.rpartition(".")[0].rpartition(".")[2] for name in first} >= set(modules)
+    assert {name.rpartition(".")[0] for name in first} >= set(modules)
     assert all(found == first for found in others)
 
 
 def test_every_module_of_kernels_is_hashed_at_import():
-    import gcp_kernels.backends.triton.kernels as package
+    from gcp_kernels.ops.triton_device import cache_keys
 
-    assert {module.__name__.rpartition(".")[2] for module in package.HASHED} == {
-        path.stem for path in KERNELS.glob("[!_]*.py")
-    }
+    assert {module.__name__ for module in cache_keys.HASHED} == {module_name(path) for path in SOURCES}

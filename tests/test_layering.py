@@ -1,24 +1,26 @@
-"""The layering, file sizes and language of the package, read from its sources."""
+"""The layering, file sizes and language of the sources, read from them: three rules of imports, and a few of form."""
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "gcp_kernels"
-MODULES = sorted(PACKAGE.rglob("*.py"))
+OPS = PACKAGE / "ops"
+BACKENDS = ("torch", "triton", "cuda")
 SOURCES = sorted(
     path
-    for folder in ("gcp_kernels", "csrc", "benchmarks", "tests")
+    for folder in ("gcp_kernels", "csrc", "benchmarks", "experiments", "tests")
     for path in (ROOT / folder).rglob("*")
     if path.suffix in {".py", ".cpp", ".h", ".cu", ".cuh"} and path.name != "_build_info.py"
 )
 
-# A layer may import itself and those after it: reproduction -> training -> analysis -> models -> integrations -> nn ->
-# functional -> ops -> backends; the last are shared by all.
+# A layer imports itself and those after it.
 LAYERS = (
+    "experiments",
     "__main__",
     "commands",
     "reproduction",
@@ -29,7 +31,6 @@ LAYERS = (
     "nn",
     "functional",
     "ops",
-    "backends",
     "reference",
     "wrappers",
     "checkpoint_file",
@@ -37,17 +38,13 @@ LAYERS = (
     "eigenvalues",
     "transforms",
     "validation",
-    "shapes",
     "precision",
     "matmul_setting",
 )
 
 
-def layer_of(path: Path) -> str:
-    return path.relative_to(PACKAGE).with_suffix("").parts[0]
-
-
-def imported_modules(path: Path) -> set[str]:
+@cache
+def imported_modules(path: Path) -> frozenset[str]:
     """Absolute names of everything that a module imports, also inside functions."""
     parents = path.relative_to(ROOT).with_suffix("").parts[:-1]
     names = set()
@@ -58,35 +55,79 @@ def imported_modules(path: Path) -> set[str]:
             base = parents[: len(parents) - node.level + 1] if node.level else ()
             module = ".".join((*base, *([node.module] if node.module else [])))
             names |= {module, *(f"{module}.{alias.name}" for alias in node.names)}
-    return names
+    return frozenset(names)
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_a_module_imports_no_layer_above_its_own(path):
-    layer = layer_of(path)
-    if layer in ("__init__", "_build_info"):
-        pytest.skip("the public face of the package, or written by the build")
-    assert layer in LAYERS, f"{layer} has no place in the layering; give it one here"
-    for name in imported_modules(path):
-        parts = name.split(".")
-        if parts[0] == "gcp_kernels" and len(parts) > 1 and parts[1] in LAYERS:
-            assert LAYERS.index(parts[1]) >= LAYERS.index(layer), f"{path.name} ({layer}) imports {name}"
+def bound_names(path: Path) -> set[str]:
+    """Names that a module's own ``import`` statements bind."""
+    imports = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Import)]
+    return {alias.asname or alias.name.split(".")[0] for node in imports for alias in node.names}
 
 
-def test_reference_imports_only_torch_and_its_functions_of_eigenvalues():
+def modules(folder: Path) -> list[Path]:
+    found = [path for path in sorted(folder.rglob("*.py")) if path.name != "_build_info.py"]
+    assert found, folder
+    return found
+
+
+def layer_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return parts[1] if parts[0] == "gcp_kernels" else parts[0]
+
+
+def backend_of(name: str) -> str | None:
+    """The backend that a module of ``gcp_kernels.ops`` belongs to, by its absolute name."""
+    match = re.match(rf"gcp_kernels\.ops\.(?:\w+\.)?({'|'.join(BACKENDS)})(?:_device)?(?:\.|$)", name)
+    return match and match[1]
+
+
+def test_a_module_imports_no_layer_above_its_own():
+    wrong = []
+    for path in [*modules(PACKAGE), *(modules(ROOT / "experiments") if (ROOT / "experiments").is_dir() else [])]:
+        layer = layer_of(path)
+        if layer == "__init__":  # the public face of the package
+            continue
+        assert layer in LAYERS, f"{layer} has no place in the layering; give it one here"
+        for name in imported_modules(path):
+            first, *rest = name.split(".")
+            other = rest[0] if first == "gcp_kernels" and rest else first
+            if other in LAYERS and LAYERS.index(other) < LAYERS.index(layer):
+                wrong.append(f"{path.relative_to(ROOT)} ({layer}) imports {name}")
+            if first in ("benchmarks", "tests"):
+                wrong.append(f"{path.relative_to(ROOT)} imports {name}")
+    assert not wrong
+
+
+def test_what_a_backend_runs_knows_no_other_backend():
+    """Nor does what operations share on a backend know an operation, but to hash its kernels."""
+    wrong = []
+    for path in modules(OPS):
+        own = backend_of(".".join(path.relative_to(ROOT).with_suffix("").parts))
+        for name in imported_modules(path):
+            other = backend_of(name)
+            if own and other and other != own:
+                wrong.append(f"{path.relative_to(ROOT)} imports {name}")
+            room = re.match(r"gcp_kernels\.ops\.(\w+)\.", f"{name}.")
+            shared = path.parent.name.endswith("_device") and path.stem != "cache_keys"
+            if shared and room and (OPS / room[1]).is_dir() and not room[1].endswith("_device"):
+                wrong.append(f"{path.relative_to(ROOT)} imports {name}")
+    assert not wrong
+
+
+def test_what_is_optional_or_would_be_shadowed_is_imported_where_it_may_be():
+    wrong = []
+    for path in modules(PACKAGE):
+        names, short = imported_modules(path), path.relative_to(ROOT)
+        top = {name.split(".")[0] for name in names if not name.startswith("gcp_kernels")}
+        if "triton" in top and backend_of(".".join(short.with_suffix("").parts)) != "triton":
+            wrong.append(f"{short} imports triton, which is optional; a backend does when it is chosen")
+        if path.name == "__init__.py" and (path.parent / "torch.py").exists() and "torch" in bound_names(path):
+            wrong.append(f"{short} binds the name torch, which its own module torch.py takes when it is imported")
+    assert not wrong
     names = imported_modules(PACKAGE / "reference.py")
     own = {name for name in names if name.startswith("gcp_kernels.")}
     assert own == {"gcp_kernels.eigenvalues", "gcp_kernels.eigenvalues.function_of_eigenvalues"}
     assert {name.split(".")[0] for name in names - own} == {"torch"}
-
-
-def test_backends_do_not_know_each_other():
-    for path in sorted((PACKAGE / "backends").rglob("*.py")):
-        own = path.relative_to(PACKAGE / "backends").parts[0]
-        for name in imported_modules(path):
-            match = re.match(r"gcp_kernels\.backends\.(torch|triton|cuda)\b", name)
-            if match and own != "__init__.py":
-                assert match[1] == own, f"{path.relative_to(ROOT)} imports {name}"
 
 
 def test_kernels_know_no_torch():

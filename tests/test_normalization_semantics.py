@@ -12,7 +12,6 @@ from refusals import refuses
 from torch import Tensor
 
 from gcp_kernels import (
-    backends,
     cross_covariance_pool,
     elementwise_power,
     matrix_log,
@@ -21,6 +20,7 @@ from gcp_kernels import (
     reference,
     singular_value_power,
 )
+from gcp_kernels.ops import backends
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 

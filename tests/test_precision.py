@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from gcp_kernels import fused_gcp, matmul_setting
-from gcp_kernels.backends.torch.products import matmul_precision
 from gcp_kernels.matmul_setting import MatmulSetting
+from gcp_kernels.ops.torch_device.products import matmul_precision
 from gcp_kernels.precision import resolve_precision
 
 CUDA_MATMUL = torch.backends.cuda.matmul

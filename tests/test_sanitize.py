@@ -9,17 +9,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from kernel_sources import SOURCES, form_of
 
 pytest.importorskip("triton", reason="half of the kernels are Triton's")
 
 from benchmarks import sanitize, sanitize_cases
 from benchmarks.check_outcome import outcome_of
 from benchmarks.sanitize_cases import CHANNELS, FunctionCheck, LaunchCheck, Work
-from gcp_kernels.backends.cuda import extension
+from gcp_kernels.ops.cuda_device import extension
 from gcp_kernels.precision import PLANES
 
 ROOT = Path(__file__).parent.parent
-KERNELS = ROOT / "gcp_kernels" / "backends" / "triton" / "kernels"
 USERS = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
 CPU = torch.device("cpu")
 without_a_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="here the checks run on the GPU")
@@ -43,8 +43,8 @@ def test_every_triton_kernel_is_launched(arch):
     assert done.returncode == 0, done.stderr
     found = {tuple(one) for one in json.loads(done.stdout)}
     written = {
-        (source.stem.replace("_", " "), name)
-        for source in KERNELS.glob("*.py")
+        (form_of(source), name)
+        for source in SOURCES
         for name in re.findall(r"^def (\w+_kernel)\(", source.read_text(encoding="utf-8"), flags=re.MULTILINE)
     }
     assert {(form, name) for form, name, _, _ in found} == written
@@ -57,7 +57,7 @@ def test_every_triton_kernel_is_launched(arch):
 def test_the_tool_is_told_the_names_of_all_kernels():
     """The tool checks only kernels that a filter lets through."""
     ours, tritons = (value.partition("=")[2] for value in sanitize.TOOL_OPTIONS if value.startswith(("kns=", "regex=")))
-    for source in KERNELS.glob("*.py"):
+    for source in SOURCES:
         for name in re.findall(r"^def (\w+_kernel)\(", source.read_text(encoding="utf-8"), flags=re.MULTILINE):
             assert re.search(tritons, name), name
     sources = [path for path in (ROOT / "csrc").rglob("*.cu*") if "__global__" in path.read_text(encoding="utf-8")]

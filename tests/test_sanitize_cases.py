@@ -15,7 +15,7 @@ pytest.importorskip("triton", reason="half of the kernels are Triton's")
 from benchmarks import static_extension
 from benchmarks.check_outcome import outcome_of
 from benchmarks.sanitize_cases import ARITHMETIC, SAMPLES, Check, FunctionCheck, checks, cuda_checks
-from gcp_kernels.backends.cuda import extension
+from gcp_kernels.ops.cuda_device import extension
 from gcp_kernels.precision import PLANES
 
 ROOT = Path(__file__).parent.parent

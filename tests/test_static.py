@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from kernel_sources import SOURCES, form_of
 
 from benchmarks import static
 from benchmarks.static_gate import KIB, SHARED_LIMIT, SPILL_LIMIT, TENSOR_MEMORY_LIMIT, Figures, problems
@@ -153,10 +154,9 @@ def test_every_form_direction_and_precision_is_there(rows, arch):
 
 @pytest.mark.slow
 def test_every_kernel_in_the_sources_is_compiled(rows):
-    sources = (ROOT / "gcp_kernels" / "backends" / "triton" / "kernels").glob("*.py")
     written = {
-        (source.stem.replace("_", " "), name)
-        for source in sources
+        (form_of(source), name)
+        for source in SOURCES
         for name in re.findall(r"^def (\w+_kernel)\(", source.read_text(encoding="utf-8"), flags=re.MULTILINE)
     }
     assert {form for form, _ in written} == FORMS
@@ -167,12 +167,12 @@ def test_every_kernel_in_the_sources_is_compiled(rows):
 @pytest.mark.slow
 def test_every_shipped_configuration_is_compiled(rows):
     """Counted from the tables, not from what the program thinks is shipped."""
-    from gcp_kernels.backends.triton import config
-    from gcp_kernels.backends.triton.architecture import Architecture
+    from gcp_kernels.ops.triton_device import policy
+    from gcp_kernels.ops.triton_device.architecture import Architecture
 
     for arch in static.ARCHITECTURES:
-        table = config.choices(Architecture(arch, 132))
-        for precision, planes in config.PLANES.items():
+        table = policy.choices(Architecture(arch, 132))
+        for precision, planes in policy.PLANES.items():
             for direction, shipped in (("forward", table.on_chip_forward), ("backward", table.on_chip_backward)):
                 compiled = [
                     row["configuration"]
@@ -222,7 +222,7 @@ OVERSIZED = """
 import json, torch
 from benchmarks import static
 from benchmarks.static_kernels import Case, launched
-from gcp_kernels.backends.triton.config import OnChip
+from gcp_kernels.ops.triton_device.policy import OnChip
 choice = OnChip({block_c}, 32, warps={warps})
 case = Case(choice, backward={backward}, precision="fast", dtype=torch.bfloat16, c={block_c})
 print(json.dumps([row.as_dict() for row in static.measure(launched(case, {arch}), jobs=1)]))

@@ -15,7 +15,7 @@ from test_extension import NVCC, built, run
 from benchmarks import static_extension
 from benchmarks.static_extension import FORMS, Row, described, read, rows_of
 from benchmarks.static_gate import Figures
-from gcp_kernels.backends.cuda.extension import build_detail
+from gcp_kernels.ops.cuda_device.extension import build_detail
 
 pytestmark = pytest.mark.slow
 readable = pytest.mark.skipif(static_extension.why_not() is not None, reason=str(static_extension.why_not()))

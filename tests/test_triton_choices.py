@@ -13,11 +13,11 @@ import pytest
 import torch
 import triton_forms as forms
 
-from gcp_kernels import backends, fused_gcp
-from gcp_kernels.backends import triton as backend
-from gcp_kernels.backends.triton import config
-from gcp_kernels.backends.triton.architecture import Architecture
-from gcp_kernels.backends.triton.config import OnChip, Persistent, Phases, Tiling
+from gcp_kernels import fused_gcp
+from gcp_kernels.ops import backends
+from gcp_kernels.ops.triton_device import backend, policy
+from gcp_kernels.ops.triton_device.architecture import Architecture
+from gcp_kernels.ops.triton_device.policy import OnChip, Persistent, Phases, Tiling
 
 KERNELS = sorted((Path(backend.__file__).parent / "kernels").glob("*.py"))
 SERVED = ("isqrt_pool", "covariance_pool", "newton_schulz_sqrt")
@@ -58,10 +58,10 @@ def test_the_cpu_is_refused_unless_kernels_are_interpreted():
     pytest.importorskip("triton")
     program = (
         "import sys, torch, gcp_kernels\n"
-        "from gcp_kernels.backends import triton as backend\n"
-        "assert 'gcp_kernels.backends.triton.isqrt' not in sys.modules\n"
+        "from gcp_kernels.ops.triton_device import backend\n"
+        "assert 'gcp_kernels.ops.isqrt_pool.triton' not in sys.modules\n"
         "print(backend.why_not('isqrt_pool', torch.ones(1, 2, 3)), backend.status(), sep='\\n')\n"
-        "assert not any(name.startswith('gcp_kernels.backends.triton.kernels') for name in sys.modules)\n"
+        "assert not any(name.startswith('gcp_kernels.ops.isqrt_pool.triton') for name in sys.modules)\n"
     )
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     path = os.pathsep.join(
@@ -108,21 +108,21 @@ def test_triton_that_is_not_installed_is_a_reason(monkeypatch):
 
 def test_forms_by_shape():
     arch = Architecture(90, 132)
-    assert isinstance(config.isqrt_forward(256, 64, 196, "fast", arch), OnChip)
-    assert isinstance(config.isqrt_forward(256, 129, 196, "fast", arch), Persistent)
-    assert isinstance(config.isqrt_backward(256, 33, 196, "fast", arch), Persistent)
-    assert isinstance(config.isqrt_forward(1, 64, 4096, "fast", arch), OnChip)
-    assert isinstance(config.isqrt_forward(1, 64, 4097, "fast", arch), Phases)
-    assert isinstance(config.isqrt_forward(66, 64, 4097, "fast", arch), OnChip)
-    assert isinstance(config.isqrt_forward(65, 129, 49, "high", arch), Phases)
-    assert isinstance(config.isqrt_forward(66, 129, 49, "high", arch), Persistent)
-    several = config.isqrt_forward(1, 64, 100_000, "fast", arch)
+    assert isinstance(policy.isqrt_forward(256, 64, 196, "fast", arch), OnChip)
+    assert isinstance(policy.isqrt_forward(256, 129, 196, "fast", arch), Persistent)
+    assert isinstance(policy.isqrt_backward(256, 33, 196, "fast", arch), Persistent)
+    assert isinstance(policy.isqrt_forward(1, 64, 4096, "fast", arch), OnChip)
+    assert isinstance(policy.isqrt_forward(1, 64, 4097, "fast", arch), Phases)
+    assert isinstance(policy.isqrt_forward(66, 64, 4097, "fast", arch), OnChip)
+    assert isinstance(policy.isqrt_forward(65, 129, 49, "high", arch), Phases)
+    assert isinstance(policy.isqrt_forward(66, 129, 49, "high", arch), Persistent)
+    several = policy.isqrt_forward(1, 64, 100_000, "fast", arch)
     assert several.splits > 1
 
 
 def run_on(arch: Architecture, monkeypatch: pytest.MonkeyPatch) -> None:
     """Forms are chosen for this architecture."""
-    isqrt = importlib.import_module("gcp_kernels.backends.triton.isqrt")
+    isqrt = importlib.import_module("gcp_kernels.ops.isqrt_pool.triton.launch")
     monkeypatch.setattr(isqrt, "architecture", lambda device: arch)
 
 
@@ -132,7 +132,7 @@ def run_on(arch: Architecture, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_shipped_launches(b, c, m, form, monkeypatch):
     arch = Architecture(90, 40 if form is Phases else 1)
     run_on(arch, monkeypatch)
-    assert isinstance(config.isqrt_forward(b, c, m, "high", arch), form)
+    assert isinstance(policy.isqrt_forward(b, c, m, "high", arch), form)
     forms.check_pooling(inputs.relu_features(b, c, m, torch.float32), 1, "high", "triu")
 
 
@@ -143,8 +143,8 @@ def test_many_positions(monkeypatch):
     arch = Architecture(90, 40)
     run_on(arch, monkeypatch)
     tilings = {planes: Tiling(16, block_k=16, block_m=256, warps=4) for planes in (1, 2)}
-    monkeypatch.setattr(config, "HOPPER", dataclasses.replace(config.HOPPER, phases=tilings))
-    for choose in (config.isqrt_forward, config.isqrt_backward):
+    monkeypatch.setattr(policy, "HOPPER", dataclasses.replace(policy.HOPPER, phases=tilings))
+    for choose in (policy.isqrt_forward, policy.isqrt_backward):
         assert choose(1, 3, 4099, "high", arch) == Phases(tilings[2], splits=9, span=512)
     forms.check_pooling(inputs.relu_features(1, 3, 4099, torch.float32), 3, "high", "full")
 
@@ -152,8 +152,8 @@ def test_many_positions(monkeypatch):
 @forms.runs_here
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_an_empty_batch_launches_nothing(dtype, monkeypatch):
-    isqrt = importlib.import_module("gcp_kernels.backends.triton.isqrt")
-    plain = importlib.import_module("gcp_kernels.backends.triton.covariance")
+    isqrt = importlib.import_module("gcp_kernels.ops.isqrt_pool.triton.launch")
+    plain = importlib.import_module("gcp_kernels.ops.covariance_pool.triton.launch")
     for module in (isqrt, plain):
         for name in ("launch_forward", "launch_backward"):
             monkeypatch.setattr(module, name, lambda *_: pytest.fail("a launch for no samples"))
@@ -190,7 +190,7 @@ def test_rules_of_kernel_sources(path):
             # The other two dimensions of a grid end at 65535.
             assert [ast.unparse(argument) for argument in (*call.args, *call.keywords)] == ["0"], at
         assert not name.startswith("tl.atomic"), f"{at}: sums in another order in every run"
-        assert "autotune" not in name, f"{at}: choices are in config.py"
+        assert "autotune" not in name, f"{at}: choices are in policy.py"
         assert "inline_asm" not in name, at
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for function in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)):

@@ -7,10 +7,10 @@ from itertools import pairwise, product
 import pytest
 import torch
 
-from gcp_kernels.backends.triton import config
-from gcp_kernels.backends.triton.architecture import Architecture
-from gcp_kernels.backends.triton.config import OnChip, Persistent, Phases, Tiling
-from gcp_kernels.backends.triton.launch import new_slabs
+from gcp_kernels.ops.triton_device import policy
+from gcp_kernels.ops.triton_device.architecture import Architecture
+from gcp_kernels.ops.triton_device.launch import new_slabs
+from gcp_kernels.ops.triton_device.policy import OnChip, Persistent, Phases, Tiling
 
 BATCHES = (1, 2, 3, 9, 10, 33, 34, 53, 54, 65, 66, 67, 74, 148, 264, 297, 1024)
 CHANNELS = (1, 2, 15, 16, 17, 32, 33, 63, 64, 65, 127, 128, 129, 160, 192, 193, 256, 257, 512, 1000, 2048)
@@ -19,7 +19,7 @@ SHAPES = tuple(product(BATCHES, CHANNELS, POSITIONS))
 # The last is newer than any table.
 CAPABILITIES = (80, 86, 89, 90, 100, 103, 120, 121, 130)
 MULTIPROCESSORS = (20, 68, 108, 148)
-CHOOSERS = {"forward": config.isqrt_forward, "backward": config.isqrt_backward}
+CHOOSERS = {"forward": policy.isqrt_forward, "backward": policy.isqrt_backward}
 
 # Threads of a block: 1024.
 MOST_WARPS = 32
@@ -60,7 +60,7 @@ def assert_legal(choice, b, c, m, arch):
         assert_legal_tiling(choice.tiling, c)
         assert 1 <= choice.programs <= b
         slab_bytes = 40 * (choice.tiling.block * choice.tiling.blocks(c)) ** 2
-        affordable = max(1, config.SLAB_BYTES // slab_bytes)
+        affordable = max(1, policy.SLAB_BYTES // slab_bytes)
         assert min(b, arch.multiprocessors, affordable) <= choice.programs <= affordable
         # 65536 registers of a multiprocessor, at most 255 for a thread.
         assert -(-choice.programs // arch.multiprocessors) * choice.tiling.warps * 32 * 256 <= 65536
@@ -90,7 +90,7 @@ def walk(direction, precision, capability):
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
-@pytest.mark.parametrize("precision", config.PLANES)
+@pytest.mark.parametrize("precision", policy.PLANES)
 @pytest.mark.parametrize("direction", CHOOSERS)
 def test_every_choice_is_legal(direction, precision, capability):
     seen = set()
@@ -104,7 +104,7 @@ def test_every_choice_is_legal(direction, precision, capability):
 
 
 @pytest.mark.parametrize("direction", CHOOSERS)
-@pytest.mark.parametrize("precision", config.PLANES)
+@pytest.mark.parametrize("precision", policy.PLANES)
 def test_scratch_does_not_grow_with_the_batch(direction, precision):
     """Slabs are at most two for each multiprocessor; parts of covariances at most a tile more than fill them once."""
     tangents = direction == "backward"
@@ -125,9 +125,9 @@ def test_scratch_does_not_grow_with_the_batch(direction, precision):
 @pytest.mark.parametrize("direction", CHOOSERS)
 def test_offsets_in_a_slab_fit_32_bits(direction):
     """For as many channels as the backend takes: a slab's last element is below 2^31."""
-    from gcp_kernels.backends import triton
+    from gcp_kernels.ops.triton_device import backend as triton
 
-    for precision, capability in product(config.PLANES, CAPABILITIES):
+    for precision, capability in product(policy.PLANES, CAPABILITIES):
         choice = CHOOSERS[direction](1024, triton.MOST_CHANNELS, 49, precision, Architecture(capability, 108))
         side = choice.tiling.blocks(triton.MOST_CHANNELS) * choice.tiling.block
         slab = new_slabs(torch.empty(0, device="meta"), 1, side, direction == "backward")
@@ -143,35 +143,35 @@ def test_the_same_question_gets_the_same_answer(direction, capability):
 
 
 def test_more_channels_never_get_a_smaller_block_on_chip():
-    for capability, planes in product(CAPABILITIES, config.PLANES.values()):
-        table = config.choices(Architecture(capability, 108))
+    for capability, planes in product(CAPABILITIES, policy.PLANES.values()):
+        table = policy.choices(Architecture(capability, 108))
         for shipped in (table.on_chip_forward[planes], table.on_chip_backward[planes]):
             sides = [choice.block_c for choice in shipped]
             assert sides == sorted(set(sides))
 
 
 def test_a_later_architecture_gets_the_newest_table():
-    assert config.choices(Architecture(130, 200)) is config.choices(Architecture(120, 170))
+    assert policy.choices(Architecture(130, 200)) is policy.choices(Architecture(120, 170))
 
 
 def test_tables_cover_both_precisions():
     for capability in CAPABILITIES:
-        table = config.choices(Architecture(capability, 108))
+        table = policy.choices(Architecture(capability, 108))
         for field in fields(table):
             if field.name != "thresholds":
-                assert set(getattr(table, field.name)) == set(config.PLANES.values()), field.name
+                assert set(getattr(table, field.name)) == set(policy.PLANES.values()), field.name
 
 
 def test_phases_are_launched_where_few_samples_are_worth_their_launches():
-    rule = config.Thresholds(samples=0.5, blocks=2, positions=4096)
+    rule = policy.Thresholds(samples=0.5, blocks=2, positions=4096)
     assert rule.wants_phases(65, 49, 3, 132)
     assert not rule.wants_phases(66, 49, 3, 132)
     assert not rule.wants_phases(1, 4096, 2, 132)
     assert rule.wants_phases(1, 4097, 1, 132)
-    assert not config.Thresholds(samples=0.0).wants_phases(1, 10**6, 99, 132)
+    assert not policy.Thresholds(samples=0.0).wants_phases(1, 10**6, 99, 132)
 
 
-@pytest.mark.parametrize("kind", [Architecture, OnChip, Tiling, Persistent, Phases, config.Thresholds, config.Choices])
+@pytest.mark.parametrize("kind", [Architecture, OnChip, Tiling, Persistent, Phases, policy.Thresholds, policy.Choices])
 def test_configurations_are_frozen(kind):
     assert is_dataclass(kind)
     instance = kind(*range(1, len(fields(kind)) + 1))

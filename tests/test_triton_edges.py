@@ -30,7 +30,7 @@ def form_forced(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def small_covariance_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = importlib.import_module("gcp_kernels.backends.triton.covariance")
+    plain = importlib.import_module("gcp_kernels.ops.covariance_pool.triton.launch")
     monkeypatch.setattr(plain, "COVARIANCE", forms.TILINGS[0])
 
 

@@ -81,7 +81,7 @@ def test_matrices(form, c, n_iter, precision, dtype, monkeypatch):
 
 @pytest.mark.parametrize(("c", "m", "precision", "dtype", "scale_dtype"), COVARIANCES, ids=name_of)
 def test_covariances(c, m, precision, dtype, scale_dtype, monkeypatch):
-    plain = importlib.import_module("gcp_kernels.backends.triton.covariance")
+    plain = importlib.import_module("gcp_kernels.ops.covariance_pool.triton.launch")
     monkeypatch.setattr(plain, "COVARIANCE", forms.tiling_of(c))
     b = 2 if c <= 16 else 1
     scale = None if scale_dtype is None else scales(b, c, scale_dtype)

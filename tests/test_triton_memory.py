@@ -15,9 +15,10 @@ import triton.language as tl
 from triton.runtime.errors import InterpreterError
 from triton_watch import Race, Watch
 
-from gcp_kernels.backends.triton import covariance as plain
-from gcp_kernels.backends.triton import isqrt, launch
-from gcp_kernels.backends.triton.kernels import phases, triangle
+from gcp_kernels.ops.covariance_pool.triton import launch as plain
+from gcp_kernels.ops.isqrt_pool.triton import launch as isqrt
+from gcp_kernels.ops.isqrt_pool.triton import phases
+from gcp_kernels.ops.triton_device import launch, triangle
 
 interpreted = pytest.mark.skipif(not forms.INTERPRETED, reason="kernels are watched in the interpreter")
 pytestmark = [forms.runs_here, forms.quiet]

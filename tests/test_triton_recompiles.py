@@ -18,17 +18,17 @@ PROGRAM = """
 import collections, json, sys, torch
 from dataclasses import replace
 from benchmarks.static_kernels import Case, launched
-from gcp_kernels.backends.triton import config
-from gcp_kernels.backends.triton.architecture import Architecture
-from gcp_kernels.backends.triton.config import OnChip, Tiling
+from gcp_kernels.ops.triton_device import policy
+from gcp_kernels.ops.triton_device.architecture import Architecture
+from gcp_kernels.ops.triton_device.policy import OnChip, Tiling
 
 arch = Architecture(90, 132)
 tiling = Tiling(64, block_k=32, block_m=16, warps=4)
 FORMS = {
     "on chip": lambda b, m: OnChip(64, 32, warps=4),
-    "persistent": lambda b, m: config.persistent(b, 64, tiling, arch),
-    "phases": lambda b, m: config.by_phase(b, 64, m, tiling, arch),
-    "covariance": lambda b, m: config.COVARIANCE,
+    "persistent": lambda b, m: policy.persistent(b, 64, tiling, arch),
+    "phases": lambda b, m: policy.by_phase(b, 64, m, tiling, arch),
+    "covariance": lambda b, m: policy.COVARIANCE,
 }
 found = {}
 for form, choice in FORMS.items():

@@ -13,10 +13,9 @@ import triton
 import triton.language as tl
 from tensor_cores import AMPERE, HOPPER, TensorCores
 
-from gcp_kernels.backends.triton import config
-from gcp_kernels.backends.triton.architecture import Architecture
-from gcp_kernels.backends.triton.kernels import tiles
-from gcp_kernels.backends.triton.kernels.arithmetic import UNLIFT_PRODUCT
+from gcp_kernels.ops.triton_device import policy, tiles
+from gcp_kernels.ops.triton_device.architecture import Architecture
+from gcp_kernels.ops.triton_device.products import UNLIFT_PRODUCT
 
 pytestmark = [
     forms.runs_here,
@@ -61,8 +60,8 @@ def test_the_model_cuts_off_what_is_below_the_guard_bits():
 
 def test_every_shipped_step_of_high_is_64_at_most():
     for capability in (80, 90, 100, 120):
-        table = config.choices(Architecture(capability, 132))
-        for tiling in (table.forward[2], table.backward[2], table.phases[2], config.COVARIANCE):
+        table = policy.choices(Architecture(capability, 132))
+        for tiling in (table.forward[2], table.backward[2], table.phases[2], policy.COVARIANCE):
             assert max(tiling.block_k, tiling.block_m) <= 64
         for choice in (*table.on_chip_forward[2], *table.on_chip_backward[2]):
             assert max(choice.block_c, choice.block_m) <= 64

@@ -17,14 +17,14 @@ from benchmarks.static_kernels import Case
 from benchmarks.triton_pass import Pass
 from benchmarks.tune_search import search
 from benchmarks.tune_space import KERNELS, ON_CHIP_SIDES, compiled_for, entry, shared_limit, table_name
-from gcp_kernels.backends.triton import config
-from gcp_kernels.backends.triton.architecture import Architecture
-from gcp_kernels.backends.triton.config import Choices, OnChip, Persistent, Phases, Thresholds, Tiling
+from gcp_kernels.ops.triton_device import policy
+from gcp_kernels.ops.triton_device.architecture import Architecture
+from gcp_kernels.ops.triton_device.policy import Choices, OnChip, Persistent, Phases, Thresholds, Tiling
 
 ROOT = Path(__file__).parent.parent
 USERS = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
 HOPPER = Architecture(90, 132)
-NAMES = {name: getattr(config, name) for name in ("Choices", "OnChip", "Tiling", "Thresholds")}
+NAMES = {name: getattr(policy, name) for name in ("Choices", "OnChip", "Tiling", "Thresholds")}
 
 
 class MadeUpCompiler:
@@ -146,7 +146,7 @@ def test_what_is_illegal_or_wrong_is_never_timed_nor_chosen(capsys, kernel, how)
     found, _ = run(capsys, [kernel], compiler, clock)
     assert clock.timed
     assert not any(bad(choice) for choice in clock.timed)
-    before = {"HOPPER": config.HOPPER} | ({"COVARIANCE": config.COVARIANCE} if kernel == "covariance" else {})
+    before = {"HOPPER": policy.HOPPER} | ({"COVARIANCE": policy.COVARIANCE} if kernel == "covariance" else {})
     if not kernel.startswith("on-chip"):  # nothing else is faster than what is shipped
         assert found == before
     for choices in (found["HOPPER"].on_chip_forward, found["HOPPER"].on_chip_backward):
@@ -158,24 +158,24 @@ def test_what_is_shipped_stays_unless_another_is_faster_beyond_the_spread(capsys
         return 0.985 if tiling_of(case.choice) == BEST_TILING else 1.0
 
     found, captured = run(capsys, ["persistent-backward"], MadeUpCompiler(), MadeUpClock(slightly))
-    assert found["HOPPER"] == config.HOPPER
+    assert found["HOPPER"] == policy.HOPPER
     assert "takes 0.985" in " ".join(line.strip().removeprefix("# ") for line in captured.out.splitlines())
 
 
 def test_what_is_shipped_is_timed_whatever_the_assembler_made_of_it(capsys):
-    shipped = config.HOPPER.backward[1]
+    shipped = policy.HOPPER.backward[1]
     compiler, clock = MadeUpCompiler(lambda choice: tiling_of(choice) == shipped), MadeUpClock(lambda case: 1.0)
     found, _ = run(capsys, ["persistent-backward"], compiler, clock, "--precision", "fast")
     assert shipped in map(tiling_of, clock.timed)
-    assert found["HOPPER"] == config.HOPPER
+    assert found["HOPPER"] == policy.HOPPER
 
 
 def test_what_is_shipped_and_wrong_here_gives_way(capsys):
-    shipped = config.HOPPER.backward[1]
+    shipped = policy.HOPPER.backward[1]
     clock = MadeUpClock(lambda case: 1.0, lambda choice: tiling_of(choice) == shipped)
     found, _ = run(capsys, ["persistent-backward"], MadeUpCompiler(), clock, "--precision", "fast")
     assert found["HOPPER"].backward[1] != shipped
-    assert found["HOPPER"].backward[2] == config.HOPPER.backward[2]
+    assert found["HOPPER"].backward[2] == policy.HOPPER.backward[2]
 
 
 def test_an_entry_that_is_slower_on_chip_is_left_out(capsys):
@@ -190,18 +190,18 @@ def test_an_entry_that_is_slower_on_chip_is_left_out(capsys):
 
 
 def test_the_rival_of_an_entry_on_chip_is_what_would_serve_its_channels():
-    table = config.HOPPER
-    assert entry("on-chip-forward", "fast", 128, table, config.COVARIANCE).rival == table.forward[1]
-    assert entry("on-chip-forward", "fast", 32, table, config.COVARIANCE).rival.block_c == 64
-    largest = entry("on-chip-backward", "high", 32, table, config.COVARIANCE)
+    table = policy.HOPPER
+    assert entry("on-chip-forward", "fast", 128, table, policy.COVARIANCE).rival == table.forward[1]
+    assert entry("on-chip-forward", "fast", 32, table, policy.COVARIANCE).rival.block_c == 64
+    largest = entry("on-chip-backward", "high", 32, table, policy.COVARIANCE)
     assert largest.rival == table.backward[2]
     (case, _) = largest.launches(None, HOPPER)
-    assert case.choice == config.persistent(case.b, 32, table.backward[2], HOPPER)
+    assert case.choice == policy.persistent(case.b, 32, table.backward[2], HOPPER)
 
 
 def test_forms_are_launched_as_the_backend_launches_them():
     for kernel, form in (("persistent-forward", Persistent), ("phases", Phases), ("covariance", Tiling)):
-        one = entry(kernel, "fast" if kernel != "covariance" else "fast and high", 0, config.HOPPER, config.COVARIANCE)
+        one = entry(kernel, "fast" if kernel != "covariance" else "fast and high", 0, policy.HOPPER, policy.COVARIANCE)
         launches = one.launches(BEST_TILING, HOPPER)
         assert all(type(case.choice) is form for case in launches)
         assert {case.backward for case in launches} >= ({False} if form is Persistent else {False, True})
@@ -218,13 +218,13 @@ def test_a_candidate_must_be_legal_wherever_its_table_serves():
         "AMPERE", "AMPERE", "HOPPER", "BLACKWELL", "BLACKWELL", "BLACKWELL_CONSUMER",
     ]  # fmt: skip
     compiler = MadeUpCompiler()
-    one = entry("phases", "fast", 0, config.AMPERE, config.COVARIANCE)
+    one = entry("phases", "fast", 0, policy.AMPERE, policy.COVARIANCE)
     search(one, Architecture(86, 84), compiler, MadeUpClock(likes), None, lambda text: None)
     assert compiler.asked == [((86, 80), 99 * 1024)]
 
 
 def test_nothing_right_is_an_error():
-    one = entry("phases", "fast", 0, config.HOPPER, config.COVARIANCE)
+    one = entry("phases", "fast", 0, policy.HOPPER, policy.COVARIANCE)
     with pytest.raises(RuntimeError, match="no option is legal and right"):
         search(one, HOPPER, MadeUpCompiler(), MadeUpClock(likes, lambda choice: True), None, lambda text: None)
 
@@ -237,20 +237,20 @@ def test_thresholds_are_found_from_times(capsys, rule):
     """By phase is twice as fast exactly where the rule says so."""
 
     def cost(case):
-        blocks = config.HOPPER.phases[1].blocks(case.c)
+        blocks = policy.HOPPER.phases[1].blocks(case.c)
         return 1.0 if isinstance(case.choice, Phases) == rule.wants_phases(case.b, case.m, blocks, 132) else 2.0
 
     found, captured = run(capsys, ["thresholds"], MadeUpCompiler(), MadeUpClock(cost))
-    assert replace(found["HOPPER"], thresholds=config.HOPPER.thresholds) == config.HOPPER
+    assert replace(found["HOPPER"], thresholds=policy.HOPPER.thresholds) == policy.HOPPER
     for case in tune_thresholds.cases(HOPPER, ("fast", "high")):
-        asked = (case.b, case.m, config.HOPPER.phases[1].blocks(case.c), 132)
+        asked = (case.b, case.m, policy.HOPPER.phases[1].blocks(case.c), 132)
         assert found["HOPPER"].thresholds.wants_phases(*asked) == rule.wants_phases(*asked)
     assert "loses 0.0 %" in captured.out
 
 
 def test_thresholds_that_lose_nothing_stay(capsys):
     found, _ = run(capsys, ["thresholds"], MadeUpCompiler(), MadeUpClock(lambda case: 1.0))
-    assert found["HOPPER"] == config.HOPPER
+    assert found["HOPPER"] == policy.HOPPER
 
 
 def test_a_wrong_form_is_left_out_of_the_thresholds(capsys):
@@ -353,10 +353,10 @@ def test_a_dry_run_lists_what_is_legal():
 REAL_ASSEMBLER = """
 from benchmarks.tune_gpu import AheadOfTime
 from benchmarks.tune_space import entry
-from gcp_kernels.backends.triton import config
-from gcp_kernels.backends.triton.architecture import Architecture
-from gcp_kernels.backends.triton.config import OnChip
-one = entry("on-chip-backward", "high", 32, config.AMPERE, config.COVARIANCE)
+from gcp_kernels.ops.triton_device import policy
+from gcp_kernels.ops.triton_device.architecture import Architecture
+from gcp_kernels.ops.triton_device.policy import OnChip
+one = entry("on-chip-backward", "high", 32, policy.AMPERE, policy.COVARIANCE)
 options = (OnChip(32, 16, warps=1), OnChip(16, 16, warps=1))
 launches = [one.launches(option, Architecture(80, 108))[:1] for option in options]
 launches[1] = [__import__("dataclasses").replace(launches[1][0], c=16)]

@@ -17,9 +17,8 @@ from test_scaled_covariance import exact_values, pool_by, unfused_values, value_
 from torch import Tensor
 
 from gcp_kernels import covariance_pool, fused_gcp, newton_schulz_sqrt, reference
-from gcp_kernels.backends import triton as backend
-from gcp_kernels.backends.triton import config
-from gcp_kernels.backends.triton.config import Config, OnChip, Persistent, Phases, Tiling
+from gcp_kernels.ops.triton_device import backend, policy
+from gcp_kernels.ops.triton_device.policy import Config, OnChip, Persistent, Phases, Tiling
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # Not the same as being on a CPU: where launches are noted for a GPU, tests are skipped that it would skip.
@@ -61,8 +60,8 @@ def choice_of(form: str, c: int, m: int, *, tiling: Tiling | None = None, progra
 
 def force(monkeypatch: pytest.MonkeyPatch, forward: Config, backward: Config | None = None) -> None:
     """All launches of the Newton-Schulz kernels are as given, whatever the shape."""
-    monkeypatch.setattr(config, "isqrt_forward", lambda *_: forward)
-    monkeypatch.setattr(config, "isqrt_backward", lambda *_: backward or forward)
+    monkeypatch.setattr(policy, "isqrt_forward", lambda *_: forward)
+    monkeypatch.setattr(policy, "isqrt_backward", lambda *_: backward or forward)
 
 
 def on_device(tensor: Tensor) -> Tensor:

@@ -7,11 +7,12 @@ import platform
 import torch
 
 from .. import __version__
-from ..backends import AUTO_ORDER, BACKENDS, OPERATIONS, auto_order, select
-from ..backends.cuda import status as extension_status
-from ..backends.triton import status as triton_status
+from ..ops.backends import AUTO_ORDER, BACKENDS, auto_order, select
+from ..ops.cuda_device.backend import status as extension_status
+from ..ops.rooms import OPERATIONS
+from ..ops.shapes import triangle_size
+from ..ops.triton_device.backend import status as triton_status
 from ..precision import PRECISIONS
-from ..shapes import triangle_size
 
 # (B, C, M): ResNets at 224 and 448 px, MobileNetV2, So-ViT, video, and a super-resolution network.
 SHAPES = ((256, 256, 196), (10, 256, 784), (256, 128, 196), (256, 64, 196), (16, 128, 3136), (1, 64, 25000))
@@ -84,7 +85,7 @@ def _answer(operation: str, tensor: torch.Tensor, precision: str) -> tuple[str, 
     lines = []
     for name in AUTO_ORDER:
         reason = BACKENDS[name].why_not(operation, tensor, precision)
-        if BACKENDS[name] is chosen:
+        if name == chosen:
             verdict = "serves it"
         else:
             verdict = f"can, with backend={name!r}" if reason is None else f"no: {reason}"

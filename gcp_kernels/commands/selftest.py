@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import functional
-from ..backends import BACKENDS
+from ..ops.backends import BACKENDS
 from ..precision import PROMISED_ERRORS
 from .lost_gpu import why_lost
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from ..functional import cross_covariance_pool
-from ..functional.override import overridable
+from ..ops.override import overridable
 from ..precision import accumulation_dtype
 from ..validation import (
     check_at_least,

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from ..functional.override import overridable
+from ..ops.override import overridable
 from ..validation import check_at_least, check_choice, check_fits_parameters, check_module, check_parameter_options
 from ..wrappers import unwrapped
 from .cross_covariance import check_tokens

@@ -20,7 +20,7 @@ from ..functional import (
     singular_value_power,
     triu_vec,
 )
-from ..functional.override import overridable
+from ..ops.override import overridable
 from ..precision import accumulation_dtype
 from ..validation import check_at_least, check_choice, check_positive
 

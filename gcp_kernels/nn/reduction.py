@@ -5,11 +5,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..backends import NAMES as BACKEND_NAMES
-from ..functional.arguments import OUTPUTS, unsaved
-from ..functional.override import overridable
+from ..ops.arguments import OUTPUTS, unsaved
+from ..ops.backends import NAMES as BACKEND_NAMES
+from ..ops.override import overridable
+from ..ops.shapes import triangle_size
 from ..precision import PRECISIONS
-from ..shapes import triangle_size
 from ..validation import (
     check_at_least,
     check_choice,

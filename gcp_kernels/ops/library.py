@@ -1,152 +1,96 @@
-"""The operator library "gcp_kernels", and what every operator in it does alike under autocast and vmap."""
+"""Declare an operation: a pair of operators, forward and backward, differentiable to any order, from one description.
 
-import sys
+The forward operator takes the tensors that the operation is differentiated by, then options. It returns the result, and
+after it whatever the backward pass needs besides the inputs, without gradient. The backward operator takes the upstream
+gradient of the result, the inputs, what was kept, and those of the options that it wants, known by their names; it
+returns a gradient for each input. Its own derivative is that of the backward pass of the reference.
+"""
+
 from collections.abc import Callable
-from functools import cache, partial
-from types import SimpleNamespace
+from inspect import signature
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from gcp_kernels.transforms import drops_tangents, hides_operators, is_transforming, tangents_of_tangents
+from .derivatives import differentiate_backward
+from .operators import Operator
 
-from .second_order import push_forward
-
-LIBRARY = torch.library.Library("gcp_kernels", "DEF")
-
-_AUTOCAST_DEVICES = {"cpu": "AutocastCPU", "cuda": "AutocastCUDA"}
+Gradients = tuple[Tensor | None, ...]
 
 
-def define(schema: str, implementation: Callable[..., Any], fake: Callable[..., Any]) -> Callable[..., Any]:
-    """Define an operator and register everything but its autograd; returns the callable operator.
-
-    Under autocast an operator takes what it is given: it runs with autocast disabled, since its matrix products choose
-    their own precision. Under ``torch.vmap`` the mapped dimension is folded into the batch, which comes first in every
-    tensor.
+def declare(
+    operation: str,
+    *,
+    fake: Callable[..., Any],
+    check: Callable[..., None],
+    backward_fake: Callable[..., Any],
+    check_backward: Callable[..., None],
+    reference: Callable[..., Tensor],
+) -> tuple[Operator, Operator]:
+    """Make the operators ``operation`` and ``operation``_backward of the library "gcp_kernels".
 
     Args:
-        schema: name and signature in the schema language of ``torch.library``; tensors (B, ...) only.
-        implementation: for every real device.
-        fake: gives empty outputs of the right shapes, strides and dtypes.
+        operation: its name, in the library and in the choice of backends.
+        fake: of the forward operator: its signature is the schema, and its outputs have the right shapes.
+        check: raises for wrong arguments of the forward operator, where it is called directly.
+        backward_fake: of the backward operator.
+        check_backward: raises for wrong arguments of the backward operator, where it is called directly.
+        reference: what the operation is, in plain PyTorch: from the inputs, and from options by name, to the result.
     """
-    name = schema[: schema.index("(")]
-    qualified_name = f"{LIBRARY.ns}::{name}"
-    LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
-    operator = getattr(torch.ops.gcp_kernels, name).default
+    forward = Operator(operation, fake, check)
+    backward = Operator(operation, backward_fake, check_backward, backward=True)
+    count = forward.tensors
+    options = forward.parameters[count:]
+    passed_on = [options.index(name) for name in backward.parameters if name in options]
+    of_reference = [name for name in signature(reference).parameters if name in options]
 
-    def run_below_tangents(*args: Any) -> Any:
-        if drops_tangents():
-            raise RuntimeError(
-                f"{qualified_name} has no tangent of its own, and was called directly, as an exported graph does, "
-                "under forward-mode differentiation; use reverse mode there, or the functions of gcp_kernels"
-            )
-        return implementation(*args)
+    def keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        _, *kept = output
+        _keep(ctx, *inputs[:count], *kept)
+        ctx.options = inputs[count:]
+        ctx.mark_non_differentiable(*kept)
 
-    def under_autocast(device_type: str) -> Callable[..., Any]:
-        def run(*args: Any) -> Any:
-            with torch.autocast(device_type, enabled=False):
-                return operator(*args)
+    def differentiate(ctx: Any, grad: Tensor | None, *_: None) -> Gradients:
+        if grad is None:
+            return (None,) * len(forward.parameters)
+        kept = ctx.saved_tensors
+        gradients = backward(grad, *kept, *(ctx.options[i] for i in passed_on))
+        gradients = gradients if isinstance(gradients, tuple) else (gradients,)
+        # An operator returns an empty tensor as the gradient of an input that was not given.
+        by_input = (None if given is None else g for given, g in zip(kept, gradients, strict=False))
+        return *by_input, *(None for _ in options)
 
-        return run
+    def keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        _keep(ctx, *inputs[: 1 + count])
+        ctx.options = {name: inputs[backward.parameters.index(name)] for name in of_reference}
+        outputs = output if isinstance(output, tuple) else (output,)
+        empty = [o for given, o in zip(inputs[1:], outputs, strict=False) if given is None]
+        if empty:
+            ctx.mark_non_differentiable(*empty)
 
-    LIBRARY.impl(name, run_below_tangents, "CompositeExplicitAutograd")
-    for device_type, key in _AUTOCAST_DEVICES.items():
-        LIBRARY.impl(name, under_autocast(device_type), key)
-    torch.library.register_fake(qualified_name, fake, lib=LIBRARY)
-    torch.library.register_vmap(qualified_name, _fold_into_batch(operator), lib=LIBRARY)
-    return operator
+    def differentiate_again(ctx: Any, *tangents: Tensor | None) -> Gradients:
+        nothing: list[Tensor | None] = [None] * len(backward.parameters)
+        if all(tangent is None for tangent in tangents):
+            return tuple(nothing)
+        grad, *primals = ctx.saved_tensors
+        given = [i for i, tensor in enumerate(primals) if tensor is not None]
+
+        def pool(*tensors: Tensor) -> Tensor:
+            those = iter(tensors)
+            return reference(*(None if tensor is None else next(those) for tensor in primals), **ctx.options)
+
+        gradients = differentiate_backward(pool, [tangents[i] for i in given], grad, *(primals[i] for i in given))
+        for place, gradient in zip((0, *(1 + i for i in given)), gradients, strict=True):
+            nothing[place] = gradient
+        return tuple(nothing)
+
+    forward.differentiate_by(differentiate, keep)
+    backward.differentiate_by(differentiate_again, keep_for_backward)
+    return forward, backward
 
 
-def keeps_iterates(tensor: Tensor, wanted: bool, backend: str) -> bool:
-    """Iterates are kept where time is short and memory is not: by the torch backend on the CPU."""
-    return wanted and tensor.device.type == "cpu" and backend in ("auto", "torch")
-
-
-def save(ctx: Any, *tensors: Tensor | None) -> None:
-    """Keep what the backward formula reads, for it and for the tangents that are made of it."""
+def _keep(ctx: Any, *tensors: Tensor | None) -> None:
+    """Keep what a backward formula reads, for it and for the tangents that are made of it."""
     ctx.save_for_backward(*tensors)
     ctx.save_for_forward(*tensors)
     ctx.set_materialize_grads(False)
-
-
-def differentiable(
-    operator: Any, differentiate: Callable[..., Any], save_for_backward: Callable[..., None]
-) -> Callable[..., Any]:
-    """Attach a backward formula to an operator, and return the callable to use inside the package.
-
-    An autograd formula registered with ``torch.library`` is not seen by ``torch.func.grad`` and its kin, which want a
-    ``torch.autograd.Function``. So while such a transform is active the callable goes through one, made of the same
-    formula; everywhere else it is the operator. The same holds under forward-mode differentiation, where the operator
-    would drop the tangent unseen.
-
-    The backward formula is linear in the upstream gradients, J^T grad, and so its own backward pass is J tangent: the
-    forward-mode formula.
-    """
-    name = operator.name()
-    torch.library.register_autograd(name, differentiate, setup_context=save_for_backward, lib=LIBRARY)
-
-    def transformed(*args: Any) -> Any:
-        return uncompiled()(*args) if "torch._dynamo" in sys.modules else Transformed.apply(*args)
-
-    @cache
-    def uncompiled() -> Callable[..., Any]:
-        """Where a compiler gave up on what is around, it would trace the formulas below one by one, and fail."""
-        return torch.compiler.disable(Transformed.apply)
-
-    class Transformed(torch.autograd.Function):
-        @staticmethod
-        def forward(*args: Any) -> Any:
-            return operator(*args)
-
-        @staticmethod
-        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-            save_for_backward(ctx, inputs, output)
-            constants = ctx.non_differentiable or ()
-            outputs = output if isinstance(output, tuple) else (output,)
-            ctx.upstream = [None if any(o is c for c in constants) else (o.shape, o.dtype, o.device) for o in outputs]
-
-        backward = staticmethod(differentiate)
-        vmap = staticmethod(_fold_into_batch(transformed))
-
-        @staticmethod
-        def jvp(ctx: Any, *tangents: Tensor | None) -> Any:
-            with tangents_of_tangents(*ctx.saved_tensors) as saved:
-                pull_back = partial(differentiate, SimpleNamespace(**{**vars(ctx), "saved_tensors": saved}))
-                pushed = push_forward(pull_back, ctx.upstream, tangents)
-            return pushed if len(pushed) > 1 else pushed[0]
-
-    def call(*args: Any) -> Any:
-        if hides_operators():
-            raise RuntimeError(
-                f"{name} has no derivative inside torch.compile around a transform of torch.func (grad, "
-                "jvp and so on); leave backend out for plain PyTorch there, or do not compile the transform"
-            )
-        if not torch.compiler.is_compiling() and is_transforming():
-            return transformed(*args)
-        return operator(*args)
-
-    return call
-
-
-def _fold_into_batch(operator: Callable[..., Any]) -> Callable[..., Any]:
-    def rule(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
-        n = info.batch_size
-
-        def fold(arg: Any, dim: int | None) -> Any:
-            if not isinstance(arg, Tensor):
-                return arg
-            return (arg.expand(n, *arg.shape) if dim is None else arg.movedim(dim, 0)).flatten(0, 1)
-
-        def unfold(result: Tensor) -> Tensor:
-            return result.unflatten(0, (n, b))
-
-        b = next(
-            arg.shape[1 if dim == 0 else 0] for arg, dim in zip(args, in_dims, strict=True) if isinstance(arg, Tensor)
-        )
-        results = operator(*map(fold, args, in_dims))
-        if isinstance(results, Tensor):
-            return unfold(results), 0
-        return tuple(map(unfold, results)), (0,) * len(results)
-
-    return rule

@@ -1,0 +1,77 @@
+"""The backends, and the choice of one for an operation on a tensor.
+
+"auto" takes the first backend of :func:`auto_order` that can; a backend asked for by name runs or raises, and is never
+replaced by another. What a backend runs for an operation is the module of its name in the room of the operation, such
+as ``isqrt_pool/cuda.py``, which is imported when it is first chosen.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from importlib import import_module
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from .cuda_device import backend as cuda
+from .rooms import ROOMS
+from .torch_device import backend as torch
+from .triton_device import backend as triton
+
+
+class Backend(Protocol):
+    """A way to run operations; a module with these is one."""
+
+    @property
+    def OPERATIONS(self) -> tuple[str, ...]:
+        """The operations that it serves, each with its backward pass."""
+
+    def why_not(self, operation: str, tensor: Tensor, precision: str = "default") -> str | None:
+        """Why it cannot run ``operation`` on ``tensor``, as a sentence fragment; ``None`` where it can."""
+
+    def status(self) -> str:
+        """Say in one line, for ``python -m gcp_kernels info``, what it serves here, or why nothing."""
+
+
+BACKENDS: dict[str, Backend] = {"cuda": cuda, "triton": triton, "torch": torch}
+
+AUTO_ORDER = ("cuda", "triton", "torch")
+
+# "reference" is not an operator backend: the public functions call gcp_kernels.reference under plain autograd.
+NAMES = ("auto", "reference", *BACKENDS)
+
+
+def auto_order(device_type: str) -> tuple[str, ...]:
+    """Name the backends that "auto" tries on a device, in order: kernels where they run, never in an interpreter."""
+    return AUTO_ORDER if device_type == "cuda" else ("torch",)
+
+
+def select(operation: str, tensor: Tensor, backend: str, precision: str = "default") -> str:
+    """Name the backend that runs ``operation`` on ``tensor`` at ``precision``.
+
+    Raises:
+        ValueError: there is no backend of that name.
+        RuntimeError: the backend asked for cannot run it, with the reason.
+    """
+    if backend == "auto":
+        names = auto_order(tensor.device.type)
+        for name in names:
+            if BACKENDS[name].why_not(operation, tensor, precision) is None:
+                return name
+        reasons = "; ".join(f"{name}: {BACKENDS[name].why_not(operation, tensor, precision)}" for name in names)
+        raise RuntimeError(f"no backend can run {operation} on this tensor ({reasons})")
+    if backend not in BACKENDS:
+        raise ValueError(f"backend must be 'auto' or one of {', '.join(map(repr, BACKENDS))}, got {backend!r}")
+    reason = BACKENDS[backend].why_not(operation, tensor, precision)
+    if reason is not None:
+        raise RuntimeError(
+            f"backend={backend!r} cannot run {operation}: {reason}; backend='auto' takes the first that can"
+        )
+    return backend
+
+
+@cache
+def implementation(operation: str, backend: str) -> Callable[..., Any]:
+    """Find what a backend runs for an operation, or for ``operation`` + "_backward"."""
+    room = ROOMS[operation.removesuffix("_backward")]
+    function: Callable[..., Any] = getattr(import_module(f".{room}.{backend}", __package__), operation)
+    return function

@@ -1,0 +1,59 @@
+"""Plain covariance pooling in batched products."""
+
+import torch
+from torch import Tensor
+
+from gcp_kernels.precision import accumulation_dtype
+
+from ..shapes import empty_gradient, empty_scale_gradient, pooled_shape
+from ..torch_device.chunks import COVARIANCE_CPU, chunk_size, chunks
+from ..torch_device.features import multiply_features, subtract_centre, subtract_mean
+from ..torch_device.products import matmul_precision
+from ..torch_device.triangle import fold_gradient, triangle_map
+
+
+def covariance_pool(x: Tensor, scale: Tensor | None, triu: bool, precision: str) -> tuple[Tensor, Tensor]:
+    """Forward: (B, C, M) -> covariance (B, C(C+1)/2) or (B, C, C), centre (B, C), see :func:`subtract_mean`.
+
+    A scale (B, C) multiplies the centred features, which multiplies the covariance on both sides.
+    """
+    b, c, m = x.shape
+    dtype = accumulation_dtype(x.dtype)
+    pooled = x.new_empty(pooled_shape(b, c, triu))
+    centre = x.new_empty(b, c, dtype=dtype)
+    with matmul_precision(x.device, x.dtype, precision):
+        for part in chunks(b, chunk_size(b, c, m, dtype, x.device, COVARIANCE_CPU)):
+            centred, centre[part] = subtract_mean(x[part], dtype)
+            if scale is not None:
+                centred.mul_(scale[part, :, None].to(dtype))
+            cov = torch.bmm(centred, centred.mT).div_(m)
+            pooled[part] = cov.flatten(1).index_select(1, triangle_map(c, x.device)) if triu else cov
+    return pooled, centre
+
+
+def covariance_pool_backward(
+    grad: Tensor, x: Tensor, scale: Tensor | None, centre: Tensor, triu: bool, precision: str
+) -> tuple[Tensor, Tensor]:
+    """Backward: gradient of the covariance -> that of ``x``, (B, C, M) laid out like it, and of the scale, (B, C).
+
+    Without a scale H = (G + G^T)(x - mu) / M is the gradient of ``x``, and that of the scale is empty, (B, 0). With one
+    H = (G + G^T) diag(s) (x - mu) / M; the gradients are diag(s) H, and the sum of (x - mu) o H over the positions.
+    """
+    b, c, m = x.shape
+    dtype = accumulation_dtype(x.dtype)
+    grad_x, grad_scale = empty_gradient(x), empty_scale_gradient(x, scale)
+    chunk = chunk_size(b, c, m, dtype, x.device, COVARIANCE_CPU)
+    twice_g = x.new_empty(chunk, c, c, dtype=dtype)
+    with matmul_precision(x.device, x.dtype, precision):
+        for part in chunks(b, chunk):
+            gradient = fold_gradient(grad[part], triu, out=twice_g[: part.stop - part.start])
+            centred = subtract_centre(x[part], centre[part])
+            if scale is None:
+                multiply_features(gradient, centred.div_(m), out=grad_x[part])
+            else:
+                s = scale[part, :, None].to(dtype)
+                h = empty_gradient(centred)
+                multiply_features(gradient, centred * (s / m), out=h)
+                torch.mul(h, s, out=grad_x[part])
+                grad_scale[part] = h.mul_(centred).sum(-1)
+    return grad_x, grad_scale

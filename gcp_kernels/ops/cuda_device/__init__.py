@@ -1,0 +1,1 @@
+"""What operations share of the CUDA C++ extension: loading it, and what it can run."""

@@ -1,0 +1,67 @@
+"""The CUDA C++ backend: pooling of a sample within one CTA, from the compiled extension ``gcp_kernels._C``.
+
+iSQRT-COV pooling and plain covariances of up to 256 channels, forward and backward, each in one launch, with every
+matrix of the sample in shared memory where that is large enough; and ``triu_vec`` and ``triu_unvec`` of any size.
+
+Before a CUDA graph is captured, call once what it will contain, forward and backward, with the same number of channels,
+dtype and precision: the first call of a kernel loads its code, which must not happen during a capture.
+
+Matrices that do not fit are streamed from slabs, memory that each call takes from torch's allocator. In torch's
+deterministic mode (``torch.use_deterministic_algorithms(True)``) torch fills them with NaN each time, as it does with
+every fresh tensor, up to 92 MB on an H100; ``torch.utils.deterministic.fill_uninitialized_memory = False`` spares that.
+The kernels need neither: two runs give the same bits.
+
+It compiles, imports and, under a CPU emulation of the kernels, computes the right values; it has not run on
+a GPU yet. The extension is optional (see ``GCP_KERNELS_CUDA`` in setup.py), and importing this module never
+needs it: it is loaded when an operation is first asked for, and :func:`why_not` says why it cannot be.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from gcp_kernels.precision import PLANES, resolve_precision
+
+from .extension import build_detail, why_not_device, why_not_loaded, why_not_size
+
+POOLING_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+DTYPES = {
+    "isqrt_pool": POOLING_DTYPES,
+    "covariance_pool": POOLING_DTYPES,
+    "triu_vec": (*POOLING_DTYPES, torch.float64),
+    "triu_unvec": (*POOLING_DTYPES, torch.float64),
+}
+OPERATIONS = tuple(DTYPES)
+
+# As in csrc/kernels/layout.h, where positions are 32-bit.
+MOST_POSITIONS = 2**30
+
+
+def why_not(operation: str, tensor: torch.Tensor, precision: str = "default") -> str | None:
+    """Why this backend cannot run ``operation`` on ``tensor``, a sentence fragment, or ``None``: it can.
+
+    The precision decides how much shared memory a sample takes. Covariances take the same in both.
+    """
+    if operation not in OPERATIONS:
+        return f"{operation} has no CUDA kernel in this version"
+    if (reason := why_not_loaded()) is not None:
+        return reason
+    if not tensor.is_cuda:
+        return f"it needs a CUDA tensor, got one on {tensor.device}"
+    if tensor.dtype not in DTYPES[operation]:
+        allowed = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES[operation])
+        return f"it supports {allowed}, got {tensor.dtype}"
+    index = tensor.get_device()
+    if (reason := why_not_device(index)) is not None or operation.startswith("triu"):
+        return reason
+    if tensor.shape[2] > MOST_POSITIONS:
+        return f"it supports up to 2^30 positions, got {tensor.shape[2]}"
+    planes = PLANES[resolve_precision(precision, tensor.dtype)] if operation == "isqrt_pool" else 1
+    return why_not_size(tensor.shape[1], planes, index)
+
+
+def status() -> str:
+    """One line for ``python -m gcp_kernels info``: available or not, and why."""
+    if (reason := why_not_loaded()) is not None:
+        return f"unavailable: {reason}"
+    return f"loaded (built with {build_detail()}); serves {', '.join(OPERATIONS)}; not yet run on a GPU"

@@ -1,0 +1,68 @@
+"""Second derivatives, through the reference.
+
+The backward operators are differentiable in the upstream gradient and in the inputs. Their own backward formula
+differentiates the backward pass of the reference, which is plain autograd, so derivatives of any order are exact. It
+keeps the reference's iterates in memory: second order is for analysis, not for the training step.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from gcp_kernels.precision import accumulation_dtype, without_autocast
+
+
+def differentiate_backward(
+    forward: Callable[..., Tensor], tangents: Sequence[Tensor | None], grad: Tensor, *primals: Tensor
+) -> tuple[Tensor, ...]:
+    """Gradients of <tangents, J(primals)^T grad> with respect to ``grad`` and each primal, J being that of ``forward``.
+
+    Args:
+        forward: the reference, from ``primals`` to the operator's output.
+        tangents: gradients of the backward operator's outputs, each shaped like its primal; ``None`` for zero.
+        grad: upstream gradient that the backward operator was given, shaped like the output of ``forward``.
+        primals: inputs of the forward operator, the features or the matrices, which set the arithmetic, first.
+    """
+    dtype = accumulation_dtype(primals[0].dtype)
+
+    def backward(grad: Tensor, *primals: Tensor) -> tuple[Tensor, ...]:
+        pull_back = torch.func.vjp(forward, *primals)[1]
+        return pull_back(grad)
+
+    with without_autocast(grad.device):
+        arguments = [tensor.to(dtype) for tensor in (grad, *primals)]
+        cotangents = tuple(
+            torch.zeros_like(primal) if tangent is None else tangent.to(dtype)
+            for tangent, primal in zip(tangents, arguments[1:], strict=True)
+        )
+        gradients = torch.func.vjp(backward, *arguments)[1](cotangents)
+    return tuple(g.to(tensor.dtype) for g, tensor in zip(gradients, (grad, *primals), strict=True))
+
+
+def push_forward(
+    pull_back: Callable[..., tuple[Tensor | None, ...]],
+    outputs: Sequence[tuple[torch.Size, torch.dtype, torch.device] | None],
+    tangents: tuple[Tensor | None, ...],
+) -> tuple[Tensor | None, ...]:
+    """J tangents, for the function whose backward pass J^T grad is ``pull_back``: the backward pass of that one.
+
+    Args:
+        pull_back: from the upstream gradients of all outputs to those of all inputs.
+        outputs: shape, dtype and device of each output; ``None`` for one without derivative.
+        tangents: of each input; ``None`` for zero, and for what is no tensor.
+
+    Returns:
+        The tangent of each output, ``None`` for one without derivative.
+    """
+    given = [i for i, tangent in enumerate(tangents) if tangent is not None]
+    zeros = [torch.zeros(output[0], dtype=output[1], device=output[2]) for output in outputs if output]
+
+    def gradients(*upstream: Tensor) -> tuple[Tensor | None, ...]:
+        those = iter(upstream)
+        pulled = pull_back(*(output and next(those) for output in outputs))
+        return tuple(pulled[i] for i in given)
+
+    # The pull-back is linear, so that its derivative is the same everywhere, at zero too.
+    pushed = iter(torch.func.vjp(gradients, *zeros)[1](tuple(tangents[i] for i in given)))
+    return tuple(output and next(pushed) for output in outputs)

@@ -1,0 +1,80 @@
+"""Whether the dispatcher of torch has anything to do for an operator that is called now.
+
+It has where something traces, transforms, converts or watches: then a bit is set in what torch keeps for the thread,
+or in the keys of a tensor. Where none is set, what an operator runs may be called at once.
+"""
+
+from collections.abc import Sequence
+from functools import cache
+from threading import Thread
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad, profiler
+
+
+def _thread_state() -> tuple[int, int]:
+    """Give the keys that are included and excluded for all tensors of this thread: modes, transforms, autocast."""
+    return torch._C._dispatch_tls_local_include_set().raw_repr(), torch._C._dispatch_tls_local_exclude_set().raw_repr()
+
+
+def _untouched_states() -> frozenset[tuple[int, int]]:
+    """Find the state of a thread in which nothing has been set, and that of inference mode.
+
+    In a thread of its own, since this module may be imported inside a mode.
+    """
+    states = []
+
+    def ask() -> None:
+        states.append(_thread_state())
+        with torch.inference_mode():
+            states.append(_thread_state())
+
+    thread = Thread(target=ask)
+    thread.start()
+    thread.join()
+    return frozenset(states)
+
+
+_UNTOUCHED = _untouched_states()
+
+
+# Keys of tensors that have values and are no lazy negation, zero or wrapper; learnt with the first tensor of a device.
+_PLAIN: set[int] = set()
+
+
+@cache
+def _learn(device: torch.device) -> None:
+    """Add the keys of plain tensors on a device."""
+    if device.type != "meta":
+        for inference in (False, True):
+            with torch.inference_mode(inference):
+                _PLAIN.add(torch._C._dispatch_keys(torch.empty(0, device=device)).raw_repr())
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    keys = torch._C._dispatch_keys(tensor).raw_repr()
+    if keys not in _PLAIN:
+        _learn(tensor.device)
+    return keys in _PLAIN
+
+
+def is_idle(tensors: Sequence[Tensor | None]) -> bool:
+    """Say whether an operator given ``tensors`` would only compute, and be differentiated by autograd at most."""
+    if torch.compiler.is_compiling() or forward_ad._current_level >= 0 or _thread_state() not in _UNTOUCHED:
+        return False
+    if profiler._is_profiler_enabled:  # it lists operators by name
+        return False
+    for tensor in tensors:  # noqa: SIM110  # a generator would take longer than all the rest
+        if tensor is not None and not _is_plain(tensor):
+            return False
+    return True
+
+
+def is_differentiated(tensors: Sequence[Tensor | None]) -> bool:
+    """Say whether autograd records what is computed from ``tensors``."""
+    if torch.is_grad_enabled():
+        for tensor in tensors:
+            if tensor is not None and tensor.requires_grad:
+                return True
+    return False

@@ -1,0 +1,34 @@
+"""isqrt_pool: iSQRT-COV pooling of (B, C, M) features by csrc/kernels/isqrt_forward.cuh and isqrt_backward.cuh."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gcp_kernels.ops.shapes import empty_gradient, empty_iterates, pooled_shape
+from gcp_kernels.precision import PLANES, resolve_precision
+
+from ..cuda_device.extension import operators
+
+
+def isqrt_pool(
+    x: Tensor, n_iter: int, triu: bool, keep_iterates: bool, precision: str
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Forward: (B, C, M) -> pooled (B, C(C+1)/2) or (B, C, C), centre (B, C), trace (B,), no iterates (B, 0, C, C)."""
+    b, c, _ = x.shape
+    pooled = x.new_empty(pooled_shape(b, c, triu))
+    centre = x.new_empty(b, c, dtype=torch.float32)
+    trace = x.new_empty(b, dtype=torch.float32)
+    planes = PLANES[resolve_precision(precision, x.dtype)]
+    operators("isqrt_pool").isqrt_pool(x, n_iter, triu, planes, pooled, centre, trace)
+    return pooled, centre, trace, empty_iterates(x, c, n_iter, False)
+
+
+def isqrt_pool_backward(
+    grad: Tensor, x: Tensor, centre: Tensor, trace: Tensor, iterates: Tensor, n_iter: int, triu: bool, precision: str
+) -> Tensor:
+    """Backward: gradient of the pooled features -> gradient of ``x``, (B, C, M) laid out like ``x``."""
+    grad_x = empty_gradient(x)
+    planes = PLANES[resolve_precision(precision, x.dtype)]
+    operators("isqrt_pool").isqrt_pool_backward(grad, x, centre, trace, n_iter, triu, planes, grad_x)
+    return grad_x

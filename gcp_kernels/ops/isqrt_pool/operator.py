@@ -1,0 +1,74 @@
+"""Operators isqrt_pool and isqrt_pool_backward: iSQRT-COV pooling of (B, C, M) features."""
+
+from torch import Tensor
+
+from gcp_kernels import reference
+from gcp_kernels.precision import accumulation_dtype
+from gcp_kernels.validation import check_at_least, check_floating, check_shape
+
+from ..library import declare
+from ..shapes import empty_gradient, empty_iterates, keeps_iterates, pooled_shape
+
+
+def _fake(
+    x: Tensor, n_iter: int, triu: bool, keep_iterates: bool, precision: str, backend: str
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Pooled features, centre (B, C), trace (B,), and iterates if they are kept."""
+    b, c, _ = x.shape
+    dtype = accumulation_dtype(x.dtype)
+    return (
+        x.new_empty(pooled_shape(b, c, triu)),
+        x.new_empty(b, c, dtype=dtype),
+        x.new_empty(b, dtype=dtype),
+        empty_iterates(x, c, n_iter, keeps_iterates(x, keep_iterates, backend)),
+    )
+
+
+def _check(x: Tensor, n_iter: int, triu: bool, keep_iterates: bool, precision: str, backend: str) -> None:
+    check_floating("x", x)
+    check_at_least("n_iter", n_iter, 1)
+
+
+def _backward_fake(
+    grad: Tensor,
+    x: Tensor,
+    centre: Tensor,
+    trace: Tensor,
+    iterates: Tensor,
+    n_iter: int,
+    triu: bool,
+    precision: str,
+    backend: str,
+) -> Tensor:
+    return empty_gradient(x)
+
+
+def _check_backward(
+    grad: Tensor,
+    x: Tensor,
+    centre: Tensor,
+    trace: Tensor,
+    iterates: Tensor,
+    n_iter: int,
+    triu: bool,
+    precision: str,
+    backend: str,
+) -> None:
+    b, c, _ = x.shape
+    check_shape("grad", grad, pooled_shape(b, c, triu))
+    check_shape("iterates", iterates, (b, 0, c, c), (b, 2 * n_iter, c, c))
+
+
+def _reference(x: Tensor, n_iter: int, triu: bool) -> Tensor:
+    pooled = reference.isqrt_pool(x, n_iter)
+    return reference.triu_vec(pooled) if triu else pooled
+
+
+isqrt_pool, isqrt_pool_backward = declare(
+    "isqrt_pool",
+    fake=_fake,
+    check=_check,
+    backward_fake=_backward_fake,
+    check_backward=_check_backward,
+    reference=_reference,
+)

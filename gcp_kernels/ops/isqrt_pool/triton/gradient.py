@@ -1,0 +1,78 @@
+"""Start and end of the backward pass, tile by tile: the direction G, and the gradient of what was given.
+
+G, the symmetric part of the upstream gradient, is divided by its largest magnitude and by :func:`arithmetic.span_of`.
+The derivative is linear in G, so both are undone at the very end. The derivative L ends as a high and a low plane in
+every precision, since its product with the features may cancel (rank-one covariances).
+"""
+
+import triton
+import triton.language as tl
+
+from ...triton_device.features import centred_tile, first_position
+from ...triton_device.products import multiply_add, split
+from ...triton_device.tiles import TANGENT, A, V, block_of, load_tile, store_tile
+from ...triton_device.triangle import upper_tile
+from .iteration import root_tile
+
+
+@triton.jit
+def derivative_tile(
+    slab, tile, n_iter, P: tl.constexpr, PLANES: tl.constexpr, BLOCK: tl.constexpr, BLOCK_K: tl.constexpr
+):
+    """Stores a tile of L in the place of V; returns its part of <G, Y_N> / 2 - <L, A>."""
+    i, j = upper_tile(tile)
+    rows, columns = block_of(i, BLOCK), block_of(j, BLOCK)
+    root, derivative = root_tile(slab, n_iter, rows, columns, P, True, PLANES, BLOCK, BLOCK_K)
+    store_tile(slab, V, derivative, rows, columns, i != j, P, 2)
+    part = 0.5 * load_tile(slab, A + TANGENT, rows, columns, P) * root
+    part -= load_tile(slab, A, rows, columns, P) * derivative
+    # Summed over all elements at once: for sm_100, Triton 3.7 cannot compile a sum over rows of what its tensor cores
+    # leave in a tile of 64 rows.
+    return tl.sum(part) * tl.where(i == j, 1.0, 2.0)
+
+
+@triton.jit
+def feature_gradient_tile(
+    slab,
+    x,
+    offset,
+    grad_x,
+    diagonal,
+    scale,
+    factor,
+    rows,
+    positions,
+    C,
+    M,
+    stride_c,
+    stride_m,
+    stride_oc,
+    stride_om,
+    P: tl.constexpr,
+    BLOCK: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+):
+    """Stores a tile of factor (L + diagonal I) (scale (x - mu))."""
+    at_high = slab + V * (2 * P * P) + rows[:, None] * P + tl.arange(0, BLOCK_K)[None, :]
+    total = tl.zeros((BLOCK, BLOCK_M), tl.float32)
+    for start in range(0, P, BLOCK_K):
+        channels = start + tl.arange(0, BLOCK_K)
+        shift = first_position(x, channels, C, stride_c)
+        mean = tl.load(offset + channels, mask=channels < C, other=0.0)
+        tile = centred_tile(x, channels, positions, shift, mean, C, M, stride_c, stride_m) * scale
+        high, low = split(tile)
+        total = multiply_add(tl.load(at_high + start), tl.load(at_high + P * P + start), high, low, total, 2)
+    shift = first_position(x, rows, C, stride_c)
+    mean = tl.load(offset + rows, mask=rows < C, other=0.0)
+    own = centred_tile(x, rows, positions, shift, mean, C, M, stride_c, stride_m) * scale
+    gradient = (total + diagonal * own) * factor
+    inside = (rows[:, None] < C) & (positions[None, :] < M)
+    pointers = grad_x + rows[:, None] * stride_oc + positions[None, :] * stride_om
+    tl.store(pointers, gradient.to(grad_x.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def matrix_gradient_tile(slab, diagonal, rows, columns, P: tl.constexpr):
+    """Tile of L + diagonal I."""
+    return load_tile(slab, V, rows, columns, P) + tl.where(rows[:, None] == columns[None, :], diagonal, 0.0)

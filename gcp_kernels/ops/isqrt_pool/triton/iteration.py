@@ -1,0 +1,111 @@
+"""One step of the Newton-Schulz iteration in a slab, tile by tile, and where its matrices are.
+
+Step k takes W_k and Y_k to W_{k+1} and Y_{k+1} in two phases, between which all tiles must be finished:
+
+    square:  V = W W,                        Y <- 3/2 Y - 1/2 Y W
+    cube:    W <- 9/4 W - 3/2 V + 1/4 W V
+
+No phase reads a matrix that it writes, not even an element that a program has to itself: Triton loads the operands of
+later steps of a product, and of later tiles, ahead of time, and only the barrier between phases holds it back.
+
+The first step, where Y = W = A, takes Y_1 = 3/2 A - 1/2 V without another product, and leaves A as it is. The last
+iterate is 3/2 Y - 1/2 Y W of what N - 1 steps leave.
+"""
+
+import triton
+import triton.language as tl
+
+from ...triton_device.tiles import TANGENT, A, V, block_of, load_tile, multiply_tiles, store_tile
+from ...triton_device.triangle import upper_tile
+
+
+@triton.jit
+def matrices_of(step):
+    """The matrices that hold W_k, Y_k and nothing, before step k."""
+    turn = (step + 2) % 3
+    w = tl.where(step == 0, A, tl.where(turn == 0, 3, tl.where(turn == 1, 2, 4)))
+    y = tl.where(step == 0, A, tl.where(turn == 0, 2, tl.where(turn == 1, 4, 3)))
+    free = tl.where(step == 0, 2, tl.where(turn == 0, 4, tl.where(turn == 1, 3, 2)))
+    return w, y, free
+
+
+@triton.jit
+def square_tile(
+    slab,
+    step,
+    job,
+    TILES: tl.constexpr,
+    P: tl.constexpr,
+    TANGENTS: tl.constexpr,
+    PLANES: tl.constexpr,
+    BLOCK: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """One of the TILES tiles of V and, from the second step on, one of as many of the next Y."""
+    w, y, free = matrices_of(step)
+    next_y = job >= TILES
+    i, j = upper_tile(job - tl.where(next_y, TILES, 0))
+    rows, columns = block_of(i, BLOCK), block_of(j, BLOCK)
+    left = tl.where(next_y, y, w)
+    out = tl.where(next_y, free, V)
+    keep = tl.where(next_y, 1.5, 0.0)
+    product = tl.where(next_y, -0.5, 1.0)
+    total, d_total = multiply_tiles(slab, left, w, rows, columns, P, TANGENTS, PLANES, BLOCK, BLOCK_K)
+    previous = load_tile(slab, left, rows, columns, P)
+    store_tile(slab, out, keep * previous + product * total, rows, columns, i != j, P, PLANES)
+    if TANGENTS:
+        d_previous = load_tile(slab, left + TANGENT, rows, columns, P)
+        store_tile(slab, out + TANGENT, keep * d_previous + product * d_total, rows, columns, i != j, P, PLANES)
+
+
+@triton.jit
+def cube_tile(
+    slab,
+    step,
+    tile,
+    P: tl.constexpr,
+    TANGENTS: tl.constexpr,
+    PLANES: tl.constexpr,
+    BLOCK: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """One tile of the next W, which takes the place of the last Y; in the first step of Y_1 too."""
+    w, y, free = matrices_of(step)
+    out = tl.where(step == 0, 3, y)
+    i, j = upper_tile(tile)
+    rows, columns = block_of(i, BLOCK), block_of(j, BLOCK)
+    total, d_total = multiply_tiles(slab, w, V, rows, columns, P, TANGENTS, PLANES, BLOCK, BLOCK_K)
+    linear = load_tile(slab, w, rows, columns, P)
+    square = load_tile(slab, V, rows, columns, P)
+    store_tile(slab, out, 2.25 * linear - 1.5 * square + 0.25 * total, rows, columns, i != j, P, PLANES)
+    if step == 0:
+        store_tile(slab, free, 1.5 * linear - 0.5 * square, rows, columns, i != j, P, PLANES)
+    if TANGENTS:
+        d_linear = load_tile(slab, w + TANGENT, rows, columns, P)
+        d_square = load_tile(slab, V + TANGENT, rows, columns, P)
+        d_next = 2.25 * d_linear - 1.5 * d_square + 0.25 * d_total
+        store_tile(slab, out + TANGENT, d_next, rows, columns, i != j, P, PLANES)
+        if step == 0:
+            store_tile(slab, free + TANGENT, 1.5 * d_linear - 0.5 * d_square, rows, columns, i != j, P, PLANES)
+
+
+@triton.jit
+def root_tile(
+    slab,
+    n_iter,
+    rows,
+    columns,
+    P: tl.constexpr,
+    TANGENTS: tl.constexpr,
+    PLANES: tl.constexpr,
+    BLOCK: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """Tile of Y_N and, with TANGENTS, of its tangent."""
+    w, y, _ = matrices_of(n_iter - 1)
+    total, d_total = multiply_tiles(slab, y, w, rows, columns, P, TANGENTS, PLANES, BLOCK, BLOCK_K)
+    root = 1.5 * load_tile(slab, y, rows, columns, P) - 0.5 * total
+    d_root = root
+    if TANGENTS:
+        d_root = 1.5 * load_tile(slab, y + TANGENT, rows, columns, P) - 0.5 * d_total
+    return root, d_root

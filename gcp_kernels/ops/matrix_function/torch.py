@@ -1,0 +1,91 @@
+"""Functions of symmetric matrices by their eigenvalues: powers and the logarithm, exact, with their derivatives.
+
+Both take (B, C, C) matrices and return f(Sigma) = U diag(f(l)) U^T with the eigenvalues l and the eigenvectors U that
+the backward pass needs. Everything is computed in the accumulation dtype, products without TF32.
+"""
+
+import torch
+from torch import Tensor
+
+from gcp_kernels.precision import accumulation_dtype
+
+from ..torch_device.products import matmul_precision
+
+# Eigenvalues up to so many units of rounding of the largest count as zero, as in gcp_kernels.reference.
+ZERO_EIGENVALUE = 10
+
+
+def matrix_power(cov: Tensor, alpha: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Forward: power (B, C, C), eigenvalues (B, C), eigenvectors (B, C, C)."""
+    eigenvalues, eigenvectors = decompose(cov)
+    return compose(eigenvalues.pow(alpha), eigenvectors, cov), eigenvalues, eigenvectors
+
+
+def matrix_power_backward(grad: Tensor, cov: Tensor, eigenvalues: Tensor, eigenvectors: Tensor, alpha: float) -> Tensor:
+    """Backward: gradient of the power -> gradient of ``cov``, symmetric, both (B, C, C)."""
+    high, ratio, equal = pairs(eigenvalues)
+    # (h^alpha - l^alpha) / (h - l) = h^(alpha - 1) (1 - r^alpha) / (1 - r) for r = l / h, where nothing cancels: for
+    # alpha = 1/2 it is 1 / (sqrt h + sqrt l) to the last digit.
+    difference = torch.expm1(ratio.log().mul_(alpha)).div_(ratio - 1)
+    difference = torch.where(equal, alpha, difference).mul_(high.pow(alpha - 1))
+    if alpha < 1:  # infinite for two zero eigenvalues
+        difference.masked_fill_(high == 0, 0)
+    return rotate(difference, eigenvectors, grad, cov)
+
+
+def matrix_log(cov: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Forward: logarithm of cov + eps I, its eigenvalues and eigenvectors."""
+    eigenvalues, eigenvectors = decompose(cov)
+    eigenvalues += eps
+    return compose(eigenvalues.log(), eigenvectors, cov), eigenvalues, eigenvectors
+
+
+def matrix_log_backward(grad: Tensor, cov: Tensor, eigenvalues: Tensor, eigenvectors: Tensor, eps: float) -> Tensor:
+    """Backward: gradient of the logarithm -> gradient of ``cov``, symmetric, both (B, C, C)."""
+    high, ratio, equal = pairs(eigenvalues)
+    difference = torch.where(equal, 1, ratio.log().div_(ratio - 1)).div_(high)
+    return rotate(difference, eigenvectors, grad, cov)
+
+
+def decompose(cov: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues, ascending and none negative, and eigenvectors of the symmetric part of (B, C, C) matrices.
+
+    A matrix with NaN or infinity, for which the decomposition of the whole batch would raise, has NaN eigenvalues.
+    """
+    matrix = cov.to(accumulation_dtype(cov.dtype))
+    matrix = (matrix + matrix.mT).mul_(0.5)
+    finite = matrix.isfinite().flatten(1).all(1)[:, None]
+    eigenvalues, eigenvectors = torch.linalg.eigh(torch.where(finite[..., None], matrix, 0))
+    zero = eigenvalues <= ZERO_EIGENVALUE * torch.finfo(matrix.dtype).eps * eigenvalues[:, -1:]
+    eigenvalues = torch.where(finite, eigenvalues.masked_fill(zero, 0), torch.nan)
+    return eigenvalues, eigenvectors.contiguous()
+
+
+def compose(values: Tensor, eigenvectors: Tensor, like: Tensor) -> Tensor:
+    """U diag(values) U^T, (B, C, C), in the dtype of ``like``, the matrices under the operator."""
+    with matmul_precision(like.device, like.dtype, "high"):
+        return torch.bmm(eigenvectors * values[:, None, :], eigenvectors.mT).to(like.dtype)
+
+
+def pairs(eigenvalues: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each two eigenvalues the larger, the ratio to it of the smaller, and whether the ratio is 1; (B, C, C) each.
+
+    Two zero eigenvalues have ratio 0. Where the ratio is 1, what is made of it is to be replaced by its limit.
+    """
+    left, right = eigenvalues[:, :, None], eigenvalues[:, None, :]
+    high = torch.maximum(left, right)
+    ratio = torch.minimum(left, right).div_(torch.where(high == 0, 1, high))
+    return high, ratio, ratio == 1
+
+
+def rotate(differences: Tensor, eigenvectors: Tensor, grad: Tensor, cov: Tensor) -> Tensor:
+    """U (differences o U^T G U) U^T for the symmetric part G of the gradient, (B, C, C), in the dtype of ``cov``.
+
+    With divided differences it is the Frechet derivative of f in the direction G (Daleckii and Krein), which is its
+    own adjoint.
+    """
+    grad = grad.to(eigenvectors.dtype)
+    symmetric = (grad + grad.mT).mul_(0.5)
+    with matmul_precision(cov.device, cov.dtype, "high"):
+        rotated = torch.bmm(torch.bmm(eigenvectors.mT, symmetric), eigenvectors).mul_(differences)
+        return torch.bmm(torch.bmm(eigenvectors, rotated), eigenvectors.mT).to(cov.dtype)

@@ -1,0 +1,57 @@
+"""Newton-Schulz square root of given matrices in batched products."""
+
+import torch
+from torch import Tensor
+
+from gcp_kernels.precision import accumulation_dtype
+
+from ..shapes import empty_iterates, keeps_iterates
+from ..torch_device.chunks import chunk_size, chunks
+from ..torch_device.iteration import Iterates, newton_schulz
+from ..torch_device.normalisation import GradientScratch, inverse_root, normalise
+from ..torch_device.products import matmul_precision
+from ..torch_device.storage import IterateStorage
+
+
+def newton_schulz_sqrt(cov: Tensor, n_iter: int, keep_iterates: bool, precision: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Forward: (B, C, C) -> root (B, C, C), trace (B,), iterates (B, 2N, C, C), or (B, 0, C, C) if not kept."""
+    b, c, _ = cov.shape
+    dtype = accumulation_dtype(cov.dtype)
+    root = torch.empty_like(cov, memory_format=torch.contiguous_format)
+    trace = cov.new_empty(b, dtype=dtype)
+    kept = empty_iterates(cov, c, n_iter, keeps_iterates(cov, keep_iterates, "torch"))
+    chunk = chunk_size(b, c, c, dtype, cov.device)
+    storage = IterateStorage(kept, n_iter, chunk)
+    with matmul_precision(cov.device, cov.dtype, precision):
+        for part in chunks(b, chunk):
+            iterates = storage[part]
+            trace[part] = start(iterates, cov[part])
+            root[part] = newton_schulz(iterates) * trace[part].sqrt()[:, None, None]
+    return root, trace, kept
+
+
+def newton_schulz_sqrt_backward(
+    grad: Tensor, cov: Tensor, trace: Tensor, iterates: Tensor, n_iter: int, precision: str
+) -> Tensor:
+    """Backward: dL/droot (B, C, C) -> dL/dcov (B, C, C), symmetric."""
+    b, c, _ = cov.shape
+    dtype = accumulation_dtype(cov.dtype)
+    grad_cov = torch.empty_like(cov, memory_format=torch.contiguous_format)
+    chunk = chunk_size(b, c, c, dtype, cov.device)
+    storage = IterateStorage(iterates, n_iter, chunk)
+    scratch = GradientScratch(iterates, chunk)
+    with matmul_precision(cov.device, cov.dtype, precision):
+        for part in chunks(b, chunk):
+            saved = storage[part]
+            if not iterates.shape[1]:
+                start(saved, cov[part])
+                newton_schulz(saved)
+            gradient = scratch.covariance_gradient(saved, grad[part], triu=False)
+            grad_cov[part] = gradient.mul_(inverse_root(trace[part]) / 2)
+    return grad_cov
+
+
+def start(iterates: Iterates, cov: Tensor) -> Tensor:
+    """Put the normalised symmetric part of ``cov`` (b, C, C) into ``iterates``; returns its trace (b,)."""
+    cov = cov.to(iterates.root.dtype)
+    return normalise(torch.add(cov, cov.mT, out=iterates.w[0]).mul_(0.5))

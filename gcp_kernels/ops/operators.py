@@ -1,0 +1,179 @@
+"""An operator of the library "gcp_kernels": schema, fake, autograd, tangents, vmap, autocast."""
+
+import sys
+from collections.abc import Callable
+from functools import cache, partial
+from inspect import signature
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gcp_kernels.transforms import drops_tangents, hides_operators, is_transforming, tangents_of_tangents
+
+from .backends import implementation, select
+from .derivatives import push_forward
+from .dispatch import is_differentiated, is_idle
+
+LIBRARY = torch.library.Library("gcp_kernels", "DEF")
+
+_AUTOCAST_DEVICES = {"cpu": "AutocastCPU", "cuda": "AutocastCUDA"}
+
+
+class Operator:
+    """An operator as the package calls it, ``torch.ops.gcp_kernels.<name>`` for everyone else.
+
+    Under autocast an operator takes what it is given: it runs with autocast disabled, since its matrix products choose
+    their own precision. Under ``torch.vmap`` the mapped dimension is folded into the batch, which comes first in every
+    tensor. Where the dispatcher has nothing to do, see :func:`is_idle`, it is left out.
+
+    Args:
+        operation: what backends are chosen for.
+        fake: gives empty outputs of the right shapes, strides and dtypes. Its annotated signature is that of the
+            operator: tensors first, options after them; ``backend`` is the last, and one may be ``precision``.
+        check: raises for arguments that are wrong. The public functions check before they call, and so does torch for
+            a backward pass, so this is for direct calls of ``torch.ops.gcp_kernels``.
+        backward: whether this is the backward pass of the operation. Its first argument is the upstream gradient.
+    """
+
+    def __init__(
+        self, operation: str, fake: Callable[..., Any], check: Callable[..., None], *, backward: bool = False
+    ) -> None:
+        name = f"{operation}_backward" if backward else operation
+        self.name = f"{LIBRARY.ns}::{name}"
+        self.parameters = tuple(signature(fake).parameters)
+        kinds = [parameter.annotation for parameter in signature(fake).parameters.values()]
+        self.tensors = sum(kind in (Tensor, Tensor | None) for kind in kinds)
+        # "int" and not "SymInt": a compiler takes the number of iterations for a constant.
+        schema = torch.library.infer_schema(fake, mutates_args=()).replace("SymInt ", "int ")
+        LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
+        self._dispatched = getattr(torch.ops.gcp_kernels, name).default
+        chosen_for = 1 if backward else 0
+        precision = self.parameters.index("precision") if "precision" in self.parameters else None
+
+        def compute(*args: Any) -> Any:
+            backend = select(operation, args[chosen_for], args[-1], "default" if precision is None else args[precision])
+            return implementation(name, backend)(*args[:-1])
+
+        def below_autograd(*args: Any) -> Any:
+            if drops_tangents():
+                raise RuntimeError(
+                    f"{self.name} has no tangent of its own, and was called directly, as an exported graph does, "
+                    "under forward-mode differentiation; use reverse mode there, or the functions of gcp_kernels"
+                )
+            check(*args)
+            return compute(*args)
+
+        def under_autocast(device_type: str) -> Callable[..., Any]:
+            def run(*args: Any) -> Any:
+                with torch.autocast(device_type, enabled=False):
+                    return self._dispatched(*args)
+
+            return run
+
+        self._compute = compute
+        LIBRARY.impl(name, below_autograd, "CompositeExplicitAutograd")
+        for device_type, key in _AUTOCAST_DEVICES.items():
+            LIBRARY.impl(name, under_autocast(device_type), key)
+        torch.library.register_fake(self.name, fake, lib=LIBRARY)
+        torch.library.register_vmap(self.name, _fold_into_batch(self._dispatched), lib=LIBRARY)
+
+    def __call__(self, *args: Any) -> Any:
+        """Compute, and let autograd, an active transform, a mode or a compiler see it as an operator."""
+        tensors = args[: self.tensors]
+        if is_idle(tensors):
+            return self._recorded(*args) if is_differentiated(tensors) else self._compute(*args)
+        if hides_operators():
+            raise RuntimeError(
+                f"{self.name} has no derivative inside torch.compile around a transform of torch.func (grad, "
+                "jvp and so on); leave backend out for plain PyTorch there, or do not compile the transform"
+            )
+        if not torch.compiler.is_compiling() and is_transforming():
+            return self._transformed(*args)
+        return self._dispatched(*args)
+
+    def differentiate_by(self, differentiate: Callable[..., Any], save: Callable[..., None]) -> None:
+        """Attach the backward formula, for each of the three ways in which an operator is called.
+
+        An autograd formula registered with ``torch.library`` is not seen by ``torch.func.grad`` and its kin, which want
+        a ``torch.autograd.Function``; nor by forward-mode differentiation, where the operator would drop the tangent
+        unseen. So while such a transform is active a call goes through one, made of the same formula; and so it does
+        where the dispatcher is left out.
+
+        Args:
+            differentiate: from a context and the upstream gradients, ``None`` for zero, to a gradient or ``None`` for
+                each argument. It is linear in the upstream gradients, J^T grad, and so its own backward pass is
+                J tangent: the forward-mode formula.
+            save: from a context, the arguments and the output; keeps in the context what ``differentiate`` reads.
+        """
+        torch.library.register_autograd(self.name, differentiate, setup_context=save, lib=LIBRARY)
+        compute, dispatched = self._compute, self._dispatched
+
+        def record(ctx: Any, *args: Any) -> Any:
+            output = compute(*args)
+            save(ctx, args, output)
+            return output
+
+        # In one function: a context that is set up in another costs torch a look at its signature in every call.
+        methods = {"forward": staticmethod(record), "backward": staticmethod(differentiate)}
+        self._recorded = type(self.name.split("::")[1], (torch.autograd.Function,), methods).apply  # type: ignore[attr-defined]
+
+        def transformed(*args: Any) -> Any:
+            return uncompiled()(*args) if "torch._dynamo" in sys.modules else Transformed.apply(*args)
+
+        @cache
+        def uncompiled() -> Callable[..., Any]:
+            """Where a compiler gave up on what is around, it would trace the formulas below one by one, and fail."""
+            return torch.compiler.disable(Transformed.apply)
+
+        class Transformed(torch.autograd.Function):
+            @staticmethod
+            def forward(*args: Any) -> Any:
+                return dispatched(*args)
+
+            @staticmethod
+            def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+                save(ctx, inputs, output)
+                constants = ctx.non_differentiable or ()
+                outputs = output if isinstance(output, tuple) else (output,)
+                ctx.upstream = [
+                    None if any(o is c for c in constants) else (o.shape, o.dtype, o.device) for o in outputs
+                ]
+
+            backward = staticmethod(differentiate)
+            vmap = staticmethod(_fold_into_batch(transformed))
+
+            @staticmethod
+            def jvp(ctx: Any, *tangents: Tensor | None) -> Any:
+                with tangents_of_tangents(*ctx.saved_tensors) as saved:
+                    pull_back = partial(differentiate, SimpleNamespace(**{**vars(ctx), "saved_tensors": saved}))
+                    pushed = push_forward(pull_back, ctx.upstream, tangents)
+                return pushed if len(pushed) > 1 else pushed[0]
+
+        self._transformed = transformed
+
+
+def _fold_into_batch(operator: Callable[..., Any]) -> Callable[..., Any]:
+    """Make the vmap rule of an operator, all of whose tensors have the batch in front."""
+
+    def rule(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
+        n = info.batch_size
+
+        def fold(arg: Any, dim: int | None) -> Any:
+            if not isinstance(arg, Tensor):
+                return arg
+            return (arg.expand(n, *arg.shape) if dim is None else arg.movedim(dim, 0)).flatten(0, 1)
+
+        def unfold(result: Tensor) -> Tensor:
+            return result.unflatten(0, (n, b))
+
+        b = next(
+            arg.shape[1 if dim == 0 else 0] for arg, dim in zip(args, in_dims, strict=True) if isinstance(arg, Tensor)
+        )
+        results = operator(*map(fold, args, in_dims))
+        if isinstance(results, Tensor):
+            return unfold(results), 0
+        return tuple(map(unfold, results)), (0,) * len(results)
+
+    return rule

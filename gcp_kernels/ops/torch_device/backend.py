@@ -1,0 +1,21 @@
+"""The torch backend: the formulas of docs/mathematics.md in batched matrix products.
+
+It serves every operation, dtype and device: it is the CPU implementation, the float64 implementation, and what a GPU
+uses where no fused kernel can.
+"""
+
+import torch
+
+from ..rooms import OPERATIONS
+
+__all__ = ["OPERATIONS", "status", "why_not"]
+
+
+def why_not(operation: str, tensor: torch.Tensor, precision: str = "default") -> str | None:
+    """Say why this backend cannot run ``operation`` on ``tensor``: it always can."""
+    return None
+
+
+def status() -> str:
+    """Say in one line, for ``python -m gcp_kernels info``, what it serves."""
+    return "serves every operation on every device"

@@ -1,0 +1,50 @@
+"""Index maps of upper triangles, and gradients of triangles as matrices."""
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+
+def triangle_map(c: int, device: torch.device) -> Tensor:
+    """Flat position i * C + j of each element of the row-major upper triangle, shape (C(C+1)/2,)."""
+    return _cpu_triangle_map(c) if device.type == "cpu" else _triangle_map(c, device)
+
+
+def symmetric_map(c: int, device: torch.device) -> Tensor:
+    """Position in the triangle vector of each element of the symmetric (C, C) matrix, flat, shape (C * C,)."""
+    return _cpu_symmetric_map(c) if device.type == "cpu" else _symmetric_map(c, device)
+
+
+def _triangle_map(c: int, device: torch.device) -> Tensor:
+    rows, columns = torch.triu_indices(c, c, device=device)
+    return rows * c + columns
+
+
+def _symmetric_map(c: int, device: torch.device) -> Tensor:
+    i = torch.arange(c, device=device)
+    low, high = torch.minimum(i[:, None], i), torch.maximum(i[:, None], i)
+    return (low * c - low * (low - 1) // 2 + high - low).flatten()
+
+
+# Kept on the CPU only, where making them takes as long as using them. A tensor made while a CUDA graph is captured
+# belongs to that graph's memory and must not be kept.
+@lru_cache(maxsize=8)
+def _cpu_triangle_map(c: int) -> Tensor:
+    return _triangle_map(c, torch.device("cpu"))
+
+
+@lru_cache(maxsize=8)
+def _cpu_symmetric_map(c: int) -> Tensor:
+    return _symmetric_map(c, torch.device("cpu"))
+
+
+def fold_gradient(grad: Tensor, triu: bool, out: Tensor) -> Tensor:
+    """2 G = Gbar + Gbar^T in ``out`` (b, C, C), Gbar being zero below the diagonal for a triangle gradient."""
+    b, c, _ = out.shape
+    grad = grad.to(out.dtype)
+    if not triu:
+        return torch.add(grad, grad.mT, out=out)
+    torch.index_select(grad, 1, symmetric_map(c, grad.device), out=out.view(b, c * c))
+    out.diagonal(dim1=-2, dim2=-1).mul_(2)
+    return out

@@ -1,0 +1,1 @@
+"""What operations share in Triton: device functions, launch choices, architectures."""

@@ -1,0 +1,22 @@
+"""The keys of the kernels in Triton's cache, made in one order; every launch imports this.
+
+Up to Triton 3.7 the key of a kernel in its cache depends on what was hashed before (triton-lang/triton#10494):
+constants that a function finds in those it calls are part of its key only if these were hashed first. Two processes
+that launch kernels in another order would each compile for themselves. So all are hashed here, in one order.
+"""
+
+from ..covariance_pool.triton import kernels as covariance
+from ..isqrt_pool.triton import gradient, iteration, on_chip, persistent, phases
+from . import features, products, tiles, triangle
+
+HASHED = (products, features, triangle, tiles, iteration, gradient, covariance, on_chip, persistent, phases)
+
+for _module in HASHED:
+    for _function in vars(_module).values():
+        getattr(_function, "cache_key", None)  # interpreted functions have none
+
+# At every launch Triton compares each constant that a kernel depends on with what it was, which costs eight calls of
+# Python for a constant. They never change, and are in the keys already.
+for _module in (covariance, on_chip, persistent, phases):
+    for _function in vars(_module).values():
+        getattr(_function, "used_global_vals", {}).clear()

@@ -1,0 +1,208 @@
+"""Launch choices of the Triton backend: a frozen table, and pure functions of shape, precision and architecture.
+
+No choice here has been timed on a GPU: where a reason stands beside one, it was read from machine code. All compile on
+their architecture, and spill no more registers than ``benchmarks/static_gate.py`` allows (``python -m
+benchmarks.static`` prints the figures, with ``--variants`` those of other inputs too). The thresholds between forms are
+estimates, and say of what.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gcp_kernels.ops.triton_device.architecture import Architecture
+from gcp_kernels.precision import PLANES
+
+
+@dataclass(frozen=True)
+class OnChip:
+    """One program for each sample, whose matrices are (block_c, block_c) tiles on chip."""
+
+    block_c: int
+    block_m: int
+    warps: int
+    stages: int = 2
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """Tiles of (block, block) elements; a product reads ``block_k`` of the inner dimension at a time.
+
+    Positions are read ``block_m`` at a time where a covariance is summed, and in strips of as many where a gradient of
+    the features is stored.
+    """
+
+    block: int
+    block_k: int
+    block_m: int
+    warps: int
+    stages: int = 2
+
+    def blocks(self, c: int) -> int:
+        """Blocks in a side of a (C, C) matrix."""
+        return -(-c // self.block)
+
+    def tiles(self, c: int) -> int:
+        """Tiles on or above the diagonal of a (C, C) matrix."""
+        return self.blocks(c) * (self.blocks(c) + 1) // 2
+
+
+@dataclass(frozen=True)
+class Persistent:
+    """``programs`` programs, each with a slab of memory, that take one sample after another through all phases."""
+
+    tiling: Tiling
+    programs: int
+
+
+@dataclass(frozen=True)
+class Phases:
+    """One launch for each phase; covariances are summed in ``splits`` parts of ``span`` positions.
+
+    ``span`` is a multiple of the tiling's ``block_m``, in which positions are read.
+    """
+
+    tiling: Tiling
+    splits: int
+    span: int
+
+
+Config = OnChip | Persistent | Phases
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """When a launch for each phase is faster than a program for each sample.
+
+    It is where there are fewer samples than ``samples`` for each multiprocessor, so that a program for each leaves
+    multiprocessors idle, and where a sample is worth about fifteen launches: its matrices have more than ``blocks``
+    blocks a side in the tiling of the phases, or more than ``positions`` positions are summed.
+    """
+
+    samples: float = 0.5
+    blocks: int = 2
+    positions: int = 4096
+
+    def wants_phases(self, b: int, m: int, blocks: int, multiprocessors: int) -> bool:
+        """Whether B samples of M positions, whose matrices have ``blocks`` blocks a side, are launched by phase."""
+        return b < self.samples * multiprocessors and (blocks > self.blocks or m > self.positions)
+
+
+@dataclass(frozen=True)
+class Choices:
+    """The shipped configurations of an architecture, by planes of an operand (1 "fast", 2 "high")."""
+
+    on_chip_forward: dict[int, tuple[OnChip, ...]]
+    on_chip_backward: dict[int, tuple[OnChip, ...]]
+    forward: dict[int, Tiling]
+    backward: dict[int, Tiling]
+    phases: dict[int, Tiling]
+    thresholds: Thresholds = Thresholds()
+
+
+# On chip, one warp for each 16 rows of 16 or 32 channels: those beyond repeat the products of others. Four warps for 64
+# channels and up, one group of tensor core instructions; 128 channels take two groups.
+_SMALL = (OnChip(16, 32, warps=1), OnChip(32, 32, warps=2))
+_MIDDLE = (*_SMALL, OnChip(64, 32, warps=4))
+_LARGE = (*_MIDDLE, OnChip(128, 64, warps=8))
+
+# Tiles of 64 rows are one warp group's: of eight warps half repeat the products of the others, and sums go through
+# shared memory in every step (33 barriers where there are 2 now). Two programs of four warps fit on a multiprocessor.
+_TILING = Tiling(64, block_k=32, block_m=16, warps=4)
+# More of a row of tiles at a time, and three steps under way, where that spills nothing: steps wait for the L2 cache.
+_LONG = Tiling(64, block_k=64, block_m=16, warps=4)
+_LONG_3_STAGES = Tiling(64, block_k=64, block_m=16, warps=4, stages=3)
+_TILING_3_STAGES = Tiling(64, block_k=32, block_m=16, warps=4, stages=3)
+_NARROW_3_STAGES = Tiling(64, block_k=16, block_m=16, warps=4, stages=3)
+
+AMPERE = Choices(
+    on_chip_forward={1: _MIDDLE, 2: _MIDDLE},
+    on_chip_backward={1: _SMALL, 2: _SMALL},
+    # A third stage spills 104 bytes in "high", and backward 432 in "fast".
+    forward={1: _LONG_3_STAGES, 2: _TILING},
+    backward={1: _TILING, 2: _NARROW_3_STAGES},
+    phases={1: _LONG_3_STAGES, 2: _TILING_3_STAGES},
+)
+HOPPER = Choices(
+    on_chip_forward={1: _LARGE, 2: _MIDDLE},
+    on_chip_backward={1: _SMALL, 2: _SMALL},
+    # A third stage spills 48 bytes in "high".
+    forward={1: _LONG_3_STAGES, 2: _LONG},
+    # A third stage spills 250 bytes in "fast". In "high" a step of 64 leaves no room for a second program.
+    backward={1: _LONG, 2: _TILING_3_STAGES},
+    phases={1: _LONG_3_STAGES, 2: _TILING_3_STAGES},
+)
+# Refused, see ``why_not``: the entries are compiled, and wait for a GPU that shows them right.
+BLACKWELL = Choices(
+    on_chip_forward={1: _MIDDLE, 2: _MIDDLE},
+    on_chip_backward={1: _SMALL, 2: _SMALL},
+    forward={1: _TILING, 2: _TILING},
+    backward={1: _TILING, 2: _TILING},
+    phases={1: _TILING, 2: _TILING},
+)
+BLACKWELL_CONSUMER = Choices(
+    on_chip_forward={1: _MIDDLE, 2: _MIDDLE},
+    on_chip_backward={1: _SMALL, 2: _SMALL},
+    forward={1: _LONG_3_STAGES, 2: _TILING_3_STAGES},
+    # A third stage spills 184 bytes in "fast".
+    backward={1: _TILING, 2: _NARROW_3_STAGES},
+    phases={1: _LONG_3_STAGES, 2: _TILING_3_STAGES},
+)
+
+# What the slabs of a persistent launch may take; a multiprocessor is left idle rather than more. 204 programs of
+# C = 512 fit, 51 of C = 1024.
+SLAB_BYTES = 2 << 30
+
+# Plain covariances, forward and backward.
+COVARIANCE = Tiling(64, block_k=32, block_m=32, warps=4)
+
+
+def choices(arch: Architecture) -> Choices:
+    """The table of an architecture; one that is newer than all of them has that of the newest."""
+    if arch.capability < 90:
+        return AMPERE
+    if arch.capability < 100:
+        return HOPPER
+    return BLACKWELL if arch.capability < 120 else BLACKWELL_CONSUMER
+
+
+def isqrt_forward(b: int, c: int, m: int, precision: str, arch: Architecture) -> Config:
+    """How ``isqrt_pool`` and ``newton_schulz_sqrt`` run (the latter with M = 1); for ``precision`` see PLANES."""
+    table, planes = choices(arch), PLANES[precision]
+    return _choose(b, c, m, table, planes, table.on_chip_forward[planes], table.forward[planes], arch)
+
+
+def isqrt_backward(b: int, c: int, m: int, precision: str, arch: Architecture) -> Config:
+    """How their backward passes run."""
+    table, planes = choices(arch), PLANES[precision]
+    return _choose(b, c, m, table, planes, table.on_chip_backward[planes], table.backward[planes], arch)
+
+
+def _choose(
+    b: int, c: int, m: int, table: Choices, planes: int, on_chip: tuple[OnChip, ...], tiling: Tiling, arch: Architecture
+) -> Config:
+    phases = table.phases[planes]
+    if table.thresholds.wants_phases(b, m, phases.blocks(c), arch.multiprocessors):
+        return by_phase(b, c, m, phases, arch)
+    return next((config for config in on_chip if c <= config.block_c), None) or persistent(b, c, tiling, arch)
+
+
+def persistent(b: int, c: int, tiling: Tiling, arch: Architecture) -> Persistent:
+    """As many programs as are resident at a time, and as there is memory for."""
+    # Four warps of at most 255 registers leave room for a second program.
+    per_multiprocessor = 2 if tiling.warps == 4 else 1
+    affordable = max(1, SLAB_BYTES // _most_slab_bytes(tiling.blocks(c) * tiling.block))
+    return Persistent(tiling, programs=min(b, per_multiprocessor * arch.multiprocessors, affordable))
+
+
+def _most_slab_bytes(side: int) -> int:
+    """Bytes of a slab with tangents: ten matrices of two float16 planes."""
+    return 40 * side * side
+
+
+def by_phase(b: int, c: int, m: int, tiling: Tiling, arch: Architecture) -> Phases:
+    """As many parts of a covariance as occupy the multiprocessors, none shorter than 256 positions."""
+    wanted = -(-arch.multiprocessors // (b * tiling.tiles(c)))
+    splits = max(1, min(wanted, m // 256))
+    span = -(-m // (splits * tiling.block_m)) * tiling.block_m
+    return Phases(tiling, splits=-(-m // span), span=span)
