@@ -23,7 +23,7 @@ PYTHON312 ?= python3.12
 .PHONY: demo test test-oldest lint clean
 
 demo: $(VENV)/.ready
-	$(VENV)/bin/python -m gcp_kernels demo
+	$(VENV)/bin/python -m experiments demo
 
 test: $(VENV)/.ready
 	$(VENV)/bin/python -m pytest $(OPTIONS)
@@ -74,7 +74,7 @@ test-torch-%: .venv-torch-%/.ready
 	$(call check_interpreter,$(OLD_PYTHON))
 	$(OLD_PYTHON) -m venv .venv-torch-$*
 	.venv-torch-$*/bin/pip install --quiet "torch==$*" "triton==3.6.0" "numpy<2.4" "setuptools>=77,<82" ninja "pytest>=8" \
-	  pytest-xdist pytest-timeout scikit-learn matplotlib tqdm
+	  pytest-xdist pytest-timeout scikit-learn scipy matplotlib tqdm
 	.venv-torch-$*/bin/python tests/model_libraries.py "torch==$*" "numpy<2.4"
 	touch $@
 

@@ -16,7 +16,7 @@ from torch.nn import functional
 import gcp_kernels
 from gcp_kernels import reference
 from gcp_kernels.commands.argument_types import device_argument
-from gcp_kernels.commands.demo_timing import ERROR_LIMIT, relative_error
+from gcp_kernels.commands.relative_error import ERROR_LIMIT, relative_error
 from gcp_kernels.ops.dropcov import channel_weight, drop_probability
 
 from . import timing

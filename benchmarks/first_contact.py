@@ -22,9 +22,9 @@ from typing import Any
 import torch
 
 from gcp_kernels.commands.argument_types import device_argument, integer_from, new_file, number_from
+from gcp_kernels.commands.atomic_files import write_text
 from gcp_kernels.commands.ending import run_to_its_end
 from gcp_kernels.ops.triton_device.architecture import INTERPRETED
-from gcp_kernels.training.atomic_files import write_text
 
 from .check_outcome import NOT_RUN, VERDICTS, Outcome, serve
 from .check_workers import Family, Limits, run_families

@@ -26,9 +26,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import gcp_kernels
 from gcp_kernels.commands.argument_types import new_file
+from gcp_kernels.commands.atomic_files import write_text
 from gcp_kernels.commands.ending import run_to_its_end
 from gcp_kernels.ops import backends
-from gcp_kernels.training.atomic_files import write_text
 
 from .static import why_not
 

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from gcp_kernels.training.atomic_files import write_atomically
+from gcp_kernels.commands.atomic_files import write_atomically
 
 from .providers import PROVIDERS
 from .rows import Row, Run, read

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from gcp_kernels.commands.argument_types import integer_from
+from gcp_kernels.commands.atomic_files import write_atomically
 from gcp_kernels.commands.ending import run_to_its_end
-from gcp_kernels.training.atomic_files import write_atomically
 
 from . import extension_file, gpu_machine
 

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from gcp_kernels.training.atomic_files import write_table, write_text
+from gcp_kernels.commands.atomic_files import write_table, write_text
 
 from .cases import Case
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from gcp_kernels.commands.argument_types import device_argument, integer_from, new_folder
-from gcp_kernels.training.atomic_files import write_text
+from gcp_kernels.commands.atomic_files import write_text
 
 from . import memory, table
 from .environment import commit, environment

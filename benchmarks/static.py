@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from gcp_kernels.commands.argument_types import new_file
+from gcp_kernels.commands.atomic_files import write_text
 from gcp_kernels.commands.ending import run_to_its_end
-from gcp_kernels.training.atomic_files import write_text
 
 from .run import commit
 from .static_gate import KIB, SHARED_LIMIT, Figures, problems

@@ -21,9 +21,9 @@ from pathlib import Path
 import torch
 
 from gcp_kernels.commands.argument_types import new_file
+from gcp_kernels.commands.atomic_files import write_text
 from gcp_kernels.commands.ending import run_to_its_end
 from gcp_kernels.ops.cuda_device.extension import why_not_loaded
-from gcp_kernels.training.atomic_files import write_text
 
 from .sass import counted
 from .static_gate import SHARED_LIMIT, Figures

@@ -26,9 +26,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from gcp_kernels.commands.argument_types import device_argument, integer_from, new_file
+from gcp_kernels.commands.atomic_files import write_text
 from gcp_kernels.commands.ending import run_to_its_end
 from gcp_kernels.precision import PRECISIONS
-from gcp_kernels.training.atomic_files import write_text
 
 from . import static
 from .environment import environment

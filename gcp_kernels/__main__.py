@@ -1,21 +1,20 @@
-"""``python -m gcp_kernels``: what runs here (info), is it right (selftest), how fast (bench); and the trainings."""
+"""``python -m gcp_kernels``: what runs here (info), is it right (selftest), how fast (bench)."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 
 from . import __version__
-from .commands import bench, demo, info, reproduce, selftest, train
+from .commands import bench, info, selftest
 from .commands.ending import run_to_its_end
 
 COMMANDS = {
     "info": (info, "versions, devices, and which backend serves what, and why not"),
     "selftest": (selftest, "check every available backend against the float64 reference"),
     "bench": (bench, "speed and memory beside other implementations; from a checkout"),
-    "demo": (demo, "train a small network on real digits, with average and with covariance pooling"),
-    "train": (train, "train on digits or a folder of images; resumable, on one or several processes"),
-    "reproduce": (reproduce, "the papers' claims on optimisation, measured on digits; writes a report"),
 }
+# Commands of the package once, and of the checkout's application now.
+MOVED = ("demo", "train", "reproduce")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,6 +24,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(argv: Sequence[str] | None) -> int:
     """Parse the arguments and run the command."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if argv and argv[0] in MOVED:
+        print(
+            f"gcp_kernels: error: {argv[0]} is not a command of the installed package; "
+            f"run python -m experiments {argv[0]} in a checkout of the repository",
+            file=sys.stderr,
+        )
+        return 2
     parser = argparse.ArgumentParser(
         prog="gcp_kernels", description="Global covariance pooling for PyTorch, fused and batched."
     )

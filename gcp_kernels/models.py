@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from .extras import how_to_install
+from .extras import import_torchvision
 from .integrations import replace_pool
 from .nn.poolings import BASELINE, PUBLISHED_POOLINGS
 from .validation import check_at_least, check_choice
@@ -92,7 +92,7 @@ def _resnet(name: str, pool: str, num_classes: int, dim: Dim, options: dict[str,
     if pool == BASELINE and (not isinstance(dim, str) or options):
         given = [*options, *([] if isinstance(dim, str) else ["dim"])]
         raise ValueError(f'pool="avg" is the network as torchvision has it and takes no {", ".join(given)}')
-    constructor = getattr(_torchvision_models(), name)
+    constructor = getattr(import_torchvision("gcp_kernels.models is built on", "models"), name)
     if pool == BASELINE:
         average: nn.Module = constructor(num_classes=max(num_classes, 1))
         if num_classes == 0:
@@ -102,15 +102,3 @@ def _resnet(name: str, pool: str, num_classes: int, dim: Dim, options: dict[str,
     # replace_pool makes another classifier, so torchvision's may have a single output.
     model: nn.Module = constructor(num_classes=1)
     return replace_pool(model, num_classes, channels, pool, **{"keep_stride": False, **options})
-
-
-def _torchvision_models() -> Any:
-    try:
-        from torchvision import models
-    except (ImportError, RuntimeError) as error:
-        # A torchvision built for another torch fails with a RuntimeError: an operator does not exist.
-        raise ImportError(
-            "gcp_kernels.models is built on torchvision, which cannot be imported here: it is not installed "
-            f"({how_to_install('models')}) or was built for another torch than the one that is"
-        ) from error
-    return models

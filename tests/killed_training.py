@@ -1,4 +1,4 @@
-"""A process that starts ``gcp_kernels train`` in child processes, kills them at given moments, and resumes them.
+"""A process that starts ``experiments train`` in child processes, kills them at given moments, and resumes them.
 
 Run as a script with scenarios as JSON, so that torch is imported once for all of them; the children are forked before
 anything is computed. A scenario has the command's arguments, without --resume, and the moments to kill it at, one after
@@ -26,8 +26,8 @@ from pathlib import Path
 
 import torch
 
-from gcp_kernels.__main__ import main
-from gcp_kernels.training.mixed_precision import MixedPrecision
+from experiments.__main__ import main
+from experiments.training.mixed_precision import MixedPrecision
 
 TIMEOUT = 120.0
 # What takes seconds to import, and every child would have to.

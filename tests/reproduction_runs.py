@@ -1,9 +1,9 @@
 """Runs of the reproduction as data, so that tests of tables, verdicts and reports need no training."""
 
-from gcp_kernels.reproduction.corruptions import NAMES, STRENGTHS
-from gcp_kernels.reproduction.experiment import Run
-from gcp_kernels.reproduction.flatness import Flatness
-from gcp_kernels.training import Epoch
+from experiments.reproduction.corruptions import NAMES, STRENGTHS
+from experiments.reproduction.experiment import Run
+from experiments.reproduction.flatness import Flatness
+from experiments.training import Epoch
 
 
 def made_run(

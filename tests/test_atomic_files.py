@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from benchmarks.rows import Writer
-from gcp_kernels.commands import demo_plot
-from gcp_kernels.training import Epoch
-from gcp_kernels.training.atomic_files import NotWrittenError, write_atomically, write_table, write_text
+from experiments.demo import picture
+from experiments.training import Epoch
+from gcp_kernels.commands.atomic_files import NotWrittenError, write_atomically, write_table, write_text
 
 KIB = 1024
 
@@ -65,12 +65,12 @@ def test_tables_and_pictures_that_do_not_fit_leave_nothing(tmp_path):
         write_table(tmp_path / "table.csv", ["x"], [{"x": 1}] * KIB)
     pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra: demo)")
     epochs = [Epoch(0.5, 90.0, 1.0)]
-    for suffix in demo_plot.FORMATS:
+    for suffix in picture.FORMATS:
         path = tmp_path / f"plot{suffix}"
         with disk_for(KIB), pytest.raises(NotWrittenError, match=re.escape(f"{path} cannot be written: [Errno 27]")):
-            demo_plot.plot({"one": epochs}, "title", path)
+            picture.plot({"one": epochs}, "title", path)
     assert names(tmp_path) == []
-    demo_plot.plot({"one": epochs}, "title", tmp_path / "plot.PNG")
+    picture.plot({"one": epochs}, "title", tmp_path / "plot.PNG")
     assert (tmp_path / "plot.PNG").read_bytes().startswith(b"\x89PNG")
 
 

@@ -14,7 +14,17 @@ import pytest
 from test_extension import NVCC
 
 ROOT = Path(__file__).parent.parent
-SOURCES = ["setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "csrc", "gcp_kernels", "tests"]
+SOURCES = [
+    "setup.py",
+    "pyproject.toml",
+    "MANIFEST.in",
+    "README.md",
+    "LICENSE",
+    "csrc",
+    "gcp_kernels",
+    "experiments",
+    "tests",
+]
 
 pytestmark = [
     pytest.mark.slow,
@@ -200,13 +210,18 @@ def test_editable_install_records_its_build_in_the_tree(tree):
     assert "CUDA_EXTENSION = False" in (tree / "gcp_kernels" / "_build_info.py").read_text()
 
 
-def test_source_distribution_can_build_the_extension(tree):
+def test_source_distribution_can_build_the_extension_and_has_the_experiments(tree):
     # Left by an editable install, and no part of a distribution.
     (tree / "gcp_kernels" / "_build_info.py").write_text("CUDA_EXTENSION = True\n")
     call_build_backend(tree, "build_sdist")
     (archive,) = (tree / "dist").glob("*.tar.gz")
     with tarfile.open(archive) as sources:
         names = {name.split("/", 1)[-1] for name in sources.getnames()}
-    wanted = {str(path.relative_to(tree)) for path in (tree / "csrc").rglob("*") if path.is_file()}
+    wanted = {
+        str(path.relative_to(tree))
+        for folder in ("csrc", "experiments")
+        for path in (tree / folder).rglob("*")
+        if path.is_file()
+    }
     assert wanted | {"setup.py", "pyproject.toml"} <= names
     assert "gcp_kernels/_build_info.py" not in names

@@ -10,9 +10,9 @@ import pytest
 import training_runs
 
 from benchmarks.__main__ import main as benchmarks_main
-from gcp_kernels.__main__ import main
+from experiments.__main__ import main as experiments_main
+from gcp_kernels.commands.atomic_files import write_text
 from gcp_kernels.commands.ending import INTERRUPTED, NOT_READ, run_to_its_end
-from gcp_kernels.training.atomic_files import write_text
 
 FULL = Path("/dev/full")
 needs_full = pytest.mark.skipif(not FULL.exists(), reason="the system has no /dev/full")
@@ -58,7 +58,7 @@ def test_what_nobody_reads_ends_in_silence(flush, output, capsys):
 
 def test_help_that_nobody_reads_ends_so_too(output, capsys):
     output(nobody_reads())
-    assert main(["train", "--help"]) == NOT_READ
+    assert experiments_main(["train", "--help"]) == NOT_READ
     output(nobody_reads())
     assert benchmarks_main(["--help"]) == NOT_READ
     assert capsys.readouterr().err == ""

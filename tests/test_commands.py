@@ -125,6 +125,17 @@ def test_bench_passes_everything_on_and_the_exit_code_back(arguments, code, monk
     assert passed == [arguments]
 
 
+@pytest.mark.parametrize("options", [[], ["--help"], ["--output", "folder"]])
+@pytest.mark.parametrize("name", ["demo", "train", "reproduce"])
+def test_a_command_that_left_the_package_says_in_a_line_where_it_is(name, options, capsys):
+    assert main([name, *options]) == 2
+    said = capsys.readouterr()
+    assert not said.out
+    assert said.err.startswith("gcp_kernels: error: ")
+    assert said.err.endswith(f"run python -m experiments {name} in a checkout of the repository\n")
+    assert said.err.count("\n") == 1
+
+
 @pytest.mark.parametrize("arguments", [[], ["nonsense"], ["info", "--nonsense"]])
 def test_wrong_arguments_exit_with_2_and_say_what_is_allowed(arguments, capsys):
     with pytest.raises(SystemExit) as exit_:

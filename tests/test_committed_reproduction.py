@@ -10,14 +10,16 @@ from statistics import fmean
 
 import pytest
 
-from gcp_kernels.commands import reproduce
-from gcp_kernels.reproduction.claims import BASELINE, CLAIMS, MEASURES, verdicts
-from gcp_kernels.reproduction.corruptions import NAMES, STRENGTHS
-from gcp_kernels.reproduction.experiment import Run, Settings
-from gcp_kernels.reproduction.figures import figures_of
-from gcp_kernels.reproduction.flatness import SURFACE_STEPS, Flatness
-from gcp_kernels.reproduction.report import CHOSEN_ON_TEST_IMAGES, detail, over_seeds, summary
-from gcp_kernels.training import Epoch
+from experiments.commands import reproduce
+from experiments.reproduction.claims import BASELINE, CLAIMS, MEASURES, verdicts
+from experiments.reproduction.corruptions import NAMES, STRENGTHS
+from experiments.reproduction.experiment import Run, Settings
+from experiments.reproduction.figures import figures_of
+from experiments.reproduction.flatness import SURFACE_STEPS, Flatness
+from experiments.reproduction.report import CHOSEN_ON_TEST_IMAGES, detail, over_seeds, summary
+from experiments.training import Epoch
+
+pytest.importorskip("scipy", reason="scipy is not installed (extra: test)")
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "docs" / "reproduction"
@@ -69,8 +71,8 @@ def runs():
 
 
 def test_it_is_a_run_of_the_defaults(runs):
-    (command,) = re.findall(r"^- `(python -m gcp_kernels reproduce[^`]*)`", report_text(), flags=re.MULTILINE)
-    assert command == "python -m gcp_kernels reproduce"
+    (command,) = re.findall(r"^- `(python -m experiments reproduce[^`]*)`", report_text(), flags=re.MULTILINE)
+    assert command == "python -m experiments reproduce"
     settings = Settings()
     assert settings == reproduce.DEFAULT
     assert {run.pool for run in runs} == set(settings.pools)

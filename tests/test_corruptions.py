@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from gcp_kernels.reproduction import corruptions
-from gcp_kernels.reproduction.corruptions import AMOUNTS, FUNCTIONS, NAMES, STRENGTHS, corrupted
+from experiments.reproduction import corruptions
+from experiments.reproduction.corruptions import AMOUNTS, FUNCTIONS, NAMES, STRENGTHS, corrupted
 
 
 @pytest.fixture

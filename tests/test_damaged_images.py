@@ -5,18 +5,18 @@ import torch
 import training_runs
 from training_runs import rows
 
-from gcp_kernels.__main__ import main
-from gcp_kernels.commands import train as train_command
-from gcp_kernels.training import damaged_images
-from gcp_kernels.training.distributed import Processes
-from gcp_kernels.training.image_decoding import DamagedImageError, ImageError
-from gcp_kernels.training.run_folder import RunFolder
+from experiments.__main__ import main
+from experiments.commands import train as train_command
+from experiments.training import damaged_images
+from experiments.training.distributed import Processes
+from experiments.training.image_decoding import DamagedImageError, ImageError
+from experiments.training.run_folder import RunFolder
 
 pytest.importorskip("torchvision", reason="torchvision is not installed (extra: models)")
 Image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
 
-from gcp_kernels.training.damaged_images import find_damaged  # noqa: E402
-from gcp_kernels.training.image_folder import FolderBatches  # noqa: E402
+from experiments.training.damaged_images import find_damaged  # noqa: E402
+from experiments.training.image_folder import FolderBatches  # noqa: E402
 
 CPU = torch.device("cpu")
 DAMAGED = ("train/cat/3.png", "train/dog/0.png", "val/dog/1.png")
@@ -51,7 +51,7 @@ def test_a_damaged_image_ends_training_by_its_name_in_one_line(name, workers, tr
     damage(tree, name)
     assert train(tree, tmp_path / "run", "--workers", workers) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"gcp_kernels train: error: {tree / name} cannot be decoded: OSError: ")
+    assert line.startswith(f"experiments train: error: {tree / name} cannot be decoded: OSError: ")
     assert line.endswith("or begin in another folder with --skip-damaged, which leaves it out")
 
 

@@ -10,7 +10,7 @@ import torch
 import training_runs
 from torch import nn
 
-from gcp_kernels.__main__ import main
+from experiments.__main__ import main
 
 MISSING = object()
 State = dict[str, Any]

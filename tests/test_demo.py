@@ -6,8 +6,9 @@ import re
 import pytest
 import torch
 
-from gcp_kernels.commands import demo, demo_extra, demo_plot, demo_timing
-from gcp_kernels.training import Epoch
+from experiments.commands import demo, demo_extra
+from experiments.demo import picture, timing
+from experiments.training import Epoch
 
 
 def parse(*arguments):
@@ -120,7 +121,7 @@ def test_missing_packages_give_one_error_that_names_the_extra(capsys, monkeypatc
 
 
 def test_an_absent_peer_is_said_to_be_absent(monkeypatch, capsys, no_timing):
-    monkeypatch.setattr(demo_timing.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(timing.importlib.util, "find_spec", lambda name: None)
     assert demo.report_times(torch.rand(2, 8, 4, 4), torch.device("cpu"))
     assert "pytorchcv is not installed" in capsys.readouterr().out
 
@@ -156,10 +157,10 @@ def test_verdict_says_what_the_numbers_say(average, covariance, sentences):
 
 
 def test_a_wrong_pool_is_reported_and_not_timed(monkeypatch):
-    right = demo_timing.pools()
-    wrong = {**right, "wrong": lambda features: 1.001 * demo_timing.plain_autograd(features)}
-    monkeypatch.setattr(demo_timing, "pools", lambda: wrong)
-    rows = {row.name: row for row in demo_timing.time_pool(torch.rand(2, 8, 4, 4), rounds=3)}
+    right = timing.pools()
+    wrong = {**right, "wrong": lambda features: 1.001 * timing.plain_autograd(features)}
+    monkeypatch.setattr(timing, "pools", lambda: wrong)
+    rows = {row.name: row for row in timing.time_pool(torch.rand(2, 8, 4, 4), rounds=3)}
     assert rows["wrong"].milliseconds is None
     assert rows["wrong"].error == pytest.approx(1e-3, rel=0.01)
     assert rows["wrong"].ratio is None
@@ -171,11 +172,11 @@ def test_a_wrong_pool_is_reported_and_not_timed(monkeypatch):
 def test_ratios_are_taken_within_a_round(monkeypatch):
     """A machine that is slower in some rounds slows both: the times spread, and their ratio does not."""
     passes = iter([seconds for slow in (1, 1, 1, 1, 2, 9, 3) for seconds in (slow, 2 * slow)])
-    names = list(demo_timing.pools())[:2]
-    pools = dict.fromkeys(names, demo_timing.plain_autograd)
-    monkeypatch.setattr(demo_timing, "pools", lambda: pools)
-    monkeypatch.setattr(demo_timing, "seconds_of_step", lambda *arguments: float(next(passes)))
-    ours, other = demo_timing.time_pool(torch.rand(2, 8, 4, 4), rounds=4)
+    names = list(timing.pools())[:2]
+    pools = dict.fromkeys(names, timing.plain_autograd)
+    monkeypatch.setattr(timing, "pools", lambda: pools)
+    monkeypatch.setattr(timing, "seconds_of_step", lambda *arguments: float(next(passes)))
+    ours, other = timing.time_pool(torch.rand(2, 8, 4, 4), rounds=4)
     assert f"{ours.milliseconds:.0f}" == "2500 (1750 to 4500)"
     assert f"{other.ratio:.2f}" == "2.00 (2.00 to 2.00)"
 
@@ -190,8 +191,8 @@ def test_times_of_epochs_say_their_spread_or_are_left_out():
 def test_plot_formats(tmp_path):
     pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra: demo)")
     curves = {"a": [Epoch(1.0, 50.0, 0.1)], "b": [Epoch(0.5, 99.0, 0.1)]}
-    for suffix in demo_plot.FORMATS:
+    for suffix in picture.FORMATS:
         path = tmp_path / f"curves{suffix}"
-        assert demo_plot.plot_path_problem(path) is None
-        demo_plot.plot(curves, "title", path)
+        assert picture.plot_path_problem(path) is None
+        picture.plot(curves, "title", path)
         assert path.stat().st_size > 1000

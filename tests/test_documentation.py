@@ -115,7 +115,12 @@ def test_readme_figures_are_what_the_selftest_finds():
     assert found == pytest.approx(shown, rel=0.3)
 
 
-WITH_EXAMPLES = sorted(path for path in (ROOT / "gcp_kernels").rglob("*.py") if ">>> " in path.read_text("utf-8"))
+WITH_EXAMPLES = sorted(
+    path
+    for folder in ("gcp_kernels", "experiments")
+    for path in (ROOT / folder).rglob("*.py")
+    if ">>> " in path.read_text("utf-8")
+)
 
 
 # Whose examples need what is not installed with the package.

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 EXTRAS = set(tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"])
 SAID = {
     path: path.read_text("utf-8")
-    for folder in ("gcp_kernels", "benchmarks", "docs", ".")
+    for folder in ("gcp_kernels", "benchmarks", "experiments", "docs", ".")
     for path in ((ROOT / folder).glob("*") if folder == "." else (ROOT / folder).rglob("*"))
     if path.suffix in (".py", ".md", ".sh") or path.name == "Makefile"
 }

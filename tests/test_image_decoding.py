@@ -8,7 +8,7 @@ import zlib
 
 import pytest
 
-from gcp_kernels.training.image_decoding import DamagedImageError, ImageError, decode
+from experiments.training.image_decoding import DamagedImageError, ImageError, decode
 
 Image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
 

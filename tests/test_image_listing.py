@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from gcp_kernels.training.image_listing import check_folders, list_images, notes, require_images
+from experiments.training.image_listing import check_folders, list_images, notes, require_images
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff")
 

@@ -8,11 +8,11 @@ from small_models import CASES
 from torch import nn
 
 import gcp_kernels
-from gcp_kernels.__main__ import main
+from experiments.__main__ import main
+from experiments.training.resnets import REDUCTION, build_resnet, check_image_size, check_smallest_share
 from gcp_kernels.integrations import replace_pool
 from gcp_kernels.nn import GCP, DropCov, MultiHeadCrossCovariance, TokenFusionHead
 from gcp_kernels.nn.normalization import NORMALIZATIONS
-from gcp_kernels.training.resnets import REDUCTION, build_resnet, check_image_size, check_smallest_share
 
 REFUSED = r"more than 1 position.* got shape \(4,.*gradient"
 

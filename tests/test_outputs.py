@@ -12,8 +12,9 @@ from benchmarks import __main__ as benchmarks
 from benchmarks import plot, rows
 from benchmarks.cases import Case
 from benchmarks.environment import environment
-from gcp_kernels.__main__ import main as package
-from gcp_kernels.commands import argument_types, demo
+from experiments.__main__ import main as experiments
+from experiments.commands import demo
+from gcp_kernels.commands import argument_types
 
 ROOT = Path(__file__).parent.parent
 SMALL = ("run", "--set", "small", "--device", "cpu", "--group", "exact", "--provider", "eigh")
@@ -21,11 +22,11 @@ SMALL = ("run", "--set", "small", "--device", "cpu", "--group", "exact", "--prov
 FOLDERS = {
     "run": (benchmarks, (*SMALL, "--output")),
     "end-to-end": (benchmarks, ("end-to-end", "--device", "cpu", "--output")),
-    "train": (package, ("train", "--output")),
-    "reproduce": (package, ("reproduce", "--output")),
+    "train": (experiments, ("train", "--output")),
+    "reproduce": (experiments, ("reproduce", "--output")),
 }
 FILES = {
-    "demo": (package, ("demo", "--device", "cpu", "--output")),
+    "demo": (experiments, ("demo", "--device", "cpu", "--output")),
     "tune": (benchmarks, ("tune", "covariance", "--output")),
     "first-contact": (benchmarks, ("first-contact", "--device", "cpu", "--output")),
     "static": (benchmarks, ("static", "--json")),
@@ -117,7 +118,7 @@ def test_plots_are_drawn_again_beside_their_rows_and_nowhere_else(tmp_path, caps
     assert (other / picture.name).read_bytes() == b"of another run"
 
 
-def test_the_demo_draws_its_own_picture_anew(tmp_path, monkeypatch):
+def test_the_demo_draws_over_its_own_picture(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / demo.PICTURE).write_bytes(b"of the last time")
 
@@ -128,4 +129,4 @@ def test_the_demo_draws_its_own_picture_anew(tmp_path, monkeypatch):
     for library in ("sklearn", "tqdm", "matplotlib"):
         pytest.importorskip(library, reason=f"{library} is not installed (extra: demo)")
     with pytest.raises(LookupError):
-        package(["demo", "--device", "cpu"])
+        experiments(["demo", "--device", "cpu"])

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch.utils.data import get_worker_info
 
-from gcp_kernels.__main__ import main
-from gcp_kernels.training.reading_processes import trouble
+from experiments.__main__ import main
+from experiments.training.reading_processes import trouble
 
 NO_SHARED_MEMORY = "unable to allocate shared memory(shm) for file </torch_1_2_0>: No space left on device (28)"
 # Of the signal torch tells only when it hears of it before it misses the process.
@@ -43,7 +43,7 @@ def run(data, output, *options):
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_reading_process_that_ends_is_a_line_with_what_to_do(name, data, tmp_path, monkeypatch, capsys):
-    from gcp_kernels.training import image_folder
+    from experiments.training import image_folder
 
     fault, message = FAULTS[name]
     right = image_folder.hashed_seed
@@ -59,7 +59,7 @@ def test_a_reading_process_that_ends_is_a_line_with_what_to_do(name, data, tmp_p
         patched.setattr(image_folder, "hashed_seed", seed)
         assert run(data, tmp_path / "run", "--workers", "1") == 1
     error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith("gcp_kernels train: error: the processes that read images cannot go on: ")
+    assert error.startswith("experiments train: error: the processes that read images cannot go on: ")
     assert message in error
     assert "fewer --workers" in error
     assert "--shm-size" in error

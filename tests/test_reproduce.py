@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from gcp_kernels.commands import demo_extra, reproduce
-from gcp_kernels.reproduction import experiment
-from gcp_kernels.reproduction.corruptions import NAMES, STRENGTHS
-from gcp_kernels.reproduction.experiment import Settings, train_and_measure
-from gcp_kernels.reproduction.report import CHOSEN_ON_TEST_IMAGES
+from experiments.commands import demo_extra, reproduce
+from experiments.reproduction import experiment
+from experiments.reproduction.corruptions import NAMES, STRENGTHS
+from experiments.reproduction.experiment import Settings, train_and_measure
+from experiments.reproduction.report import CHOSEN_ON_TEST_IMAGES
 
 ROOT = Path(__file__).parent.parent
 TABLES = ("claims.csv", "convergence.csv", "flatness.csv", "landscape.csv", "robustness.csv")
@@ -41,14 +41,14 @@ def test_a_small_run_of_the_command_writes_everything(tmp_path):
     needs_the_extra()
     folder = tmp_path / "new" / "folder"
     completed = subprocess.run(
-        [sys.executable, "-m", "gcp_kernels", "reproduce", "--small", "--output", str(folder)],
+        [sys.executable, "-m", "experiments", "reproduce", "--small", "--output", str(folder)],
         capture_output=True, text=True, check=True, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"},
         timeout=300,
     )  # fmt: skip
     assert sorted(path.name for path in folder.iterdir()) == sorted((*TABLES, *PLOTS, "report.md"))
     report = (folder / "report.md").read_text(encoding="utf-8")
     assert not completed.stderr, "no progress bar into a pipe"
-    assert "`python -m gcp_kernels reproduce --small`" in report
+    assert "`python -m experiments reproduce --small`" in report
     assert f"- **W{reproduce.SMALL_MEANS_NOTHING[1:]}.**" in report
     assert reproduce.SMALL_MEANS_NOTHING in completed.stdout
     assert f"({reproduce.SMALL.flatness_images} of them)" in report
@@ -101,7 +101,7 @@ def test_an_interruption_ends_with_one_line_and_leaves_nothing(tmp_path, capsys,
         assert reproduce.run(parse("--small", "--output", str(folder))) == 130
         error = capsys.readouterr().err
         assert error == (
-            "gcp_kernels reproduce: error: interrupted; runs that are not yet written are lost, and it cannot resume\n"
+            "experiments reproduce: error: interrupted; runs that are not yet written are lost, and it cannot resume\n"
         )
         assert list((tmp_path / "there").iterdir()) == []
 
@@ -120,7 +120,7 @@ def digits():
     needs_the_extra()
     from dataclasses import replace
 
-    from gcp_kernels.training import load_digits_split
+    from experiments.training import load_digits_split
 
     loaded = load_digits_split(torch.device("cpu"))
     return replace(
@@ -185,7 +185,7 @@ def test_flags_replace_defaults(flags, expected):
 def test_the_command_line_that_repeats_a_run():
     flags = ("--small", "--pools", "gcp", "none", "--landscape-range", "0.5", "20", "--device", "cpu")
     words = reproduce.command_line(parse(*flags, "--output", "somewhere")).split()
-    assert words[:4] == ["python", "-m", "gcp_kernels", "reproduce"]
+    assert words[:4] == ["python", "-m", "experiments", "reproduce"]
     assert reproduce.settings_of(parse(*words[4:])) == reproduce.settings_of(parse(*flags))
 
 

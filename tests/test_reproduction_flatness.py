@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.func import functional_call, hessian
 
-from gcp_kernels.reproduction.flatness import SURFACE_STEPS, Flatness, measure_flatness
+from experiments.reproduction.flatness import SURFACE_STEPS, Flatness, measure_flatness
 
 
 @pytest.fixture

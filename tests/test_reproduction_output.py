@@ -10,8 +10,8 @@ from math import inf, nan
 import pytest
 from reproduction_runs import made_run
 
-from gcp_kernels.reproduction import report, run, tables
-from gcp_kernels.reproduction.claims import (
+from experiments.reproduction import report, run, tables
+from experiments.reproduction.claims import (
     CLAIMS,
     NOT_MEASURED,
     NOT_SUPPORTED,
@@ -20,10 +20,12 @@ from gcp_kernels.reproduction.claims import (
     of_claim,
     verdicts,
 )
-from gcp_kernels.reproduction.corruptions import NAMES, STRENGTHS
-from gcp_kernels.reproduction.experiment import Settings
-from gcp_kernels.reproduction.figures import figures_of, worst_residual
-from gcp_kernels.reproduction.run import write_folder
+from experiments.reproduction.corruptions import NAMES, STRENGTHS
+from experiments.reproduction.experiment import Settings
+from experiments.reproduction.figures import figures_of, worst_residual
+from experiments.reproduction.run import write_folder
+
+pytest.importorskip("scipy", reason="scipy is not installed (extra: test)")
 
 SETTINGS = Settings(seeds=3, epochs=2)
 
@@ -150,7 +152,7 @@ def test_tables_hold_the_runs(tmp_path):
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_plots_are_drawn_and_small(tmp_path, seeds):
     pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra: demo)")
-    from gcp_kernels.reproduction.plots import write_plots
+    from experiments.reproduction.plots import write_plots
 
     runs = runs_of(better, worse)[: 3 * seeds]
     paths = write_plots(tmp_path, runs)
@@ -173,7 +175,7 @@ def test_robustness_has_room_for_every_number_of_poolings(pools):
     pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra: demo)")
     from matplotlib.figure import Figure
 
-    from gcp_kernels.reproduction import plots
+    from experiments.reproduction import plots
 
     figure = Figure(figsize=plots.SIZE, layout="constrained")
     plots.robustness(figure, [made_run(pool, seed) for seed in range(2) for pool in pools])
@@ -197,7 +199,7 @@ def test_every_pooling_has_its_bands_to_itself(pools):
     pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra: demo)")
     from matplotlib.figure import Figure
 
-    from gcp_kernels.reproduction import plots
+    from experiments.reproduction import plots
 
     figure = Figure(figsize=plots.SIZE, layout="constrained")
     plots.landscape(figure, [made_run(pool, 0, band=1.0 + number) for number, pool in enumerate(pools)])
@@ -220,7 +222,7 @@ def test_convergence_has_a_logarithmic_loss_and_whole_epochs(epochs):
     pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra: demo)")
     from matplotlib.figure import Figure
 
-    from gcp_kernels.reproduction import plots
+    from experiments.reproduction import plots
 
     runs = [made_run("avg", seed, accuracies=(90.0,) * epochs) for seed in range(3)]
     runs[0].epochs[-1] = replace(runs[0].epochs[-1], loss=100.0)

@@ -10,9 +10,9 @@ import pytest
 import torch
 import training_runs
 
-from gcp_kernels.__main__ import main
-from gcp_kernels.training import load_digits_split
-from gcp_kernels.training.dataset import describe_digits, describe_folder, difference
+from experiments.__main__ import main
+from experiments.training import load_digits_split
+from experiments.training.dataset import describe_digits, describe_folder, difference
 
 TRAINING = Path(__file__).parent.parent / "docs" / "training.md"
 SIZE = 64
@@ -178,7 +178,10 @@ def test_names_that_were_changed_in_the_folder_of_the_run_are_refused(run, capsy
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda state: (state.update(format=1), state.pop("classes")), "has format 1; this is format 2: train anew in"),
+        (
+            lambda state: (state.update(format=1), state.pop("classes")),
+            "has format 1; this is format 2: train again in",
+        ),
         (lambda state: state.pop("classes"), "is of a run with other classes than"),
         (lambda state: state["dataset"].pop("listing"), "is of a run with other dataset than"),
     ],

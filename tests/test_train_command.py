@@ -1,4 +1,4 @@
-"""``gcp_kernels train`` in one process: what it writes, what it refuses and how, mixed precision, compilation."""
+"""``experiments train`` in one process: what it writes, what it refuses and how, mixed precision, compilation."""
 
 import io
 import json
@@ -11,10 +11,9 @@ import torch
 import training_runs
 from training_runs import rows
 
-from gcp_kernels.__main__ import main
-from gcp_kernels.commands import train
-from gcp_kernels.commands.argument_types import number_from
-from gcp_kernels.training import (
+from experiments.__main__ import main
+from experiments.commands import train
+from experiments.training import (
     POOLS,
     DigitsSplit,
     accuracy,
@@ -23,7 +22,8 @@ from gcp_kernels.training import (
     load_digits_split,
     tasks,
 )
-from gcp_kernels.training.atomic_files import write_atomically
+from gcp_kernels.commands.argument_types import number_from
+from gcp_kernels.commands.atomic_files import write_atomically
 
 
 def run(folder, *options):

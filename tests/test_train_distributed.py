@@ -9,8 +9,8 @@ import torch
 import training_runs
 from training_runs import assert_same_result, rows
 
-from gcp_kernels.training import DigitsBatches, DigitsSplit, accuracy, build_network, load_digits_split
-from gcp_kernels.training.distributed import Processes
+from experiments.training import DigitsBatches, DigitsSplit, accuracy, build_network, load_digits_split
+from experiments.training.distributed import Processes
 
 distributed = pytest.mark.skipif(
     not torch.distributed.is_available(), reason="torch was built without torch.distributed"

@@ -1,4 +1,4 @@
-"""A run that ends before its first epoch is complete holds nothing of worth: it starts anew, however it is asked to."""
+"""A run that ends before its first epoch is complete holds nothing of worth: it begins again, however it is asked."""
 
 import errno
 import fcntl
@@ -13,9 +13,9 @@ import sys
 import pytest
 import training_runs
 
-from gcp_kernels.__main__ import main
-from gcp_kernels.commands import train
-from gcp_kernels.training.folder_lock import lock, unlock
+from experiments.__main__ import main
+from experiments.commands import train
+from experiments.training.folder_lock import lock, unlock
 
 OPTIONS = ["--device", "cpu", "--pool", "avg", "--epochs", "1"]
 
@@ -59,7 +59,7 @@ def failed(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("again", [[], ["--resume"]], ids=["the same command", "with --resume"])
-def test_without_the_damaged_image_it_starts_anew(again, data, tmp_path, capsys):
+def test_without_the_damaged_image_it_begins_again(again, data, tmp_path, capsys):
     assert run(tmp_path / "run", *of_images(data)) == 1
     before = json.loads((tmp_path / "run" / "config.json").read_text())
     (data / "train" / "dark" / "9.png").unlink()
@@ -82,7 +82,7 @@ def test_resumed_it_has_the_result_of_a_run_that_nothing_happened_to(data, tmp_p
     training_runs.assert_same_result(tmp_path / "run", tmp_path / "whole")
 
 
-def test_after_a_loss_that_is_not_finite_other_options_start_anew(failed):
+def test_after_a_loss_that_is_not_finite_other_options_begin_again(failed):
     assert run(failed, "--lr", "0.1") == 0
     assert json.loads((failed / "config.json").read_text())["options"]["lr"] == 0.1
     assert len(training_runs.rows(failed / "log.csv")) == 1
@@ -91,7 +91,9 @@ def test_after_a_loss_that_is_not_finite_other_options_start_anew(failed):
 def test_with_resume_the_options_are_the_saved_ones_and_the_error_says_how_to_have_others(failed, capsys):
     assert run(failed, "--lr", "0.1", "--resume") == 2
     error = capsys.readouterr().err
-    assert "lr is 1e+30 in the saved run, not 0.1; no epoch is complete: without --resume it starts anew, with" in error
+    assert (
+        "lr is 1e+30 in the saved run, not 0.1; no epoch is complete: without --resume it begins again, with" in error
+    )
 
 
 def test_interrupted_in_the_first_epoch_it_says_so(tmp_path, monkeypatch, capsys):
@@ -99,7 +101,7 @@ def test_interrupted_in_the_first_epoch_it_says_so(tmp_path, monkeypatch, capsys
     with monkeypatch.context() as patched:
         training_runs.interrupt(patched, step=2)
         assert run(tmp_path / "run") == 130
-    assert "error: interrupted; no epoch is complete: the same command starts anew\n" in capsys.readouterr().err
+    assert "error: interrupted; no epoch is complete: the same command begins again\n" in capsys.readouterr().err
     assert run(tmp_path / "run") == 0
     assert run(tmp_path / "run") == 2, "now it has an epoch"
     assert "is not empty; go on with --resume, or give another folder" in capsys.readouterr().err

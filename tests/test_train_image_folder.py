@@ -4,18 +4,18 @@ import pytest
 import torch
 import training_runs
 
-from gcp_kernels.__main__ import main
+from experiments.__main__ import main
+from experiments.training.configuration import TrainingConfig
+from experiments.training.distributed import Processes
+from experiments.training.resnets import build_resnet
+from experiments.training.tasks import load_task
 from gcp_kernels.analysis import split
 from gcp_kernels.nn import GCP, DropCov
-from gcp_kernels.training.configuration import TrainingConfig
-from gcp_kernels.training.distributed import Processes
-from gcp_kernels.training.resnets import build_resnet
-from gcp_kernels.training.tasks import load_task
 
 pytest.importorskip("torchvision", reason="torchvision is not installed (extra: models)")
 Image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
 
-from gcp_kernels.training.image_folder import DEVIATION, MEAN, FolderBatches, hashed_seed  # noqa: E402
+from experiments.training.image_folder import DEVIATION, MEAN, FolderBatches, hashed_seed  # noqa: E402
 
 CPU = torch.device("cpu")
 
@@ -57,7 +57,7 @@ def by_image(batches):
     return sorted((images[i].sum().item(), labels[i].item()) for images, labels in batches for i in range(len(labels)))
 
 
-def test_an_image_is_augmented_anew_in_every_epoch(tree):
+def test_an_image_is_augmented_in_another_way_in_every_epoch(tree):
     batches = folder_batches(tree)
     assert not {s for s, _ in by_image(batches.training(1))} & {s for s, _ in by_image(batches.training(2))}
 

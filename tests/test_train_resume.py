@@ -11,7 +11,7 @@ import torch
 import training_runs
 from training_runs import assert_same_result, rows
 
-from gcp_kernels.__main__ import main
+from experiments.__main__ import main
 
 # DropCov draws its masks from torch's random state; 45 steps, recorded in the middle of epoch 2 and in epoch 3.
 OPTIONS = ["--pool", "dropcov", "--epochs", "3", "--landscape-every", "20", "--device", "cpu"]
@@ -72,7 +72,7 @@ def test_killed_at_random_moments(runs):
 def killed_in_training(output):
     """Start the command and kill it after its first epoch; False if it ended before."""
     with subprocess.Popen(
-        [sys.executable, "-m", "gcp_kernels", "train", *OPTIONS, "--output", str(output)],
+        [sys.executable, "-m", "experiments", "train", *OPTIONS, "--output", str(output)],
         env=training_runs.environment(),
         stdout=subprocess.DEVNULL,
     ) as process:

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from gcp_kernels import training
-from gcp_kernels.training import POOLS, PUBLISHED_EPOCHS, DigitsBatches, build_network, learning_rate_factor
-from gcp_kernels.training.mixed_precision import MixedPrecision
+from experiments import training
+from experiments.training import POOLS, PUBLISHED_EPOCHS, DigitsBatches, build_network, learning_rate_factor
+from experiments.training.mixed_precision import MixedPrecision
 
 
 def test_published_schedules():

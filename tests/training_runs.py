@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gcp_kernels.training.mixed_precision import MixedPrecision
+from experiments.training.mixed_precision import MixedPrecision
 
 ROOT = Path(__file__).parent.parent
 TIMEOUT = 400
@@ -60,7 +60,7 @@ def run_scenarios(scenarios):
 def torchrun(processes, *arguments, import_first=()):
     """Standard output of the training command in so many processes, with folders that are looked into for modules."""
     launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes))
-    command = (sys.executable, *launch, "-m", "gcp_kernels", "train", *arguments)
+    command = (sys.executable, *launch, "-m", "experiments", "train", *arguments)
     return run_processes(*command, import_first=import_first)[0]
 
 

@@ -14,7 +14,7 @@ PARSER_OPTIONS = {"prefix_chars": "\0", "add_help": False}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Everything is passed on."""
+    """Take everything, to pass it on."""
     parser.add_argument("arguments", nargs=argparse.REMAINDER)
 
 

@@ -4,7 +4,7 @@ import torch
 
 
 def why_lost(device: torch.device | None = None) -> str | None:
-    """Why this process can use the GPU no more, or None: it can, or it never has. Waits for the GPU."""
+    """Say why this process can use the GPU no more; None if it can, or never has. Waits for the GPU."""
     if not torch.cuda.is_initialized():
         return None
     try:

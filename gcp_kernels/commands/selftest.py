@@ -12,6 +12,7 @@ from .. import functional
 from ..ops.backends import BACKENDS
 from ..precision import PROMISED_ERRORS
 from .lost_gpu import why_lost
+from .relative_error import relative_error
 
 # (B, C, M): even, odd, fewer positions than channels, and the ResNet case.
 SHAPES = ((4, 32, 196), (3, 67, 49), (2, 128, 49), (2, 256, 196))
@@ -54,7 +55,7 @@ ARITHMETIC = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """This command takes no options."""
+    """Declare no options."""
 
 
 def run(args: argparse.Namespace) -> int:
@@ -92,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _checked(name: str, device: str, operation: str, arithmetic: Arithmetic) -> tuple[float, float] | str:
-    """The largest errors of output and gradient over all shapes, or why the backend cannot run them."""
+    """Return the largest errors of output and gradient over all shapes, or why the backend cannot run them."""
     inputs = [_input(operation, shape).to(device, arithmetic.dtype) for shape in SHAPES]
     precision = arithmetic.precision or "default"
     reasons = {reason for x in inputs if (reason := BACKENDS[name].why_not(operation, x, precision))}
@@ -113,7 +114,7 @@ def _cases() -> Iterator[tuple[str, str, str, Arithmetic]]:
 
 
 def _input(operation: str, shape: tuple[int, int, int]) -> Tensor:
-    """Rectified random features, or what the operation takes of them."""
+    """Draw rectified random features, or compute what the operation takes of them."""
     features = torch.relu(torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
     if operation in ("isqrt_pool", "covariance_pool"):
         return features
@@ -128,18 +129,15 @@ def _input(operation: str, shape: tuple[int, int, int]) -> Tensor:
 
 
 def _errors(function: Callable[..., Tensor], x: Tensor, **options: Any) -> tuple[float, float]:
-    """Relative Frobenius errors of the function's value and of its gradient."""
+    """Return the relative Frobenius errors of the function's value and of its gradient."""
     results = _value_and_gradient(function, x, **options)
     expected = _value_and_gradient(function, x.double(), backend="reference")
-    output, gradient = (
-        ((actual.double() - right).norm() / right.norm()).item()
-        for actual, right in zip(results, expected, strict=True)
-    )
+    output, gradient = (relative_error(actual, right) for actual, right in zip(results, expected, strict=True))
     return output, gradient
 
 
 def _value_and_gradient(function: Callable[..., Tensor], x: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
-    """The function's value, and its gradient for a fixed random upstream gradient."""
+    """Compute the function's value, and its gradient for a fixed random upstream gradient."""
     x = x.detach().requires_grad_()
     value = function(x, **options)
     upstream = torch.randn(value.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)

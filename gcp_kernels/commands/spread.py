@@ -17,12 +17,12 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """Of one value or more."""
+        """Compute it from one value or more."""
         if len(values) < 2:
             return cls(values[0], values[0], values[0])
         low, median, high = statistics.quantiles(values, n=4, method="inclusive")
         return cls(median, low, high)
 
     def __format__(self, form: str) -> str:
-        """The median, and the quartiles in brackets, each in the form that is given for a number."""
+        """Write the median, and the quartiles in brackets, each in the form that is given for a number."""
         return f"{self.median:{form}} ({self.low:{form}} to {self.high:{form}})"

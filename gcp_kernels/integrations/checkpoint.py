@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..checkpoint_file import CheckpointError, read_checkpoint
+from ..listing import listed
 from ..nn import GCP, rename_reduction_keys
 from ..wrappers import unwrapped, without_wrappers
 from .request import UnsupportedModelError
@@ -125,14 +126,14 @@ def load_isqrt_checkpoint(
         for name, tensor in renamed.items()
         if (difference := _difference(tensor, name, state[own[name]])) is not None
     ]
-    faults = faults[:_SHOWN] + ([f"and {len(faults) - _SHOWN} more that differ"] if len(faults) > _SHOWN else [])
+    faults = [listed(faults, _SHOWN, separator="; ", rest="more that differ")] if faults else []
     if all(name.endswith(_COUNT) for name in renamed):
-        faults.append(f"it has {_listed(list(checkpoint)) or 'no entries'}, and the model {_listed(list(own))}")
+        faults.append(f"it has {listed(checkpoint, _SHOWN) or 'no entries'}, and the model {listed(own, _SHOWN)}")
     else:
         if strict and keys.missing_keys:
-            faults.append(f"the checkpoint lacks {_listed(keys.missing_keys)}")
+            faults.append(f"the checkpoint lacks {listed(keys.missing_keys, _SHOWN)}")
         if strict and keys.unexpected_keys:
-            faults.append(f"the model has no place for {_listed(keys.unexpected_keys)}")
+            faults.append(f"the model has no place for {listed(keys.unexpected_keys, _SHOWN)}")
     if faults:
         raise CheckpointError(f"the checkpoint does not fit this {type(model).__name__}: {'; '.join(faults)}")
     fitting = {own[name]: _distributed(tensor, state[own[name]]) for name, tensor in renamed.items()}
@@ -193,11 +194,6 @@ def _distributed(tensor: Tensor, own: Tensor) -> Tensor:
 
     assert isinstance(own, DTensor)
     return distribute_tensor(tensor, own.device_mesh, own.placements)
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
 
 
 def _name_in_model(name: str, places: Mapping[str, str]) -> str:
