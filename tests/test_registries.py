@@ -66,7 +66,6 @@ def literals(path: Path) -> set[str]:
     ("name", "places"),
     [
         ("isqrt", {"gcp.py", "normalization.py"}),
-        ("log", {"normalization.py", "plots.py", "demo_plot.py"}),  # the last two: an axis of matplotlib
         ("elementwise", {"normalization.py", "poolings.py"}),
         ("avg", {"poolings.py", "demo.py"}),  # the demo shows two of them
     ],
