@@ -8,10 +8,6 @@ from . import matmul_setting
 
 PRECISIONS = ("fast", "high")
 
-# What is promised of each: the relative Frobenius error of a sample, forward and backward, before the result is rounded
-# to its dtype.
-PROMISED_ERRORS = {"fast": 2.5e-3, "high": 5e-6}
-
 # float16 planes into which the kernels split the matrices that they multiply.
 PLANES = {"fast": 1, "high": 2}
 
@@ -25,6 +21,10 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
 _WITHOUT_AUTOCAST = frozenset(
     name for name in ("meta", "lazy", "vulkan", "fpga", "ve") if not torch.amp.is_autocast_available(name)
 )
+
+# What is promised of each precision: the relative Frobenius error of a sample, forward and backward, before the result
+# is rounded to its dtype.
+PROMISED_ERRORS = {"fast": 2.5e-3, "high": 5e-6}
 
 
 def resolve_precision(precision: str, dtype: torch.dtype) -> str:
