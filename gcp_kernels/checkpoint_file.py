@@ -18,10 +18,10 @@ class CheckpointError(RuntimeError):
 
 
 def read_checkpoint(path: str | os.PathLike[str], *, checksums_required: bool = False) -> Any:
-    """What ``torch.save`` put into the file, on the CPU, if every byte of it is what was written.
+    """Read what ``torch.save`` put into the file, onto the CPU, if every byte of it is what was written.
 
-    ``torch.load`` does not look at the checksums (CRC-32) that ``torch.save`` writes with every tensor, so that a bit
-    that a disk or a transfer flipped would be loaded as another weight. Here they are compared first. Files from before
+    ``torch.load`` ignores the checksums (CRC-32) that ``torch.save`` writes with every tensor, and so would load a bit
+    that a disk or a transfer flipped as another weight. Here they are compared first. Files from before
     torch 1.6, and those written after ``torch.serialization.set_crc32_options(False)``, have none.
 
     Args:
@@ -49,7 +49,7 @@ def read_checkpoint(path: str | os.PathLike[str], *, checksums_required: bool = 
 
 
 def _verified(file: BinaryIO) -> bool:
-    """Whether the file has checksums, after they have been compared; raises if one is wrong."""
+    """Compare the checksums, and raise if one is wrong; return whether the file has any."""
     if file.read(len(ZIP_MAGIC)) != ZIP_MAGIC:
         return False
     with zipfile.ZipFile(file) as archive:
@@ -57,7 +57,8 @@ def _verified(file: BinaryIO) -> bool:
         if not any(record.CRC for record in records):
             return False
         for record in records:
-            # In no checksum, and a directory has no content for torch's reader, which leaves the tensor as memory was.
+            # No checksum covers this flag. torch's reader takes the entry for an empty directory, and leaves the tensor
+            # as its memory was.
             if record.file_size and record.external_attr & DIRECTORY_ATTRIBUTE:
                 raise zipfile.BadZipFile(f"the entry of {record.filename!r} is damaged")
             with archive.open(record) as content:
@@ -67,7 +68,7 @@ def _verified(file: BinaryIO) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    """In one line; of torch's refusal to run code what it refuses, and not its advice to allow it."""
+    """Return the reason in one line; where torch refuses to run code, name that code and leave out how to allow it."""
     text = str(error).rpartition("WeightsUnpickler error: ")[2]
     if refused := re.search(r"GLOBAL (\S+)", text):
         return f"it holds {refused[1]}, and nothing but tensors and plain containers is read, for code could be run"

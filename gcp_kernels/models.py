@@ -1,9 +1,9 @@
 """Ready networks of the papers: torchvision's ResNets with covariance pooling, or with average pooling to compare with.
 
 Reduction and stride are the published ones. iSQRT-COV (CVPR 2018) reduces to 256 channels and DropCov (NeurIPS 2022)
-to 128: only with that do the parameters come to what its paper states, 29.6 M for ResNet-34, 32.0 M for ResNet-50 and
-51.0 M for ResNet-101. Both drop the stride of the last stage, so that 14x14 positions are pooled at 224 px. No weights
-are downloaded; :func:`gcp_kernels.integrations.load_isqrt_checkpoint` loads published ones.
+to 128; no other number of channels gives the parameters that its paper states, 29.6 M for ResNet-34, 32.0 M for
+ResNet-50 and 51.0 M for ResNet-101. Both drop the stride of the last stage, so that 14x14 positions are pooled at 224
+px. No weights are downloaded; :func:`gcp_kernels.integrations.load_isqrt_checkpoint` loads published ones.
 """
 
 from typing import Any, Literal
@@ -11,18 +11,17 @@ from typing import Any, Literal
 from torch import nn
 
 from .extras import import_torchvision
-from .integrations import POOLS, replace_pool
+from .integrations import replace_pool
+from .nn.poolings import BASELINE, PUBLISHED_POOLINGS
 from .validation import check_at_least, check_choice
 
 __all__ = ["resnet18", "resnet34", "resnet50", "resnet101"]
-
-PUBLISHED_DIMS = {"gcp": 256, "dropcov": 128}
 
 Dim = int | Literal["published"] | None
 
 
 def resnet18(pool: str = "gcp", num_classes: int = 1000, dim: Dim = "published", **options: Any) -> nn.Module:
-    """ResNet-18 as published with ``pool``; see :func:`resnet50`.
+    """Build ResNet-18 as published with ``pool``; see :func:`resnet50`.
 
     Example:
         >>> import torch
@@ -35,7 +34,7 @@ def resnet18(pool: str = "gcp", num_classes: int = 1000, dim: Dim = "published",
 
 
 def resnet34(pool: str = "gcp", num_classes: int = 1000, dim: Dim = "published", **options: Any) -> nn.Module:
-    """ResNet-34 as published with ``pool``; see :func:`resnet50`.
+    """Build ResNet-34 as published with ``pool``; see :func:`resnet50`.
 
     Example:
         >>> from gcp_kernels.models import resnet34
@@ -46,7 +45,7 @@ def resnet34(pool: str = "gcp", num_classes: int = 1000, dim: Dim = "published",
 
 
 def resnet50(pool: str = "gcp", num_classes: int = 1000, dim: Dim = "published", **options: Any) -> nn.Module:
-    """ResNet-50 as published with ``pool``, with random weights.
+    """Build ResNet-50 as published with ``pool``, with random weights.
 
     Args:
         pool: "gcp" (iSQRT-COV) or "dropcov", without the stride of the last stage; "avg" is torchvision's own network.
@@ -60,7 +59,7 @@ def resnet50(pool: str = "gcp", num_classes: int = 1000, dim: Dim = "published",
         torchvision's ``ResNet``, for images (B, 3, H, W).
 
     Raises:
-        ImportError: torchvision is not installed, or does not load beside this torch.
+        ImportError: torchvision is not installed, or does not load with this torch.
         TypeError, ValueError: an option is unknown or out of its range, or was given for "avg", which has none.
 
     Example:
@@ -75,7 +74,7 @@ def resnet50(pool: str = "gcp", num_classes: int = 1000, dim: Dim = "published",
 
 
 def resnet101(pool: str = "gcp", num_classes: int = 1000, dim: Dim = "published", **options: Any) -> nn.Module:
-    """ResNet-101 as published with ``pool``; see :func:`resnet50`.
+    """Build ResNet-101 as published with ``pool``; see :func:`resnet50`.
 
     Example:
         >>> from gcp_kernels.models import resnet101
@@ -86,20 +85,20 @@ def resnet101(pool: str = "gcp", num_classes: int = 1000, dim: Dim = "published"
 
 
 def _resnet(name: str, pool: str, num_classes: int, dim: Dim, options: dict[str, Any]) -> nn.Module:
-    check_choice("pool", pool, (*POOLS, "avg"))
+    check_choice("pool", pool, (*PUBLISHED_POOLINGS, BASELINE))
     check_at_least("num_classes", num_classes, 0)
     if isinstance(dim, str) and dim != "published":
         raise ValueError(f"dim must be 'published', None or a number of channels, got {dim!r}")
-    if pool == "avg" and (not isinstance(dim, str) or options):
+    if pool == BASELINE and (not isinstance(dim, str) or options):
         given = [*options, *([] if isinstance(dim, str) else ["dim"])]
         raise ValueError(f'pool="avg" is the network as torchvision has it and takes no {", ".join(given)}')
     constructor = getattr(import_torchvision("gcp_kernels.models is built on", "models"), name)
-    if pool == "avg":
+    if pool == BASELINE:
         average: nn.Module = constructor(num_classes=max(num_classes, 1))
         if num_classes == 0:
             average.fc = nn.Identity()
         return average
-    channels = PUBLISHED_DIMS[pool] if isinstance(dim, str) else dim
-    # The classifier is made anew, so that of torchvision may be as small as it likes.
+    channels = PUBLISHED_POOLINGS[pool].published_dim if isinstance(dim, str) else dim
+    # replace_pool makes another classifier, so torchvision's may have a single output.
     model: nn.Module = constructor(num_classes=1)
     return replace_pool(model, num_classes, channels, pool, **{"keep_stride": False, **options})

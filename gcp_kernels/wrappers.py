@@ -8,7 +8,8 @@ from torch import nn
 
 from .validation import check_has_values, check_module
 
-# By module and name, since a wrapper that has not been imported wraps nothing: where the model itself is.
+# The attribute in which each wrapper keeps the model. Classes go by module and name: nothing needs to be imported, and
+# a class that nobody has imported wraps no model.
 _INSIDE = {
     ("torch._dynamo.eval_frame", "OptimizedModule"): "_orig_mod",
     ("torch.nn.parallel.data_parallel", "DataParallel"): "module",
@@ -20,11 +21,11 @@ _ADDED = frozenset(_INSIDE.values())
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The model inside torch.compile, DataParallel, DistributedDataParallel and AveragedModel, in any order.
+    """Return the model inside torch.compile, DataParallel, DistributedDataParallel and AveragedModel, in any order.
 
     Raises:
-        TypeError: ``model`` is no module, or FullyShardedDataParallel is around it or a part of it: that keeps slices
-            of the parameters, under no name of theirs. (``fully_shard`` keeps the names, and wraps nothing.)
+        TypeError: ``model`` is no module, or FullyShardedDataParallel wraps it or a part of it and keeps slices of the
+            parameters under other names. (``fully_shard`` wraps nothing and keeps the names.)
     """
     check_module("model", model)
     for module in model.modules():
@@ -47,17 +48,17 @@ def check_unsharded(model: nn.Module) -> None:
 
 
 def wrapper_attribute(model: nn.Module) -> str | None:
-    """Where ``model`` keeps the model that it wraps; ``None`` if it is no wrapper."""
+    """Return the attribute in which ``model`` keeps the model that it wraps; ``None`` if it is no wrapper."""
     return next((_INSIDE[kind] for kind in _kinds(model) if kind in _INSIDE), None)
 
 
 def without_wrappers(name: str) -> str:
-    """The name that a parameter or module has without the wrappers around it or around what contains it."""
+    """Return the name of a parameter or module without the parts that wrappers add to it."""
     return ".".join(part for part in name.split(".") if part not in _ADDED)
 
 
 def uncompiled() -> AbstractContextManager[None]:
-    """Inside, what torch.compile made runs as it was written: its backward pass cannot be differentiated again."""
+    """Run compiled code as it was written: the backward pass that torch.compile makes has no derivative."""
     if "torch._dynamo" not in sys.modules:  # then nothing has been compiled, and importing it takes seconds
         return nullcontext()
     stance: AbstractContextManager[None] = torch.compiler.set_stance("force_eager")

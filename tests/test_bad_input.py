@@ -1,14 +1,36 @@
 """What cannot be done is refused with the right type of error, which names the value given and what is allowed."""
 
-import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from public_functions import CASES
+from refusals import (
+    FLOATING,
+    NOT_MATRICES,
+    NOT_TENSORS,
+    UNKNOWN_DTYPES,
+    no_integer,
+    no_matrices,
+    no_tensor,
+    refuses,
+    too_few,
+    unknown_choice,
+    unknown_dtype,
+)
 from torch import Tensor
 
-from gcp_kernels import covariance_pool, fused_gcp, newton_schulz_sqrt, triu_unvec, triu_vec
+from gcp_kernels import (
+    covariance_pool,
+    fused_gcp,
+    matrix_log,
+    matrix_power,
+    newton_schulz_inverse_sqrt,
+    newton_schulz_sqrt,
+    triu_unvec,
+    triu_vec,
+)
 from gcp_kernels.nn import GCP
 from gcp_kernels.ops import backends
 
@@ -21,37 +43,54 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], Tensor]] = {
     "triu_vec": (triu_vec, COV),
     "triu_unvec": (triu_unvec, torch.ones(2, 10)),
 }
+OF_MATRICES: dict[str, tuple[Callable[..., Any], Tensor]] = {
+    "newton_schulz_sqrt": (newton_schulz_sqrt, COV),
+    "newton_schulz_inverse_sqrt": (newton_schulz_inverse_sqrt, COV),
+    "matrix_power": (matrix_power, COV),
+    "matrix_log": (matrix_log, COV),
+}
 POOLS = (fused_gcp, covariance_pool)
 
 
-def refuses(error: type[Exception], *words: str) -> Any:
-    """The block raises ``error`` with all of ``words`` in its message."""
-    return pytest.raises(error, match="".join(f"(?=.*{re.escape(word)})" for word in words))
+# Every public function, and which of its tensors is wrong.
+TENSORS = [(name, which) for name, case in CASES.items() for which in range(len(case.given()))]
+# A scale that is not given is ``None``.
+OPTIONAL = {("covariance_pool_scaled", 1)}
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
-@pytest.mark.parametrize("given", [None, 3.0, [[1.0]], "x"])
-def test_not_a_tensor(name: str, given: object) -> None:
-    with refuses(TypeError, "Tensor", type(given).__name__):
-        FUNCTIONS[name][0](given)
+def call_with(name: str, which: int, wrong: Callable[[Tensor], object]) -> Callable[[], object]:
+    """A call of the function, all of whose arguments are right but one."""
+    given: list[Any] = list(CASES[name].given())
+    given[which] = wrong(given[which])
+    return lambda: CASES[name].function(*given)
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
 @pytest.mark.parametrize(
-    "dtype",
-    [torch.int64, torch.uint8, torch.bool, torch.complex64, torch.complex128, torch.float8_e4m3fn, torch.float8_e5m2],
+    ("name", "which", "given"),
+    [(*one, given) for one in TENSORS for given in NOT_TENSORS if given is not None or one not in OPTIONAL],
 )
-def test_dtype_that_is_not_known(name: str, dtype: torch.dtype) -> None:
-    function, x = FUNCTIONS[name]
-    with refuses(TypeError, str(dtype), "float16", "bfloat16", "float32", "float64"):
-        function(x.to(dtype))
+def test_not_a_tensor(name: str, which: int, given: object) -> None:
+    with no_tensor(given):
+        call_with(name, which, lambda right: given)()
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
-def test_nested_tensor(name: str) -> None:
-    function, x = FUNCTIONS[name]
+@pytest.mark.parametrize(("name", "which"), TENSORS)
+@pytest.mark.parametrize("dtype", UNKNOWN_DTYPES)
+def test_dtype_that_is_not_known(name: str, which: int, dtype: torch.dtype) -> None:
+    with unknown_dtype(dtype):
+        call_with(name, which, lambda right: right.to(dtype))()
+
+
+@pytest.mark.parametrize(("name", "which"), TENSORS)
+def test_nested_tensor(name: str, which: int) -> None:
     with refuses(TypeError, "dense", "nested"):
-        function(torch.nested.nested_tensor(list(x.unbind(0))))
+        call_with(name, which, lambda right: torch.nested.nested_tensor(list(right.unbind(0))))()
+
+
+@pytest.mark.parametrize(("name", "which"), TENSORS)
+def test_sparse_tensor(name: str, which: int) -> None:
+    with refuses(TypeError, "dense", "torch.sparse_coo"):
+        call_with(name, which, lambda right: right.to_sparse())()
 
 
 @pytest.mark.parametrize("pool", POOLS)
@@ -78,44 +117,47 @@ def test_channel_dim_out_of_range(pool: Callable[..., Tensor], channel_dim: int)
 @pytest.mark.parametrize("pool", POOLS)
 @pytest.mark.parametrize("channel_dim", [1.0, True, "1", None, (1,)])
 def test_channel_dim_of_another_type(pool: Callable[..., Tensor], channel_dim: object) -> None:
-    with refuses(TypeError, "channel_dim", "int", repr(channel_dim)):
+    with no_integer("channel_dim", channel_dim):
         pool(X, channel_dim=channel_dim)
 
 
-@pytest.mark.parametrize(("function", "x"), [(fused_gcp, X), (newton_schulz_sqrt, COV)])
+ITERATIVE = [(fused_gcp, X), (newton_schulz_sqrt, COV), (newton_schulz_inverse_sqrt, COV)]
+
+
+@pytest.mark.parametrize(("function", "x"), ITERATIVE)
 @pytest.mark.parametrize("n_iter", [0, -1, -5])
 def test_no_iterations(function: Callable[..., Tensor], x: Tensor, n_iter: int) -> None:
-    with refuses(ValueError, "n_iter", str(n_iter), "at least 1"):
+    with too_few("n_iter", n_iter):
         function(x, n_iter=n_iter)
 
 
-@pytest.mark.parametrize(("function", "x"), [(fused_gcp, X), (newton_schulz_sqrt, COV)])
+@pytest.mark.parametrize(("function", "x"), ITERATIVE)
 @pytest.mark.parametrize("n_iter", [True, False, 5.0, "5", None])
 def test_number_of_iterations_of_another_type(function: Callable[..., Tensor], x: Tensor, n_iter: object) -> None:
-    with refuses(TypeError, "n_iter", "int", repr(n_iter)):
+    with no_integer("n_iter", n_iter):
         function(x, n_iter=n_iter)
 
 
 @pytest.mark.parametrize("pool", POOLS)
 @pytest.mark.parametrize("output", ["tril", "TRIU", "", None, 1, ["triu"]])
 def test_unknown_output(pool: Callable[..., Tensor], output: object) -> None:
-    with refuses(ValueError, "output", repr(output), "'triu'", "'full'"):
+    with unknown_choice("output", output, "triu", "full"):
         pool(X, output=output)
 
 
-@pytest.mark.parametrize("name", ["fused_gcp", "covariance_pool", "newton_schulz_sqrt"])
+@pytest.mark.parametrize("name", ["fused_gcp", "covariance_pool", "newton_schulz_sqrt", "newton_schulz_inverse_sqrt"])
 @pytest.mark.parametrize("precision", ["low", "FAST", "", 1, torch.float32])
 def test_unknown_precision(name: str, precision: object) -> None:
-    function, x = FUNCTIONS[name]
-    with refuses(ValueError, "precision", repr(precision), "'fast'", "'high'", "None"):
+    function, x = {**FUNCTIONS, **OF_MATRICES}[name]
+    with unknown_choice("precision", precision, "fast", "high", None):
         function(x, precision=precision)
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("name", [*FUNCTIONS, *OF_MATRICES])
 @pytest.mark.parametrize("backend", ["cudnn", "Torch", "", 0])
 def test_unknown_backend(name: str, backend: object) -> None:
-    function, x = FUNCTIONS[name]
-    with refuses(ValueError, "backend", repr(backend), *map(repr, backends.NAMES)):
+    function, x = {**FUNCTIONS, **OF_MATRICES}[name]
+    with unknown_choice("backend", backend, *backends.NAMES):
         function(x, backend=backend)
 
 
@@ -143,7 +185,7 @@ def test_scale_that_is_not_a_tensor(given: object, backend: str | None) -> None:
 @pytest.mark.parametrize("backend", [None, "reference"])
 @pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64, torch.float8_e4m3fn])
 def test_scale_of_a_dtype_that_is_not_known(dtype: torch.dtype, backend: str | None) -> None:
-    with refuses(TypeError, "scale", str(dtype), "float16", "bfloat16", "float32", "float64"):
+    with refuses(TypeError, "scale", str(dtype), *FLOATING):
         covariance_pool(X, scale=torch.ones(2, 4).to(dtype), backend=backend)
 
 
@@ -170,10 +212,11 @@ def test_scale_on_another_device(backend: str | None) -> None:
         covariance_pool(X.to("meta"), scale=torch.ones(2, 4), backend=backend)
 
 
-@pytest.mark.parametrize("shape", [(), (4,), (4, 4), (2, 3, 4), (2, 4, 3), (2, 0, 0), (1, 2, 4, 4)])
-def test_root_of_what_is_not_a_batch_of_square_matrices(shape: tuple[int, ...]) -> None:
-    with refuses(ValueError, str(shape), "(B, C, C)"):
-        newton_schulz_sqrt(torch.ones(shape))
+@pytest.mark.parametrize("name", OF_MATRICES)
+@pytest.mark.parametrize("shape", NOT_MATRICES)
+def test_function_of_what_is_not_a_batch_of_square_matrices(name: str, shape: tuple[int, ...]) -> None:
+    with no_matrices(shape):
+        OF_MATRICES[name][0](torch.ones(shape))
 
 
 @pytest.mark.parametrize("shape", [(), (4,), (3, 4), (2, 4, 3), (0, 0), (2, 0, 0)])

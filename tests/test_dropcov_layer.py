@@ -1,10 +1,10 @@
 """nn.DropCov in the conventions of torch.nn, what dropcov refuses, and the benchmark of it."""
 
 import re
-from typing import Any
 
 import pytest
 import torch
+from refusals import refuses
 from test_dropcov import features
 
 from benchmarks import dropcov as benchmark
@@ -13,11 +13,6 @@ from gcp_kernels.nn import GCP, DropCov, rename_reduction_keys
 
 X = torch.ones(2, 4, 3, 3)
 WEIGHT = torch.zeros(1, 1, 3)
-
-
-def refuses(error: type[Exception], *words: str) -> Any:
-    """The block raises ``error`` with all of ``words`` in its message."""
-    return pytest.raises(error, match="".join(f"(?=.*{re.escape(word)})" for word in words))
 
 
 @pytest.mark.parametrize("training", [True, False])

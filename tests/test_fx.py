@@ -15,13 +15,11 @@ import gcp_kernels
 from gcp_kernels import functional
 from gcp_kernels.integrations import replace_pool
 from gcp_kernels.nn import GCP, DropCov, MultiHeadCrossCovariance, TokenFusionHead
+from gcp_kernels.nn.normalization import NORMALIZATIONS
 
 MAPS, TOKENS = (2, 4, 3, 3), (2, 6, 4)
 LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
-    **{
-        f"GCP_{name}": (lambda name=name: GCP(4, dim=3, normalization=name), MAPS)
-        for name in ("isqrt", "none", "power", "log", "elementwise")
-    },
+    **{f"GCP_{name}": (lambda name=name: GCP(4, dim=3, normalization=name), MAPS) for name in NORMALIZATIONS},
     "GCP_without_reduction": (lambda: GCP(4, dim=None), MAPS),
     "GCP_tokens": (lambda: GCP(4, dim=3, channel_dim=-1), TOKENS),
     "DropCov": (lambda: DropCov(4, dim=3), MAPS),

@@ -1,6 +1,7 @@
 """Exported and traced graphs, the meta device: right, or an error."""
 
 import pytest
+import tolerances
 import torch
 
 import gcp_kernels
@@ -55,4 +56,4 @@ def test_seven_iterations_on_singular_covariances_keep_the_promise():
         pooled = fused_gcp(features, n_iter=7, backend="auto" if features.dtype == torch.float32 else "reference")
         results.append((pooled.detach(), torch.autograd.grad(pooled.square().sum(), features)[0]))
     for actual, expected in zip(*results, strict=True):
-        assert (actual - expected).norm() <= 5e-6 * expected.norm()
+        assert (actual - expected).norm() <= tolerances.PROMISE["high"] * expected.norm()

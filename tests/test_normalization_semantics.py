@@ -3,12 +3,12 @@
 import re
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import inputs
 import pytest
 import tolerances
 import torch
+from refusals import refuses
 from torch import Tensor
 
 from gcp_kernels import (
@@ -236,28 +236,6 @@ def test_reference_backend_is_the_reference_and_others_refuse(name: str) -> None
             FUNCTIONS[name](cov, backend=backend)
 
 
-def refuses(error: type[Exception], *words: str) -> Any:
-    return pytest.raises(error, match="".join(f"(?=.*{re.escape(word)})" for word in words))
-
-
-@pytest.mark.parametrize("name", FUNCTIONS)
-def test_what_is_not_a_tensor_of_a_known_dtype(name: str) -> None:
-    given = arguments(name)
-    for which in range(len(given)):
-        for wrong in (None, [[1.0]], given[which].long(), given[which].to(torch.complex64), given[which].to_sparse()):
-            call = [*given]
-            call[which] = wrong
-            with pytest.raises(TypeError):
-                FUNCTIONS[name](*call)
-
-
-@pytest.mark.parametrize("name", OPERATIONS)
-@pytest.mark.parametrize("shape", [(), (4,), (4, 4), (2, 3, 4), (2, 0, 0), (1, 2, 4, 4)])
-def test_what_is_not_a_batch_of_square_matrices(name: str, shape: tuple[int, ...]) -> None:
-    with refuses(ValueError, str(shape), "(B, C, C)"):
-        FUNCTIONS[name](torch.ones(shape))
-
-
 COV = torch.eye(4).expand(2, 4, 4)
 
 
@@ -283,19 +261,6 @@ def test_numbers_out_of_range(function: Callable[..., Tensor], option: str) -> N
     if function.func is singular_value_power:
         with refuses(ValueError, option, "at most 1", "1.5"):
             function(alpha=1.5)
-
-
-def test_unknown_options() -> None:
-    for n_iter in (0, -1):
-        with refuses(ValueError, "n_iter", str(n_iter), "at least 1"):
-            newton_schulz_inverse_sqrt(COV, n_iter=n_iter)
-    with refuses(TypeError, "n_iter", "5.0"):
-        newton_schulz_inverse_sqrt(COV, n_iter=5.0)
-    with refuses(ValueError, "precision", "'low'"):
-        newton_schulz_inverse_sqrt(COV, precision="low")
-    for function in OPERATIONS.values():
-        with refuses(ValueError, "backend", "'cudnn'"):
-            function(COV, backend="cudnn")
 
 
 def test_operators_called_directly_refuse_what_they_cannot_mean() -> None:

@@ -22,6 +22,7 @@ from gcp_kernels import (
     singular_value_power,
 )
 from gcp_kernels.nn import GCP, MultiHeadCrossCovariance, TokenFusionHead
+from gcp_kernels.nn.normalization import HEAD_NORMALIZATIONS, NORMALIZATIONS
 
 Function = Callable[..., Tensor]
 
@@ -164,15 +165,12 @@ def test_jacobians_and_batched_gradients(name: str, device: str) -> None:
     assert_same(ours, theirs, "batched gradient")
 
 
-NORMALIZATIONS = ("isqrt", "none", "power", "log", "elementwise")
-
-
 def layers() -> dict[str, tuple[nn.Module, tuple[int, ...]]]:
     """Layers in float64, with the shape of one sample."""
     made: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
         f"GCP_{name}": (GCP(5, dim=3, normalization=name), (5, 4, 4)) for name in NORMALIZATIONS
     }
-    for normalization in ("power", "none"):
+    for normalization in HEAD_NORMALIZATIONS:
         made[f"MultiHeadCrossCovariance_{normalization}"] = (MultiHeadCrossCovariance(6, 2, 3, normalization), (7, 6))
     for fusion in ("sum", "concat"):
         made[f"TokenFusionHead_{fusion}"] = (TokenFusionHead(6, MultiHeadCrossCovariance(6, 2, 3), 4, fusion), (8, 6))

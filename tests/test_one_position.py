@@ -12,9 +12,9 @@ from experiments.__main__ import main
 from experiments.training.resnets import REDUCTION, build_resnet, check_image_size, check_smallest_share
 from gcp_kernels.integrations import replace_pool
 from gcp_kernels.nn import GCP, DropCov, MultiHeadCrossCovariance, TokenFusionHead
+from gcp_kernels.nn.normalization import NORMALIZATIONS
 
 REFUSED = r"more than 1 position.* got shape \(4,.*gradient"
-NORMALIZATIONS = ("isqrt", "none", "power", "log", "elementwise")
 
 LAYERS = {
     **{f"gcp-{name}": (lambda name=name: GCP(6, dim=None, normalization=name), (6, 1, 1)) for name in NORMALIZATIONS},

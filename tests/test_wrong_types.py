@@ -3,16 +3,17 @@
 An error of ours is a TypeError, ValueError or RuntimeError that the package raises itself and that names the argument.
 """
 
-import functools
 import inspect
 import traceback
 from collections.abc import Callable, Iterator
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
 import numpy
 import pytest
 import torch
+from public_functions import CASES
 from torch import nn
 
 import gcp_kernels
@@ -20,7 +21,7 @@ from gcp_kernels import analysis, integrations, models
 from gcp_kernels import nn as layers
 
 PACKAGE = Path(gcp_kernels.__file__).parent
-MAPS, TOKENS, COV = torch.randn(2, 8, 3, 3), torch.randn(2, 5, 8), torch.eye(4).expand(2, 4, 4)
+MAPS, TOKENS = torch.randn(2, 8, 3, 3), torch.randn(2, 5, 8)
 LINEAR, TWO = nn.Linear(8, 1), nn.Sequential(nn.ReLU(), nn.ReLU())
 SMALL = nn.Conv2d(3, 8, 1)
 
@@ -47,7 +48,7 @@ def converted() -> nn.Module:
     return integrations.replace_pool(resnet(), dim=4).to_empty(device="cpu")
 
 
-@functools.wraps(models.resnet18)
+@wraps(models.resnet18)
 def resnet18(*args: Any, **options: Any) -> nn.Module:
     pytest.importorskip("torchvision.models")
     with torch.device("meta"):
@@ -60,18 +61,17 @@ def recorder() -> analysis.LandscapeRecorder:
 
 # What is called, and right arguments of the kinds that its options have; a function makes those that a call changes.
 Right = dict[str, Any]
+
+
+def tensors_of(name: str) -> Right:
+    """The tensors that the table of public functions gives this one, by the names of its first arguments."""
+    given = [tensor.float() for tensor in CASES[name].given()]
+    return dict(zip(inspect.signature(getattr(gcp_kernels, name)).parameters, given, strict=False))
+
+
 CALLS: dict[str, tuple[Callable[..., Any], Callable[[], Right]]] = {
-    "fused_gcp": (gcp_kernels.fused_gcp, lambda: {"x": MAPS}),
+    **{name: (getattr(gcp_kernels, name), partial(tensors_of, name)) for name in CASES if name in gcp_kernels.__all__},
     "covariance_pool": (gcp_kernels.covariance_pool, lambda: {"x": MAPS, "scale": torch.ones(2, 8)}),
-    "newton_schulz_sqrt": (gcp_kernels.newton_schulz_sqrt, lambda: {"cov": COV}),
-    "newton_schulz_inverse_sqrt": (gcp_kernels.newton_schulz_inverse_sqrt, lambda: {"cov": COV}),
-    "matrix_power": (gcp_kernels.matrix_power, lambda: {"cov": COV}),
-    "matrix_log": (gcp_kernels.matrix_log, lambda: {"cov": COV}),
-    "elementwise_power": (gcp_kernels.elementwise_power, lambda: {"v": torch.ones(2, 3)}),
-    "triu_vec": (gcp_kernels.triu_vec, lambda: {"m": COV}),
-    "triu_unvec": (gcp_kernels.triu_unvec, lambda: {"v": torch.ones(2, 10)}),
-    "cross_covariance_pool": (gcp_kernels.cross_covariance_pool, lambda: {"q": TOKENS, "k": TOKENS}),
-    "singular_value_power": (gcp_kernels.singular_value_power, lambda: {"m": COV, "start": torch.ones(4)}),
     "dropcov": (
         gcp_kernels.dropcov,
         lambda: {"x": MAPS, "gate_weight": torch.ones(1, 1, 3), "training": True, "mask": torch.ones(2, 8) > 0},

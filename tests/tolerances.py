@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from gcp_kernels.precision import PROMISED_ERRORS
+
 # Two orders of the same rounded operations err differently on one input. Between the torch backend on a CPU and the
 # reference the worst of 1,900 comparisons needed 1.25 above the floor; the rest of RATIO is for other orders of
 # summation (tiles, tensor cores). A mistake in a formula errs by 1e-2 and more, a bit lost by a factor of two each.
@@ -30,7 +32,7 @@ FLOOR = 6.0
 # What the documentation promises of each precision, forward and backward, for any spectrum in inputs.py, before the
 # result is rounded to its dtype. Of gradients it holds for a random upstream gradient: one that almost cancels (all
 # ones against a rank-one covariance) loses a digit in any implementation, the reference in float32 included.
-PROMISE = {"high": 5e-6, "fast": 2.5e-3}
+PROMISE = PROMISED_ERRORS
 
 # Between two float64 computations of the same value, each with errors of 1e-15 or so that second derivatives and
 # 1.5^N growth of Z amplify; one of the operands in float32 would show as 1e-7.

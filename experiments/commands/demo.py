@@ -19,13 +19,14 @@ from gcp_kernels import __version__
 from gcp_kernels.commands.argument_types import device_argument, file_problem, integer_from
 from gcp_kernels.commands.spread import Spread
 from gcp_kernels.extras import how_to_install
+from gcp_kernels.nn.poolings import POOLINGS
 
 from ..demo import picture, timing
 from ..training import DigitsSplit, Epoch, build_network, fit, load_digits_split, steps_per_epoch
 from ..training.digits import BATCH_SIZE
 from .demo_extra import device_name, missing_packages
 
-LABELS = {"avg": "average pooling", "gcp": "covariance pooling (GCP)"}
+LABELS = {"avg": POOLINGS["avg"].label, "gcp": f"covariance pooling ({POOLINGS['gcp'].label})"}
 # Mean final accuracy over seeds 0 to 4 at 1e-3, 3e-3, 1e-2: average pooling 97.9, 98.7, 98.8; GCP 98.8, 99.1, 98.9.
 # Best for GCP, and within a tenth of a point of the best for average pooling, so that neither is handicapped.
 LEARNING_RATE = 3e-3

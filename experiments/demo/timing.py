@@ -14,9 +14,10 @@ from gcp_kernels import reference
 from gcp_kernels.commands.relative_error import ERROR_LIMIT, relative_error
 from gcp_kernels.commands.spread import Spread
 from gcp_kernels.functional import fused_gcp
+from gcp_kernels.nn.normalization import PUBLISHED_ITERATIONS
 
 PYTORCHCV = "pytorchcv iSQRTCOVPool (loop-free eager)"
-N_ITER = 5
+N_ITER = PUBLISHED_ITERATIONS
 WARM_UP = 3
 
 Pool = Callable[[torch.Tensor], torch.Tensor]

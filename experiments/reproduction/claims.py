@@ -19,13 +19,14 @@ from dataclasses import dataclass
 from math import inf, isfinite, isnan, sqrt
 from statistics import stdev
 
+from gcp_kernels.nn.poolings import BASELINE as BASELINE  # handed on to those who read claims
+
 from .corruptions import NAMES
 
 SUPPORTED, NOT_SUPPORTED, UNDECIDED = "supported", "not supported", "undecided"
 # Only measures of the landscape can be missing, where no walk was recorded.
 NOT_MEASURED = "not measured: no training step was recorded"
 SEEDS_TO_SUPPORT = 3
-BASELINE = "avg"
 
 CLAIMS = {
     1: "the loss is smoother",

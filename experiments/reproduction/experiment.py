@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 from gcp_kernels.analysis import LandscapeRecorder, evenly_spaced, split
+from gcp_kernels.nn.poolings import BASELINE, PUBLISHED_POOLINGS
 
 from ..training import DigitsSplit, Epoch, accuracy, build_network, fit, scheduler, steps_per_epoch
 from ..training.digits import BATCH_SIZE
@@ -33,7 +34,7 @@ class Settings:
     where it has grown two- to fourfold for average pooling; it levels off beyond 200.
     """
 
-    pools: tuple[str, ...] = ("avg", "gcp", "dropcov")
+    pools: tuple[str, ...] = (BASELINE, *PUBLISHED_POOLINGS)
     seeds: int = 5
     epochs: int = 15
     schedule: str = "fast"

@@ -9,20 +9,14 @@ from statistics import fmean
 from typing import Any
 
 from gcp_kernels.commands.atomic_files import write_atomically
+from gcp_kernels.nn.poolings import POOLINGS
 
 from .claims import spread
 from .corruptions import NAMES, STRENGTHS
 from .experiment import Run
 from .figures import accuracy_at, mean_accuracy
 
-LABELS = {
-    "avg": "average pooling",
-    "gcp": "GCP",
-    "dropcov": "DropCov",
-    "power": "GCP, exact square root",
-    "elementwise": "GCP, element-wise root",
-    "none": "plain covariance",
-}
+LABELS = {name: pooling.label for name, pooling in POOLINGS.items()}
 SIZE = (9.0, 3.6)  # inches
 COLORS = {pool: f"C{number}" for number, pool in enumerate(LABELS)}
 

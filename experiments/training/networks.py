@@ -3,28 +3,21 @@
 import torch
 from torch import nn
 
-from gcp_kernels.nn import GCP, DropCov
+from gcp_kernels.nn.poolings import POOLINGS
 from gcp_kernels.validation import check_choice
 
 from .digits import CLASSES
 
-POOLS = ("avg", "gcp", "dropcov", "power", "elementwise", "none")
+POOLS = tuple(POOLINGS)
 WIDTHS = (32, 64, 64)
-
-
-class AveragePool(nn.Module):
-    """Mean over the positions: (B, C, H, W) -> (B, C)."""
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        return features.mean((-2, -1))
 
 
 def build_network(pool: str, seed: int) -> nn.Sequential:
     """Build three convolutions, the pooling and one linear classifier: (B, 1, 8, 8) -> (B, 10).
 
-    ``pool`` is "avg", "dropcov", "gcp" (iSQRT-COV), or the normalisation of a plain covariance: "power", "elementwise",
-    "none". The convolutions draw their weights first, so that a seed gives every pooling the same ones, and the feature
-    map (B, 64, 8, 8) goes to the pooling as it is. torch's global random state is left alone.
+    ``pool`` is one of ``gcp_kernels.nn.poolings.POOLINGS``. The convolutions draw their weights first, so that a seed
+    gives every pooling the same ones, and the feature map (B, 64, 8, 8) goes to the pooling as it is. torch's global
+    random state is left alone.
 
     Raises:
         ValueError: ``pool`` is another one.
@@ -38,15 +31,5 @@ def build_network(pool: str, seed: int) -> nn.Sequential:
             convolution = nn.Conv2d(channels, width, 3, padding=1, bias=False)
             backbone.extend([convolution, nn.BatchNorm2d(width), nn.ReLU()])
             channels = width
-        pooling, features = _pooling(pool, channels)
-        return nn.Sequential(backbone, pooling, nn.Linear(features, CLASSES))
-
-
-def _pooling(pool: str, channels: int) -> tuple[nn.Module, int]:
-    if pool == "avg":
-        return AveragePool(), channels
-    if pool == "dropcov":
-        dropcov = DropCov(channels, dim=None)
-        return dropcov, dropcov.out_features
-    gcp = GCP(channels, dim=None, normalization="isqrt" if pool == "gcp" else pool)
-    return gcp, gcp.out_features
+        pooling = POOLINGS[pool].build(channels)
+        return nn.Sequential(backbone, pooling, nn.Linear(pooling.out_features, CLASSES))

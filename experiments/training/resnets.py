@@ -4,18 +4,19 @@ import torch
 from torch import nn
 
 from gcp_kernels import models
+from gcp_kernels.nn.poolings import BASELINE, POOLINGS
 from gcp_kernels.validation import check_choice
 
 from .networks import POOLS
 
-ARCHITECTURES = ("resnet18", "resnet34", "resnet50", "resnet101")
+ARCHITECTURES = tuple(models.__all__)
 # Pixels to a position of the map that a covariance is taken of: stride 4 before the stages, 2 in the second and third.
 REDUCTION = 16
 
 
 def check_image_size(pool: str, image_size: int) -> None:
     """Raise for images of which a covariance pool would see one position, which cannot be trained."""
-    if pool != "avg" and image_size <= REDUCTION:
+    if pool != BASELINE and image_size <= REDUCTION:
         raise ValueError(
             f"image_size must be at least {REDUCTION + 1} for pool={pool!r}, got {image_size}: the map that is pooled "
             "would have one position, whose covariance is zero"
@@ -30,7 +31,7 @@ def check_smallest_share(pool: str, image_size: int, images: int) -> None:
         image_size: height and width.
         images: the fewest that a process has in a step.
     """
-    if pool == "avg" and images == 1 and image_size <= 2 * REDUCTION:
+    if pool == BASELINE and images == 1 and image_size <= 2 * REDUCTION:
         raise ValueError(
             f"a step with one image of {image_size} pixels gives batch normalisation one value for each channel, which "
             f"it refuses: give another batch_size, or an image_size of at least {2 * REDUCTION + 1}"
@@ -40,9 +41,8 @@ def check_smallest_share(pool: str, image_size: int, images: int) -> None:
 def build_resnet(arch: str, pool: str, num_classes: int, seed: int) -> nn.Module:
     """Build a ResNet of :mod:`gcp_kernels.models` with random weights: (B, 3, H, W) -> (B, num_classes).
 
-    "gcp" (iSQRT-COV), "dropcov" and "avg" are as published there. The other normalisations of a plain covariance,
-    "power", "elementwise" and "none", replace iSQRT-COV in the same network. torch's global random state
-    is left alone.
+    "gcp" (iSQRT-COV), "dropcov" and "avg" are as published there. The other poolings are given the network that their
+    entry in ``gcp_kernels.nn.poolings.POOLINGS`` names. torch's global random state is left alone.
 
     Raises:
         ValueError: ``arch`` or ``pool`` is another one.
@@ -53,8 +53,6 @@ def build_resnet(arch: str, pool: str, num_classes: int, seed: int) -> nn.Module
     constructor = getattr(models, arch)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if pool in ("avg", *models.PUBLISHED_DIMS):
-            network: nn.Module = constructor(pool, num_classes)
-        else:
-            network = constructor("gcp", num_classes, normalization=pool)
+        pooling = POOLINGS[pool]
+        network: nn.Module = constructor(pooling.network, num_classes, **pooling.options)
         return network

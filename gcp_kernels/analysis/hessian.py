@@ -39,12 +39,12 @@ def hessian_top_eigenvalue(
     tolerance: float = 1e-3,
     seed: int = 0,
 ) -> TopEigenvalue:
-    """The eigenvalue of the loss's Hessian that is largest in magnitude, returned with its sign.
+    """Find the eigenvalue of the loss's Hessian that is largest in magnitude, with its sign.
 
     H is the matrix of second derivatives in all parameters of ``model`` that require a gradient. Power iteration takes
-    products H v alone, each a backward pass through the gradient (Pearlmutter, "Fast Exact Multiplication by the
-    Hessian", 1994), and so differentiates the pooling twice, exactly. ``loss`` is called once: every product is with
-    the same function, one dropout mask and one set of batch statistics. Its graph stays in memory until the end.
+    only products H v, each of which is a backward pass through the gradient (Pearlmutter, "Fast Exact Multiplication by
+    the Hessian", 1994); so the pooling is differentiated twice, exactly. ``loss`` is called once: all products are with
+    the same function, with one dropout mask and one set of batch statistics. Its graph is in memory until the end.
 
     At a minimum the largest eigenvalue is the sharpness. Where a negative one is larger in magnitude, it is found and
     comes with its sign. If the two largest have about the same magnitude, the iteration ends without converging.
@@ -110,7 +110,7 @@ def _differentiated(model: nn.Module) -> list[Tensor]:
 def _derivatives(
     outputs: list[Tensor], parameters: list[Tensor], upstream: list[Tensor] | None, create_graph: bool
 ) -> list[Tensor] | None:
-    """Gradients of <outputs, upstream>, zero where it does not depend on a parameter; ``None`` if on no parameter."""
+    """Return the gradients of <outputs, upstream>, zero for a parameter without influence; ``None`` if none has any."""
     used = [i for i, out in enumerate(outputs) if out.requires_grad]
     if not used:
         return None
@@ -149,7 +149,7 @@ def _power_iteration(
 
 
 def _dot(one: Sequence[Tensor], other: Sequence[Tensor]) -> Tensor:
-    """The inner product over all parameters, on the device of the first; parameters may be on several.
+    """Return the inner product over all parameters, on the device of the first; parameters may be on several.
 
     In float64: the square of a curvature of 1e20 is beyond float32, that of 1e-30 below it.
     """

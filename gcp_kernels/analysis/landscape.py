@@ -14,7 +14,12 @@ from .state import modules_behind, preserved
 
 
 def evenly_spaced(first: float, last: float, count: int = 50) -> tuple[float, ...]:
-    """``count`` evenly spaced step sizes, at least two, from ``first`` to ``last``, both included."""
+    """Return ``count`` evenly spaced step sizes from ``first`` to ``last``, both included.
+
+    Raises:
+        TypeError: ``count`` is no int, or an end no number.
+        ValueError: ``count`` is below 2, or an end not finite.
+    """
     check_at_least("count", count, 2)
     for name, value in (("first", first), ("last", last)):
         check_number(name, value)
@@ -136,7 +141,7 @@ def loss_landscape(
 
 
 def checked_steps(steps: Iterable[float]) -> tuple[float, ...]:
-    """The step sizes as floats; raise as :func:`loss_landscape` says."""
+    """Return the step sizes as floats; raise as :func:`loss_landscape` says."""
     values = listed("steps", steps)
     if not values:
         raise ValueError("steps must have at least one step size, got none")
@@ -148,7 +153,7 @@ def checked_steps(steps: Iterable[float]) -> tuple[float, ...]:
 
 
 def listed(name: str, steps: Iterable[float]) -> tuple[float, ...]:
-    """The elements of several numbers, which may be a tensor; raise ``TypeError`` if it is a single one, or text."""
+    """Return several numbers, which may be in a tensor, as a tuple; raise ``TypeError`` for a single number or text."""
     if isinstance(steps, Tensor):
         check_has_values(name, steps)
         if steps.layout != strided or steps.is_nested or steps.dim() != 1:
@@ -174,7 +179,7 @@ def check_callable(name: str, function: object) -> None:
 
 
 def check_loss(loss: object) -> Tensor:
-    """The loss as a tensor without dimensions; raise unless it is a floating-point tensor of one element."""
+    """Return the loss as a tensor without dimensions; raise unless it is a floating-point tensor of one element."""
     check_floating("the loss", loss)
     assert isinstance(loss, Tensor)
     if loss.numel() != 1:
@@ -189,7 +194,7 @@ def _loss_and_gradient(
     loss_fn: Callable[[Any, Any], Tensor],
     displacement: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """L(f(y + displacement)) in the dtype of sums, its gradient, and how far the rounded y + displacement is from y."""
+    """Return L(f(y + displacement)), its gradient, and how far y + displacement is from y after rounding."""
     dtype = accumulation_dtype(y.dtype)
     with torch.enable_grad():
         leaf = y.detach().requires_grad_()

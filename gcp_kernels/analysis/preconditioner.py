@@ -1,4 +1,4 @@
-"""preconditioner_view: the gradient that covariance pooling sends back, beside that of average pooling."""
+"""preconditioner_view: the gradient that covariance pooling sends back, compared with that of average pooling."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -51,7 +51,7 @@ class PreconditionerView:
     gradients: dict[str, FeatureGradient]
 
     def cosine(self, one: str, other: str) -> Tensor:
-        """Cosine between the gradients of two losses for each sample, (B,); 0 where one of them is zero.
+        """Return the cosine between the gradients of two losses for each sample, (B,); 0 where one of them is zero.
 
         Raises:
             ValueError: there is no loss of that name.
@@ -154,7 +154,7 @@ def _gradient(features: Tensor, name: str, loss: Callable[[Tensor], Tensor], cha
 
 
 def _described(gradient: Tensor, vectors: Tensor) -> FeatureGradient:
-    """``gradient`` (B, C, M) in numbers, ``vectors`` (B, C, C) being the eigenvectors of the covariance, in columns."""
+    """Describe ``gradient`` (B, C, M) by numbers; ``vectors`` (B, C, C) has the eigenvectors in its columns."""
     # Scaled twice, to largest element 1 and to norm 1: neither squares of a small gradient nor their squares vanish.
     largest = gradient.abs().amax((1, 2))
     scaled = _ratio(gradient, largest[:, None, None])
@@ -171,5 +171,5 @@ def _described(gradient: Tensor, vectors: Tensor) -> FeatureGradient:
 
 
 def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """The quotient, and 0 where the denominator is."""
+    """Return the quotient, and 0 where the denominator is 0."""
     return torch.where(denominator == 0, 0, numerator / denominator)

@@ -1,4 +1,4 @@
-"""LandscapeRecorder: the loss landscape every k steps of somebody's training loop, which does not notice."""
+"""LandscapeRecorder: the loss landscape every k steps of a training loop, without an effect on the training."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields
@@ -21,9 +21,9 @@ class LandscapeRecord:
     landscape: Landscape
 
     def row(self) -> dict[str, float]:
-        """One row of a table: the step, loss and gradient norm there, the bands over d of the papers' figures, beta.
+        """Return one row of a table: step, loss, gradient norm, the bands over d of the papers' figures, and beta.
 
-        A band of which one value is no number has none as its ends either.
+        The ends of a band are NaN if one of its values is.
         """
         walk = self.landscape
         loss_min, loss_max = _band(walk.losses)
@@ -43,10 +43,10 @@ class LandscapeRecord:
 class LandscapeRecorder:
     """Records :func:`gcp_kernels.analysis.loss_landscape` on the current batch, every ``every`` training steps.
 
-    Call :meth:`step` once per training step, with its batch. Before ``optimizer.step()`` the record is of the weights
-    that the step's own gradient was of; after it, of the next ones. Training goes on as if nothing had been recorded,
-    bit for bit: parameters, gradients, BatchNorm statistics and other buffers, training flags, random numbers and
-    optimiser are left as they were.
+    Call :meth:`step` once per training step, with its batch: before ``optimizer.step()`` to record with the weights
+    that the step's gradient was taken at, after it with the weights of the next step. Training goes on as if nothing
+    had been recorded, bit for bit: parameters, gradients, BatchNorm statistics and other buffers, training flags,
+    random numbers and optimiser are left as they were.
 
     A record costs a forward and a backward pass of ``rest`` for every step size and one more, and one forward pass of
     ``stem``. In distributed training each process records its own batch; a ``rest`` that talks to other processes
@@ -136,11 +136,11 @@ class LandscapeRecorder:
         return self.records[-1]
 
     def rows(self) -> list[dict[str, float]]:
-        """The records as the rows of a table, for ``csv.DictWriter``; see :meth:`LandscapeRecord.row`."""
+        """Return the records as the rows of a table, for ``csv.DictWriter``; see :meth:`LandscapeRecord.row`."""
         return [record.row() for record in self.records]
 
     def state_dict(self) -> dict[str, Any]:
-        """Count and records in plain numbers and lists, for a checkpoint that ``torch.load`` reads without pickle."""
+        """Return count and records as plain numbers and lists, for a checkpoint that ``torch.load`` reads as data."""
         return {
             "count": self.count,
             "every": self.every,
@@ -149,7 +149,7 @@ class LandscapeRecorder:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a :meth:`state_dict`.
+        """Continue from a :meth:`state_dict`.
 
         Raises:
             TypeError: it is no dictionary, or an entry has the wrong type.
@@ -180,7 +180,7 @@ def _band(values: tuple[float, ...]) -> tuple[float, float]:
 
 
 def _record(saved: Any, steps: tuple[float, ...]) -> LandscapeRecord:
-    """A record from what ``asdict`` made of it; raise unless it has all that belongs to one."""
+    """Rebuild a record from what ``asdict`` made of it; raise unless it is complete."""
     names = {field.name for field in fields(Landscape)}
     complete = isinstance(saved, dict) and set(saved) == {"step", "landscape"}
     if not complete or not isinstance(saved["landscape"], dict) or set(saved["landscape"]) != names:

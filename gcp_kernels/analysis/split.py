@@ -10,7 +10,7 @@ from .state import RandomState
 
 
 def split(model: nn.Module, after: str | nn.Module) -> tuple[nn.Module, nn.Module]:
-    """Cut ``model`` in two behind the module ``after``: ``model(x)`` is ``rest(stem(x))``.
+    """Cut ``model`` in two behind the module ``after``, so that ``model(x)`` is ``rest(stem(x))``.
 
     Both halves run modules and parameters of ``model`` itself, as they are at the time of the call: what training
     changes, and ``train()`` or ``eval()`` of the model, holds for them at once. ``stem`` computes nothing behind the
@@ -110,7 +110,7 @@ class _Cut:
         self._graphs: dict[tuple[bool, ...], tuple[fx.Graph, fx.Graph]] = {}
 
     def graphs(self) -> tuple[fx.Graph, fx.Graph]:
-        """Stem and rest as the model is now."""
+        """Return stem and rest for the training flags that the model has now."""
         training = tuple(module.training for module in self._ancestors)
         if training not in self._graphs:
             graph = _traced(self.root, self.name)
@@ -202,7 +202,7 @@ def _rest(graph: fx.Graph, cut: fx.Node, name: str) -> fx.Graph:
 
 
 def _described(node: fx.Node) -> str:
-    """What a user knows the node by: the name of the module that it calls, where it calls one."""
+    """Return the name by which a user knows the node: that of the module which it calls, if it calls one."""
     if node.op == "placeholder":
         return "the model's input"
     return repr(str(node.target).removeprefix("model.")) if node.op == "call_module" else node.name
@@ -213,7 +213,7 @@ def _changes_a_buffer(node: fx.Node) -> bool:
 
 
 def _reached(start: fx.Node, neighbours: Callable[[fx.Node], Iterable[fx.Node]]) -> set[fx.Node]:
-    """The nodes that are reached from ``start``, itself included."""
+    """Return the nodes that are reached from ``start``, itself included."""
     reached: set[fx.Node] = set()
     waiting = [start]
     while waiting:

@@ -17,7 +17,7 @@ from ..validation import check_module
 class RandomState:
     """States of the global random number generators: torch's of the CPU and of each GPU, Python's, NumPy's if loaded.
 
-    A ``torch.Generator`` that someone made for himself is not among them.
+    A ``torch.Generator`` that a user made is not among them.
     """
 
     cpu: Tensor
@@ -27,14 +27,14 @@ class RandomState:
 
     @classmethod
     def now(cls) -> "RandomState":
-        """The states at this moment."""
+        """Return the states at this moment."""
         # A GPU that nothing has used yet has drawn nothing, and asking would start it.
         cuda = tuple(torch.cuda.get_rng_state_all()) if torch.cuda.is_initialized() else ()
         numpy = sys.modules.get("numpy")
         return cls(torch.get_rng_state(), cuda, random.getstate(), None if numpy is None else numpy.random.get_state())
 
     def same_as(self, other: "RandomState") -> bool:
-        """Whether no number was drawn between the two; a GPU or NumPy that only one of them knows is passed over."""
+        """Return whether no number was drawn between the two; a GPU or NumPy that only one of them has is ignored."""
         tensors = zip((self.cpu, *self.cuda), (other.cpu, *other.cuda), strict=False)
         numpy = sys.modules.get("numpy")
         parts = () if self.numpy is None or other.numpy is None else zip(self.numpy, other.numpy, strict=True)
@@ -85,13 +85,13 @@ class Snapshot:
 
 @contextmanager
 def preserved(*modules: nn.Module) -> Iterator[Snapshot]:
-    """Whatever is evaluated inside leaves the modules, and the random numbers drawn after it, as they were.
+    """Undo, at the end of the block, what evaluations in it change in the modules and in the random state.
 
     Put back at the end, bit for bit and also after an exception, are every buffer (BatchNorm's statistics), the
     ``training`` flag of every module, ``.grad`` of every parameter, and the global random states: torch's on the CPU
     and, once CUDA is in use, on every GPU, Python's, and NumPy's if it is loaded. Gradients are set aside: inside,
-    ``.grad`` is ``None``. Parameters, and with them the state of an optimiser, are not touched here; who changes
-    parameters inside puts them back himself. Not covered are tensors that a module holds outside its buffers, and
+    ``.grad`` is ``None``. Parameters, and with them the state of an optimiser, are not touched here; a block that
+    changes parameters has to put them back. Not covered are tensors that a module holds outside its buffers, and
     generators of its own.
 
     Args:
@@ -127,6 +127,6 @@ def preserved(*modules: nn.Module) -> Iterator[Snapshot]:
 
 
 def modules_behind(*callables: Callable[..., Any] | None) -> tuple[nn.Module, ...]:
-    """The modules among some callables, those whose bound methods they are included; others hold no known state."""
+    """Return the modules among some callables, and those of which one is a method; others hold no known state."""
     owners = (getattr(function, "__self__", function) for function in callables)
     return tuple(dict.fromkeys(owner for owner in owners if isinstance(owner, nn.Module)))

@@ -40,7 +40,7 @@ def filter_normalized_surface(
     *,
     seed: int = 0,
 ) -> Surface:
-    """The loss at theta + alpha d + beta e for random filter-normalised directions d and e around the weights theta.
+    """Evaluate the loss around the weights theta, at theta + alpha d + beta e for random filter-normalised d and e.
 
     Each filter of a direction has the norm of the same filter of the weights, so that a unit of alpha means the same
     for networks whose weights differ in scale: flatness can be compared (Li et al., "Visualizing the Loss Landscape of
@@ -89,7 +89,7 @@ def filter_normalized_surface(
 
 
 def filter_normalized_directions(model: nn.Module, count: int, *, seed: int = 0) -> list[Direction]:
-    """Random normal directions in the parameters of ``model``, each filter scaled to the norm of the weights' filter.
+    """Draw normal directions in the parameters of ``model``, each filter scaled to the norm of the weights' filter.
 
     A filter is a slice ``weight[i]``: what makes one output channel of a convolution, or one output of a linear layer.
     Parameters of one dimension (biases, the scale and shift of normalisations) get zero, as in the published code.
@@ -138,7 +138,7 @@ Move = Callable[[Iterable[tuple[Direction, float]]], None]
 
 @contextmanager
 def _moving(model: nn.Module) -> Iterator[Move]:
-    """Gives what sets the parameters to theta plus a sum of multiples of directions; theta is put back at the end."""
+    """Yield a function that sets the parameters to theta plus multiples of directions; put theta back at the end."""
     parameters = dict(model.named_parameters())
     saved = {name: parameter.detach().clone() for name, parameter in parameters.items()}
 

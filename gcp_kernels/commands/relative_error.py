@@ -3,8 +3,10 @@
 import torch
 from torch import Tensor
 
+from ..precision import PROMISED_ERRORS
+
 # Twice what precision "high" promises: a float32 result further from float64 than this is wrong, not rounded.
-ERROR_LIMIT = 1e-5
+ERROR_LIMIT = 2 * PROMISED_ERRORS["high"]
 
 
 def relative_error(result: Tensor, truth: Tensor) -> float:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .. import functional
 from ..ops.backends import BACKENDS
+from ..precision import PROMISED_ERRORS
 from .lost_gpu import why_lost
 from .relative_error import relative_error
 
@@ -46,10 +47,10 @@ class Arithmetic:
 # The promises of the "precision" option; half precision features are also rounded on output, 2^-11 and 2^-8.
 ARITHMETIC = (
     Arithmetic(torch.float64, None, 1e-12),
-    Arithmetic(torch.float32, "high", 5e-6),
-    Arithmetic(torch.float32, "fast", 2.5e-3),
-    Arithmetic(torch.float16, None, 2.5e-3),
-    Arithmetic(torch.bfloat16, None, 2.5e-3 + 2**-8),
+    Arithmetic(torch.float32, "high", PROMISED_ERRORS["high"]),
+    Arithmetic(torch.float32, "fast", PROMISED_ERRORS["fast"]),
+    Arithmetic(torch.float16, None, PROMISED_ERRORS["fast"]),
+    Arithmetic(torch.bfloat16, None, PROMISED_ERRORS["fast"] + 2**-8),
 )
 
 

@@ -17,8 +17,8 @@ from .request import UnsupportedModelError
 
 _REDUCTION, _CLASSIFIER = "<reduction>", "<classifier>"
 
-# Names of published networks and what they are called in torchvision, the first that fits; "{0}" and so on are the
-# groups, numbers in them counted from another start where "{0-3}" says so. After rename_reduction_keys, so layer_reduce
+# Patterns of published names, and the names of torchvision that replace them; the first pattern that fits is taken.
+# "{0}" is the first group, a number; "{0-3}" is that number less 3. rename_reduction_keys comes first, so layer_reduce
 # is conv_dr_block.0 already.
 _NAMES = (
     # The reduction by its own name, wherever it stands: in the network, in ``representation``, in ``avgpool``.
@@ -42,9 +42,9 @@ _NAMES = (
     (r"(?:fc|classifier|output)\.", f"{_CLASSIFIER}."),
 )
 
-# What is no weight: how many batches a normalisation has seen, and how many models an AveragedModel.
+# Entries that are no weights: how many batches a normalisation has seen, how many models an AveragedModel averages.
 _COUNT, _AVERAGED = "num_batches_tracked", "n_averaged"
-# Of each kind an error shows so many names, and counts the others.
+# So many names of each kind are in an error; the others are counted.
 _SHOWN = 5
 
 
@@ -60,7 +60,7 @@ def load_isqrt_checkpoint(
 ) -> LoadedKeys:
     """Load a published iSQRT-COV ResNet into one that :func:`replace_pool` or :mod:`gcp_kernels.models` made.
 
-    Known are the layouts of fast-MPN-COV (``layer_reduce`` beside ``layer4``; ``features`` / ``representation`` /
+    Known are the layouts of fast-MPN-COV (``layer_reduce`` next to ``layer4``; ``features`` / ``representation`` /
     ``classifier`` with ``conv_dr_block`` in the representation or the reduction at the end of ``features``), of
     pytorchcv (``features.stage1.unit1``...) and of the model itself. ``module.`` of a DataParallel model and
     ``_orig_mod.`` of a compiled one are left out wherever they stand, in the checkpoint and in the model, and a
@@ -142,7 +142,7 @@ def load_isqrt_checkpoint(
 
 
 def _pool_name(model: nn.Module) -> str:
-    """The name of the model's only GCP layer."""
+    """Return the name of the model's only GCP layer."""
     modules = {without_wrappers(name): module for name, module in model.named_modules()}
     pools = [name for name, module in modules.items() if isinstance(module, GCP)]
     if len(pools) != 1 or "layer4" not in modules or not isinstance(modules.get("fc"), nn.Linear):
@@ -155,7 +155,7 @@ def _pool_name(model: nn.Module) -> str:
 
 
 def _tensors_of(state_dict_or_path: Mapping[str, Any] | str | os.PathLike[str]) -> dict[str, Tensor]:
-    """The checkpoint's tensors by name."""
+    """Return the checkpoint's tensors by name."""
     if not isinstance(state_dict_or_path, str | os.PathLike):
         return _named_tensors(state_dict_or_path)
     try:
@@ -176,7 +176,7 @@ def _named_tensors(checkpoint: Any) -> dict[str, Tensor]:
 
 
 def _difference(tensor: Tensor, name: str, own: Tensor) -> str | None:
-    """Why ``tensor`` cannot take the place of ``own``, for a sentence; another precision it may have."""
+    """Say why ``tensor`` cannot be loaded into ``own``, or return ``None``; the precision may differ."""
     if tensor.shape != own.shape:
         return f"has shape {tuple(tensor.shape)}, and {name} of the model {tuple(own.shape)}"
     if tensor.layout != torch.strided or tensor.is_meta:
@@ -187,7 +187,7 @@ def _difference(tensor: Tensor, name: str, own: Tensor) -> str | None:
 
 
 def _distributed(tensor: Tensor, own: Tensor) -> Tensor:
-    """``tensor`` cut into slices as ``own`` is, where ``fully_shard`` has cut that."""
+    """Cut ``tensor`` into slices as ``own`` is, where ``fully_shard`` has cut that."""
     if not hasattr(own, "device_mesh"):
         return tensor
     from torch.distributed.tensor import DTensor, distribute_tensor
@@ -197,7 +197,7 @@ def _distributed(tensor: Tensor, own: Tensor) -> Tensor:
 
 
 def _name_in_model(name: str, places: Mapping[str, str]) -> str:
-    """The name that a published entry has in the model."""
+    """Return the name that a published entry has in the model."""
     (name,) = rename_reduction_keys({without_wrappers(name): None})
     for pattern, replacement in _NAMES:
         match = re.match(pattern, name)
@@ -212,5 +212,5 @@ def _name_in_model(name: str, places: Mapping[str, str]) -> str:
 
 
 def _counted_from(numbers: list[int], field: re.Match[str]) -> str:
-    """The number that a field such as "{1-1}" stands for: the second one, less one."""
+    """Return the number that a field such as "{1-1}" stands for: the second one, less one."""
     return str(numbers[int(field[1])] + int(field[2] or 0))

@@ -9,8 +9,8 @@ from ..validation import check_module
 from ..wrappers import wrapper_attribute
 from .request import PoolRequest, UnsupportedModelError, pool_layers
 
-# What can be converted, by library; kept here so that an error can name it where the library is not installed. The
-# module of each library holds the same classes with their conversions.
+# What can be converted, by library. Errors name these classes even where the library is not installed; the conversions
+# of the same classes are in the module for the library, which imports it.
 SUPPORTED = {
     "torchvision": ("ResNet", "MobileNetV2", "ShuffleNetV2", "VisionTransformer", "SwinTransformer"),
     "timm": (
@@ -38,11 +38,11 @@ def replace_pool(
 ) -> Model:
     """Replace the global average pool of a torchvision or timm model by covariance pooling, in place.
 
-    The pool becomes ``nn.GCP`` or ``nn.DropCov``, the classifier a new linear one for the pooled vector (in place of
-    hidden layers too, such as torchvision's ``representation_size`` adds); all other parameters stay, those of a
-    pre-trained backbone too. The model is changed itself and returned (``copy.deepcopy``
-    it before to keep the old one); an error leaves it as it was. It can be copied, pickled, saved by its ``state_dict``
-    and compiled without a graph break.
+    The pool becomes ``nn.GCP`` or ``nn.DropCov``, the classifier a new linear one for the pooled vector, which replaces
+    hidden layers as well, such as torchvision's ``representation_size`` adds. All other parameters stay, those of a
+    pre-trained backbone included. The model itself is changed and returned (``copy.deepcopy`` it before to keep the old
+    one); an error leaves it as it was. It can be copied, pickled, saved by its ``state_dict`` and compiled without a
+    graph break.
 
     Converted are, by their exact class:
 

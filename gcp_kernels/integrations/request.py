@@ -7,12 +7,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .. import nn as layers
+from ..nn.poolings import PUBLISHED_POOLINGS
 from ..validation import check_at_least, check_choice
 from .classifiers import CLASS_TOKEN_CHOICES
 
 # What a pool is called, and the layer of gcp_kernels.nn that it is.
-POOLS = {"gcp": "GCP", "dropcov": "DropCov"}
+POOLS = {name: pooling.layer.__name__ for name, pooling in PUBLISHED_POOLINGS.items()}
 
 # Arguments of those layers that follow from the model, and that a user therefore cannot give.
 _FROM_THE_MODEL = ("in_channels", "channel_dim", "output", "device", "dtype")
@@ -47,21 +47,20 @@ class PoolRequest:
             if name in self.options:
                 raise TypeError(f"{name} follows from the model and cannot be given, got {self.options[name]!r}")
 
-        known = inspect.signature(getattr(layers, POOLS[self.pool])).parameters
+        known = inspect.signature(PUBLISHED_POOLINGS[self.pool].layer).parameters
         allowed = [name for name in known if name not in (*_FROM_THE_MODEL, "dim")]
         for name in self.options:
             if name not in allowed:
                 raise TypeError(f"pool={self.pool!r} has no option {name!r}; it has {', '.join(allowed)}")
 
     def build_pool(self, in_channels: int, like: Tensor, channel_dim: int = 1) -> Any:
-        """The pooling layer, a module with ``out_features``, on the device and in the dtype of ``like``."""
-        layer = getattr(layers, POOLS[self.pool])
-        return layer(
+        """Make the pooling layer, which has ``out_features``, on the device and in the dtype of ``like``."""
+        return PUBLISHED_POOLINGS[self.pool].layer(
             in_channels, dim=self.dim, channel_dim=channel_dim, device=like.device, dtype=like.dtype, **self.options
         )
 
     def classes_of(self, classifier: nn.Module) -> int:
-        """The number of classes asked for, or that of the classifier which the model has."""
+        """Return the number of classes asked for, or that of the classifier which the model has."""
         if self.num_classes is not None:
             return self.num_classes
         if not isinstance(classifier, nn.Linear):
@@ -83,5 +82,5 @@ class PoolRequest:
 
 
 def pool_layers() -> tuple[type[nn.Module], ...]:
-    """The classes of all pooling layers."""
-    return tuple(getattr(layers, name) for name in POOLS.values())
+    """Return the classes of all pooling layers."""
+    return tuple(pooling.layer for pooling in PUBLISHED_POOLINGS.values())

@@ -6,7 +6,7 @@ from .request import UnsupportedModelError
 
 
 def strided_modules(stage: nn.Module) -> list[tuple[nn.Module, str]]:
-    """(parent, name) of every layer without children in ``stage`` whose stride is not 1."""
+    """List (parent, name) of every layer without children in ``stage`` whose stride is not 1."""
     return [
         (parent, name)
         for parent in stage.modules()
@@ -34,7 +34,7 @@ def check_stride_can_be_dropped(model: nn.Module, stage: nn.Module) -> None:
 def drop_stride(stage: nn.Module) -> None:
     """Set the stride of all convolutions in ``stage`` to 1, and take out pools that do nothing else than reduce.
 
-    Without its stride an average or blurring pool in a shortcut is left out, as timm builds a stage without stride.
+    An average or blurring pool in a shortcut only reduces, so it is taken out, as timm builds a stage without stride.
     The weights stay what they are; nothing is dilated, as in the published iSQRT-COV networks.
     """
     for parent, name in strided_modules(stage):

@@ -1,7 +1,7 @@
 """Conversions of timm's models, by class.
 
 A model, or its head, becomes an instance of a subclass here whose ``reset_classifier`` or ``reset`` knows of the pool;
-timm's own would build an average pool anew. Giving the name of a timm pool goes back to that pool, as it does in timm.
+timm's own would build an average pool again. Giving the name of a timm pool goes back to that pool, as it does in timm.
 """
 
 from collections.abc import Callable
@@ -29,7 +29,7 @@ class _ConvolutionalNetwork(nn.Module):
     head_hidden_size: int
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A new classifier behind the same pool, or behind the pool of timm's that is named."""
+        """Make another classifier behind the same pool, or behind the pool of timm's that is named."""
         if global_pool is not None or isinstance(self.global_pool, SelectAdaptivePool2d):
             super().reset_classifier(num_classes, global_pool)  # type: ignore[misc]
             return
@@ -56,7 +56,7 @@ class CovarianceClassifierHead(ClassifierHead):
     global_pool: nn.Module
 
     def reset(self, num_classes: int, pool_type: str | None = None, **others: Any) -> None:
-        """A new classifier behind the same pool, or behind the pool of timm's that is named."""
+        """Make another classifier behind the same pool, or behind the pool of timm's that is named."""
         if isinstance(self.global_pool, SelectAdaptivePool2d):
             super().reset(num_classes, pool_type, **others)
         elif pool_type is not None:
@@ -78,14 +78,14 @@ class _TokenNetwork(nn.Module):
     head: nn.Module
 
     def pool(self, x: Tensor, pool_type: str | None = None) -> Tensor:
-        """Tokens (B, N, C) to what the classifier is given; a pool of timm's if one is named."""
+        """Pool tokens (B, N, C) to what the classifier is given, by a pool of timm's if one is named."""
         if pool_type is not None or self.covariance_pool is None:
             return super().pool(x, pool_type)  # type: ignore[misc]
         pooled = self.covariance_pool(x[:, self.num_prefix_tokens :])
         return join(x[:, 0], pooled, self.class_token_choice)
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A new classifier behind the same pool, or behind the pool of timm's that is named."""
+        """Make another classifier behind the same pool, or behind the pool of timm's that is named."""
         if global_pool is not None or self.covariance_pool is None:
             super().reset_classifier(num_classes, global_pool)  # type: ignore[misc]
             self.covariance_pool = None
@@ -114,13 +114,13 @@ class CovarianceVisionTransformerDistilled(_TokenNetwork, VisionTransformerDisti
     head_dist: nn.Module
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Two new classifiers behind the same pool, or behind the tokens alone, as timm has them."""
+        """Make two other classifiers behind the same pool, or behind the tokens alone, as timm has them."""
         super().reset_classifier(num_classes, global_pool)
         if self.covariance_pool is not None:
             self.head_dist = self._new_head()
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor | tuple[Tensor, Tensor]:
-        """The mean over both classifiers, or both outputs while training by distillation, as in timm."""
+        """Return the mean over both classifiers, or both outputs while training by distillation, as in timm."""
         if self.covariance_pool is None:
             return super().forward_head(x, pre_logits)
         pooled = self.covariance_pool(x[:, self.num_prefix_tokens :])
@@ -134,14 +134,14 @@ class CovarianceVisionTransformerDistilled(_TokenNetwork, VisionTransformerDisti
 
 
 def convert_resnet(model: ResNet, request: PoolRequest) -> None:
-    """Pool in the place of ``global_pool``."""
+    """Put the pool where ``global_pool`` was."""
     _convert_convolutional(model, request, model.layer4, CovarianceResNet)
     if not request.keep_stride:
         model.layer4[0].stride = 1
 
 
 def convert_efficientnet(model: EfficientNet, request: PoolRequest) -> None:
-    """Pool in the place of ``global_pool``; the last stage is the last of ``blocks`` that has a stride."""
+    """Put the pool where ``global_pool`` was; the last stage is the last of ``blocks`` that has a stride."""
     last_stage = next((stage for stage in reversed(model.blocks) if strided_modules(stage)), model.blocks)
     _convert_convolutional(model, request, last_stage, CovarianceEfficientNet)
 
@@ -165,7 +165,7 @@ def _convert_convolutional(
 
 
 def _halve_last_reduction(model: Any) -> None:
-    """Say in ``feature_info`` what the last stages' reduction is without their stride."""
+    """Write into ``feature_info`` what the last stages' reduction is without their stride."""
     largest = max(info["reduction"] for info in model.feature_info)
     for info in model.feature_info:
         if info["reduction"] == largest:
@@ -173,7 +173,7 @@ def _halve_last_reduction(model: Any) -> None:
 
 
 def convert_vision_transformer(model: VisionTransformer, request: PoolRequest) -> None:
-    """A subclass that pools the patch tokens; the norm stands before the pool wherever it stood."""
+    """Make the model one that pools the patch tokens; a normalisation behind the pool moves before it."""
     request.require_stride_kept(model, "it has no stages")
     if not model.has_class_token:
         request.require_no_class_token(model)
@@ -198,7 +198,7 @@ def convert_vision_transformer(model: VisionTransformer, request: PoolRequest) -
 
 
 def convert_swin(model: SwinTransformer | SwinTransformerV2, request: PoolRequest) -> None:
-    """Pool in the place of the head's ``global_pool``, over channels-last features."""
+    """Put the pool where the head's ``global_pool`` was; the features have their channels last."""
     request.require_no_class_token(model)
     request.require_stride_kept(model, "its stages merge patches, which changes the channels")
     num_classes = request.classes_of(model.get_classifier())

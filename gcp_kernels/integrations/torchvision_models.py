@@ -1,8 +1,8 @@
 """Conversions of torchvision's models, by class.
 
 ResNet and Swin have their pool as a module, which is replaced. MobileNetV2 and ShuffleNetV2 pool inside their forward
-pass, and the vision transformer takes its class token there; these become instances of the subclasses here, which say
-that one step anew. The subclasses stand at the top of the module, so copying and pickling find them.
+pass, and the vision transformer takes its class token there; these become instances of the subclasses here, which
+override that one step. The subclasses are at the top level of the module, where copying and pickling find them.
 """
 
 from collections import OrderedDict
@@ -38,13 +38,13 @@ class CovarianceShuffleNetV2(ShuffleNetV2):
 
 
 class CovarianceVisionTransformer(VisionTransformer):
-    """Vision transformer whose patch tokens go through ``covariance_pool``, beside the class token or alone."""
+    """Vision transformer whose patch tokens go through ``covariance_pool``, joined to the class token or alone."""
 
     covariance_pool: nn.Module
     class_token_choice: str
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits of a batch of images (B, 3, image_size, image_size)."""
+        """Return the logits of a batch of images (B, 3, image_size, image_size)."""
         x = self._process_input(x)
         class_token = self.class_token.expand(x.shape[0], -1, -1)
         x = self.encoder(torch.cat([class_token, x], dim=1))
@@ -52,7 +52,7 @@ class CovarianceVisionTransformer(VisionTransformer):
 
 
 def convert_resnet(model: ResNet, request: PoolRequest) -> None:
-    """Pool in the place of ``avgpool``; the flattening behind it leaves the pooled vector as it is."""
+    """Put the pool where ``avgpool`` was; the flattening behind it leaves the pooled vector as it is."""
     request.require_no_class_token(model)
     if not request.keep_stride:
         check_stride_can_be_dropped(model, model.layer4)
@@ -67,7 +67,7 @@ def convert_resnet(model: ResNet, request: PoolRequest) -> None:
 
 
 def convert_mobilenet_v2(model: MobileNetV2, request: PoolRequest) -> None:
-    """A subclass that pools behind ``features``; the dropout in ``classifier`` stays."""
+    """Make the model one that pools behind ``features``; the dropout in ``classifier`` stays."""
     request.require_no_class_token(model)
     # Its strides are not at a fixed index: the last block that has one begins the last stage.
     last_stage = next((block for block in reversed(model.features) if strided_modules(block)), model.features)
@@ -86,7 +86,7 @@ def convert_mobilenet_v2(model: MobileNetV2, request: PoolRequest) -> None:
 
 
 def convert_shufflenet_v2(model: ShuffleNetV2, request: PoolRequest) -> None:
-    """A subclass that pools behind ``conv5``."""
+    """Make the model one that pools behind ``conv5``."""
     request.require_no_class_token(model)
     if not request.keep_stride:
         check_stride_can_be_dropped(model, model.stage4)
@@ -102,7 +102,7 @@ def convert_shufflenet_v2(model: ShuffleNetV2, request: PoolRequest) -> None:
 
 
 def convert_vision_transformer(model: VisionTransformer, request: PoolRequest) -> None:
-    """A subclass that pools the patch tokens behind the last normalisation; ``heads`` is one classifier."""
+    """Make the model one that pools the patch tokens behind the last normalisation; ``heads`` is one classifier."""
     request.require_stride_kept(model, "it has no stages")
     like = model.class_token
     num_classes = request.classes_of(_last(model.heads))
@@ -118,7 +118,7 @@ def convert_vision_transformer(model: VisionTransformer, request: PoolRequest) -
 
 
 def convert_swin(model: SwinTransformer, request: PoolRequest) -> None:
-    """Pool in the place of ``avgpool``, behind which channels come first; V1 and V2 are one class."""
+    """Put the pool where ``avgpool`` was, where the channels come first; V1 and V2 are one class."""
     request.require_no_class_token(model)
     request.require_stride_kept(model, "its stages merge patches, which changes the channels")
     like = model.features[0][0].weight
@@ -132,7 +132,7 @@ def convert_swin(model: SwinTransformer, request: PoolRequest) -> None:
 
 
 def _last(classifier: nn.Module) -> nn.Module:
-    """The last layer of a classifier that may be a sequence."""
+    """Return the last layer of a classifier that may be a sequence."""
     if isinstance(classifier, nn.Sequential) and len(classifier):
         return classifier[-1]
     return classifier

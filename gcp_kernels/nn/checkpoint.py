@@ -1,4 +1,4 @@
-"""Published checkpoints, in the names of the layers here."""
+"""rename_reduction_keys: the entries of published checkpoints by the names that the layers here have."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +11,7 @@ def rename_reduction_keys(state_dict: Mapping[str, Any]) -> dict[str, Any]:
 
     Published iSQRT-COV checkpoints name the reduction either way. ``layer_reduce.weight`` becomes
     ``conv_dr_block.0.weight``, ``layer_reduce_bn.running_mean`` becomes ``conv_dr_block.1.running_mean`` and so on;
-    what stands before the name (``module.``, say) stays. All other keys are kept, as is the order.
+    a prefix such as ``module.`` stays. All other keys are kept, as is the order.
 
     Args:
         state_dict: as given by ``torch.load`` or ``Module.state_dict``; not changed.

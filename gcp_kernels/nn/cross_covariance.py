@@ -3,21 +3,18 @@
 import torch
 from torch import Tensor, nn
 
-from ..functional import cross_covariance_pool, singular_value_power
+from ..functional import cross_covariance_pool
 from ..ops.override import overridable
 from ..precision import accumulation_dtype
 from ..validation import (
     check_at_least,
-    check_choice,
     check_fits_parameters,
     check_floating,
     check_parameter_options,
     check_positions_in_training,
-    check_positive,
 )
 from .leaf import Leaf
-
-NORMALIZATIONS = ("power", "none")
+from .normalization import HEAD_NORMALIZATIONS, options_of
 
 
 class MultiHeadCrossCovariance(Leaf):
@@ -79,23 +76,16 @@ class MultiHeadCrossCovariance(Leaf):
         check_parameter_options(device, dtype)
         check_at_least("num_heads", num_heads, 1)
         check_at_least("head_dim", head_dim, 1)
-        check_choice("normalization", normalization, NORMALIZATIONS)
-        if alpha is not None:
-            check_positive("alpha", alpha, most=1)
-            if normalization != "power":
-                raise ValueError(
-                    f"alpha is an option of normalization='power', got alpha={alpha} with "
-                    f"normalization={normalization!r}"
-                )
+        options = options_of(HEAD_NORMALIZATIONS, normalization, alpha=alpha)
         self.dim = dim
         self.num_heads = num_heads
         self.head_dim = head_dim
         self.normalization = normalization
-        self.alpha = 0.5 if alpha is None else alpha
+        self.alpha = options["alpha"]
         self.out_features = num_heads * head_dim * head_dim
         self.qk = nn.Linear(dim, 2 * num_heads * head_dim, bias=False, device=device, dtype=dtype)
         self.start: nn.Parameter | None = None
-        if normalization == "power":
+        if HEAD_NORMALIZATIONS[normalization].normalize is not None:
             self.start = nn.Parameter(torch.empty(num_heads, head_dim, device=device, dtype=dtype))
         self.reset_parameters()
 
@@ -109,34 +99,48 @@ class MultiHeadCrossCovariance(Leaf):
         """Pool a batch of tokens, see the class."""
         tokens = check_tokens(tokens, self.dim, training=self.training)
         check_fits_parameters("tokens", tokens, self.qk)
-        return _pool_heads(self.qk(tokens), self.start, self.num_heads, self.head_dim, self.alpha)
+        projected = self.qk(tokens)
+        return _pool_heads(projected, self.start, self.num_heads, self.head_dim, self.normalization, self._options())
 
     def extra_repr(self) -> str:
-        """What ``print`` shows of the layer besides its linear map."""
-        option = f", alpha={self.alpha}" if self.normalization == "power" else ""
+        """Return what ``print`` shows of the layer besides its linear map."""
+        option = "".join(f", {name}={value}" for name, value in self._options().items())
         return (
             f"{self.dim}, num_heads={self.num_heads}, head_dim={self.head_dim}, "
             f"normalization={self.normalization!r}{option}, out_features={self.out_features}"
         )
+
+    def _options(self) -> dict[str, float]:
+        """Return the option of the normalisation, by name, as the layer has it now."""
+        option = HEAD_NORMALIZATIONS[self.normalization].option
+        return {} if option is None else {option.name: getattr(self, option.name)}
 
 
 # Functions of their own, so that a trace of a layer itself, which goes through forward, has them as nodes.
 
 
 @overridable
-def _pool_heads(qk: Tensor, start: Tensor | None, num_heads: int, head_dim: int, alpha: float) -> Tensor:
+def _pool_heads(
+    qk: Tensor,
+    start: Tensor | None,
+    num_heads: int,
+    head_dim: int,
+    normalization: str,
+    options: dict[str, float],
+) -> Tensor:
     """Pool q and k of all heads, (B, N, 2 * h * w), to (B, h * w * w)."""
     heads = qk.unflatten(-1, (2, num_heads, head_dim)).permute(2, 0, 3, 1, 4)  # (2, B, h, N, w)
     q, k = heads.to(accumulation_dtype(qk.dtype)).unbind(0)
     cov = cross_covariance_pool(q, k)
-    if start is not None:
-        cov = singular_value_power(cov, start, alpha)
+    normalize = HEAD_NORMALIZATIONS[normalization].normalize
+    if normalize is not None:
+        cov = normalize(cov, start, **options)
     return cov.flatten(1).to(qk.dtype)
 
 
 @overridable
 def check_tokens(tokens: Tensor, dim: int, least: int = 1, *, training: bool = False) -> Tensor:
-    """``tokens`` itself, if it is (B, N, dim), floating point, with at least ``least`` tokens, and in training two."""
+    """Return ``tokens`` if it is (B, N, dim), floating point, with ``least`` tokens or more, and in training two."""
     check_floating("tokens", tokens)
     if tokens.dim() != 3 or tokens.shape[2] != dim or tokens.shape[1] < least:
         count = "one token" if least == 1 else f"{least} tokens"

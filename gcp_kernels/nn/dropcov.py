@@ -114,5 +114,5 @@ class DropCov(ReducedPooling):
         )
 
     def extra_repr(self) -> str:
-        """What ``print`` shows of the layer: shapes, and every option that is not the default."""
+        """Return what ``print`` shows of the layer: shapes, and every option that is not the default."""
         return self.describe(f"kernel_size={self.kernel_size}")

@@ -1,4 +1,4 @@
-"""The classifier of a vision transformer that sees the class token and the pooled tokens."""
+"""TokenFusionHead: the classifier of a vision transformer, which sees the class token and the pooled tokens."""
 
 import torch
 from torch import Tensor, nn
@@ -113,7 +113,7 @@ class TokenFusionHead(Leaf):
                 reset()
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Logits of a batch of token sequences, see the class."""
+        """Return the logits of a batch of token sequences, see the class."""
         tokens = check_tokens(tokens, self.dim, least=self.num_prefix_tokens + 1)
         first = self.classifier if self.class_classifier is None else self.class_classifier
         assert first is not None
@@ -126,14 +126,14 @@ class TokenFusionHead(Leaf):
         return self.classifier(torch.cat([class_token.to(pooled.dtype), pooled], dim=-1))
 
     def extra_repr(self) -> str:
-        """What ``print`` shows of the head besides its modules."""
+        """Return what ``print`` shows of the head besides its modules."""
         prefix = f", num_prefix_tokens={self.num_prefix_tokens}" if self.num_prefix_tokens != 1 else ""
         return f"{self.dim}, num_classes={self.num_classes}, fusion={self.fusion!r}{prefix}"
 
 
 @overridable
 def check_pooled(pooled: object, tokens: Tensor, features: int, pool: str) -> Tensor:
-    """``pooled`` itself, if it is (B, features); ``pool`` names what gave it."""
+    """Return ``pooled`` if it is (B, features), else raise; ``pool`` names the class that gave it."""
     if not isinstance(pooled, Tensor) or pooled.shape != (tokens.shape[0], features):
         given = tuple(pooled.shape) if isinstance(pooled, Tensor) else type(pooled).__name__
         raise ValueError(

@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..validation import check_at_least
-from .normalization import DEFAULT_ALPHA, DEFAULT_EPS, check_normalization, pool_and_normalize
+from .normalization import NORMALIZATIONS, PUBLISHED_ITERATIONS, options_of, pool_and_normalize
 from .reduction import ReducedPooling
 
 
@@ -15,8 +14,8 @@ class GCP(ReducedPooling):
     published code, so that its checkpoints load (Li et al., CVPR 2018). The pooled vector goes into a linear
     classifier with :attr:`out_features` inputs.
 
-    Other normalisations of the covariance take the place of the Newton-Schulz square root by name; they change no
-    parameter, so that a checkpoint fits all of them:
+    ``normalization`` names another function of the covariance than the Newton-Schulz square root. None of them has
+    parameters, so a checkpoint fits all of them:
 
     - ``"isqrt"``: :func:`gcp_kernels.fused_gcp`, ``n_iter`` Newton-Schulz iterations.
     - ``"none"``: :func:`gcp_kernels.covariance_pool` alone.
@@ -70,7 +69,7 @@ class GCP(ReducedPooling):
         self,
         in_channels: int,
         dim: int | None = 256,
-        n_iter: int = 5,
+        n_iter: int = PUBLISHED_ITERATIONS,
         *,
         normalization: str = "isqrt",
         alpha: float | None = None,
@@ -92,12 +91,9 @@ class GCP(ReducedPooling):
             device=device,
             dtype=dtype,
         )
-        check_at_least("n_iter", n_iter, 1)
-        check_normalization(normalization, n_iter, alpha, eps)
-        self.n_iter = n_iter
+        for name, value in options_of(NORMALIZATIONS, normalization, n_iter=n_iter, alpha=alpha, eps=eps).items():
+            setattr(self, name, value)
         self.normalization = normalization
-        self.alpha = DEFAULT_ALPHA if alpha is None else alpha
-        self.eps = DEFAULT_EPS if eps is None else eps
         self.reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -106,9 +102,7 @@ class GCP(ReducedPooling):
         return pool_and_normalize(
             x,
             self.normalization,
-            n_iter=self.n_iter,
-            alpha=self.alpha,
-            eps=self.eps,
+            self._options(),
             channel_dim=channel_dim,
             output=self.output,
             precision=self.precision,
@@ -116,9 +110,11 @@ class GCP(ReducedPooling):
         )
 
     def extra_repr(self) -> str:
-        """What ``print`` shows of the layer: shapes, and every option that is not the default."""
+        """Return what ``print`` shows of the layer: shapes, and every option that is not the default."""
         parts = [] if self.normalization == "isqrt" else [f"normalization={self.normalization!r}"]
-        option = {"isqrt": "n_iter", "power": "alpha", "log": "eps"}.get(self.normalization)
-        if option is not None:
-            parts.append(f"{option}={getattr(self, option)}")
-        return self.describe(*parts)
+        return self.describe(*parts, *(f"{name}={value}" for name, value in self._options().items()))
+
+    def _options(self) -> dict[str, float]:
+        """Return the option of the normalisation, by name, as the layer has it now."""
+        option = NORMALIZATIONS[self.normalization].option
+        return {} if option is None else {option.name: getattr(self, option.name)}

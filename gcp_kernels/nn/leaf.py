@@ -6,10 +6,10 @@ from torch import fx, nn
 
 
 class Leaf(nn.Module):
-    """A layer that is one ``call_module`` node of any trace, without ``torch.fx.wrap`` or a tracer of one's own.
+    """A layer that any trace of torch.fx records as one ``call_module`` node; no ``torch.fx.wrap`` is needed.
 
-    It stays the module that it is: its hooks run when the graph does, and ``train()`` and ``eval()`` change what it
-    computes. torch has a leaf of this kind only for modules whose name begins with ``torch.nn``.
+    The graph calls the module itself: its hooks run when the graph does, and ``train()`` and ``eval()`` still change
+    what it computes. By itself torch.fx does this only for modules of ``torch.nn``.
     """
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -27,6 +27,6 @@ class Leaf(nn.Module):
 
 
 def _tracer_of(*given: object) -> fx.Tracer | None:
-    """The tracer that one of the arguments stands in for a tensor of."""
+    """Return the tracer of the first argument that is a proxy of a trace, or ``None``."""
     tracers = (argument.tracer for argument in given if isinstance(argument, fx.Proxy))
     return next((tracer for tracer in tracers if isinstance(tracer, fx.Tracer)), None)

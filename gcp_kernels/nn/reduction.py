@@ -25,7 +25,7 @@ from .leaf import Leaf
 def reduction_block(
     in_channels: int, dim: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
 ) -> nn.Sequential:
-    """1x1 convolution without bias, batch normalisation, ReLU; as ``conv_dr_block`` published checkpoints fit it."""
+    """Make 1x1 convolution without bias, batch normalisation, ReLU: ``conv_dr_block`` of published checkpoints."""
     return nn.Sequential(
         nn.Conv2d(in_channels, dim, kernel_size=1, bias=False, device=device, dtype=dtype),
         nn.BatchNorm2d(dim, device=device, dtype=dtype),
@@ -47,7 +47,7 @@ def reset_reduction(block: nn.Sequential) -> None:
 
 @overridable
 def checked(x: Tensor, in_channels: int, channel_dim: int, training: bool) -> Tensor:
-    """``x`` itself, if it is a batch of features with ``in_channels`` channels, and in training two positions."""
+    """Return ``x`` if it is a batch of features with ``in_channels`` channels, and in training two positions."""
     check_features(x, channel_dim)
     channels = x.shape[channel_dim]
     if channels != in_channels:
@@ -63,7 +63,7 @@ def checked(x: Tensor, in_channels: int, channel_dim: int, training: bool) -> Te
 
 @overridable
 def feature_map(x: Tensor, channel_dim: int) -> Tensor:
-    """Features as (B, C, H, W), with W = 1 unless there are two spatial dimensions."""
+    """Return features as (B, C, H, W), with W = 1 unless there are two spatial dimensions."""
     return x if channel_dim == 1 and x.dim() == 4 else unsaved(_feature_map, x, channel_dim)
 
 
@@ -121,7 +121,7 @@ class ReducedPooling(Leaf):
             reset_reduction(self.conv_dr_block)
 
     def reduced(self, x: Tensor) -> tuple[Tensor, int]:
-        """Features after the reduction, if there is one, and the dimension in which their channels then are.
+        """Return the features after the reduction, if there is one, and the dimension in which their channels then are.
 
         Raises:
             TypeError, ValueError: ``x`` is no batch of features with ``in_channels`` channels in ``channel_dim``, or
@@ -134,7 +134,7 @@ class ReducedPooling(Leaf):
         return self.conv_dr_block(feature_map(x, self.channel_dim)), 1
 
     def describe(self, *parts: str) -> str:
-        """For ``extra_repr``: shapes, what is given, and every option that is not the default."""
+        """Return the text of ``extra_repr``: shapes, ``parts``, and every option that is not the default."""
         shown = [f"{self.in_channels}, dim={self.dim}", *parts, f"out_features={self.out_features}"]
         for name, default in self._DEFAULTS.items():
             if getattr(self, name) != default:
