@@ -1,4 +1,4 @@
-"""Types of command line options for argparse: a value that is not allowed is refused with what is."""
+"""Types of command line options for argparse. What refuses a value says what is allowed."""
 
 import argparse
 import os
@@ -10,7 +10,7 @@ import torch
 
 
 def integer_from(lowest: int) -> Callable[[str], int]:
-    """An argparse type: an integer from ``lowest`` to 2^63 - 1, the largest seed that torch takes."""
+    """Make an argparse type: an integer from ``lowest`` to 2^63 - 1, the largest seed that torch takes."""
 
     def parse(text: str) -> int:
         try:
@@ -25,7 +25,7 @@ def integer_from(lowest: int) -> Callable[[str], int]:
 
 
 def number_from(lowest: float, *, above: bool = False, below: float = inf) -> Callable[[str], float]:
-    """An argparse type: a finite number of at least ``lowest``, or above it, and below ``below``."""
+    """Make an argparse type: a finite number of at least ``lowest``, or above it, and below ``below``."""
     limits = f"{'above' if above else 'of at least'} {lowest:g} and {'finite' if below == inf else f'below {below:g}'}"
 
     def parse(text: str) -> float:
@@ -41,12 +41,12 @@ def number_from(lowest: float, *, above: bool = False, below: float = inf) -> Ca
 
 
 def new_folder(text: str) -> Path:
-    """An argparse type: a folder that is empty or not there, so that nothing in it is overwritten."""
+    """Parse, for argparse, a folder that is empty or does not exist, so that nothing is overwritten."""
     return _unused(text, folder_problem(Path(text)))
 
 
 def new_file(text: str) -> Path:
-    """An argparse type: a file that is empty or not there, in a folder that is; or a device or pipe."""
+    """Parse, for argparse, a file that is empty or does not exist, in a folder that does; or a device or pipe."""
     return _unused(text, file_problem(Path(text)))
 
 
@@ -57,14 +57,14 @@ def _unused(text: str, problem: str | None) -> Path:
 
 
 def folder_problem(path: Path) -> str | None:
-    """Why results cannot be written to the folder ``path``, as a sentence fragment; None when they can."""
+    """Say why results cannot be written to the folder ``path``, as a sentence fragment; ``None`` when they can."""
     if path.is_dir():
         return "it is not empty; name a new folder" if any(path.iterdir()) else None
     return "it is a file; name a new folder" if path.exists() else None
 
 
 def file_problem(path: Path) -> str | None:
-    """Why a result cannot be written to the file ``path``, as a sentence fragment; None when it can."""
+    """Say why a result cannot be written to the file ``path``, as a sentence fragment; ``None`` when it can."""
     if path.is_dir():
         return "it is a folder; name a new file"
     if path.is_file() and path.stat().st_size:
@@ -75,7 +75,7 @@ def file_problem(path: Path) -> str | None:
 
 
 def device_argument(text: str) -> torch.device:
-    """An argparse type: a CPU, or a CUDA device that this machine has, by its index."""
+    """Parse, for argparse, a CPU, or a CUDA device of this machine by its index."""
     try:
         device = torch.device(text)
     except RuntimeError:
@@ -85,7 +85,7 @@ def device_argument(text: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
         raise argparse.ArgumentTypeError(f"{text!r} is not here: torch sees {count} CUDA devices")
-    # torch.cuda.set_device, for one, takes no device without an index.
+    # torch.cuda.set_device, for example, takes no device without an index.
     return torch.device("cuda", 0) if device == torch.device("cuda") else device
 
 

@@ -1,4 +1,4 @@
-"""Versions, devices, and which backend serves which operation here, with the reason for each that does not."""
+"""Print versions, devices, and which backend serves which operation here, with the reason for each that does not."""
 
 import argparse
 import importlib
@@ -19,7 +19,7 @@ SHAPES = ((256, 256, 196), (10, 256, 784), (256, 128, 196), (256, 64, 196), (16,
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """This command takes no options."""
+    """Add nothing: this command takes no options."""
 
 
 def run(args: argparse.Namespace) -> int:
@@ -59,7 +59,7 @@ def _devices() -> list[str]:
 
 
 def _backends() -> list[str]:
-    """For each device and operation, the backend of every float32 shape in :data:`SHAPES`; like answers share a row."""
+    """Find the backend of each float32 shape in :data:`SHAPES`, by device and operation; equal answers share a row."""
     lines = [
         f"backends, in the order in which 'auto' tries them: on a GPU {', '.join(auto_order('cuda'))}; "
         f"on the CPU {', '.join(auto_order('cpu'))}"
@@ -80,7 +80,7 @@ def _backends() -> list[str]:
 
 
 def _answer(operation: str, tensor: torch.Tensor, precision: str) -> tuple[str, ...]:
-    """One line per backend: whether it serves the tensor, could, or why not."""
+    """Say for each backend, in a line, whether it serves the tensor, could serve it, or why not."""
     chosen = select(operation, tensor, "auto", precision)
     lines = []
     for name in AUTO_ORDER:
@@ -94,6 +94,6 @@ def _answer(operation: str, tensor: torch.Tensor, precision: str) -> tuple[str, 
 
 
 def _input(operation: str, b: int, c: int, m: int, device: str) -> torch.Tensor:
-    """A float32 input of the operation that takes no memory."""
+    """Make a float32 input of the operation that takes no memory."""
     shapes = {"isqrt_pool": (b, c, m), "covariance_pool": (b, c, m), "triu_unvec": (b, triangle_size(c))}
     return torch.zeros((), device=device).expand(shapes.get(operation, (b, c, c)))

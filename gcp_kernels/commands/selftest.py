@@ -1,4 +1,4 @@
-"""Every backend that can run on this machine, held against the float64 reference: outputs and gradients."""
+"""Compare every backend that can run on this machine with the float64 reference: outputs and gradients."""
 
 import argparse
 from collections.abc import Callable, Iterator
@@ -32,7 +32,7 @@ WITHOUT_PRECISION = ("triu_vec", "triu_unvec", "matrix_power", "matrix_log")
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """A dtype and precision, and the relative Frobenius error against float64 that is allowed in it."""
+    """A dtype and a precision, and the relative Frobenius error against float64 that they are allowed."""
 
     dtype: torch.dtype
     precision: str | None
@@ -53,11 +53,15 @@ ARITHMETIC = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """This command takes no options."""
+    """Add nothing: this command takes no options."""
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print a row per backend, operation and arithmetic, the worst of all shapes; 0 if all are right, else 1."""
+    """Print a row for each backend, operation and arithmetic, with the largest error of all shapes.
+
+    Returns:
+        0 if all are right, else 1.
+    """
     shapes = ", ".join(map(str, SHAPES))
     print(f"largest relative error against the float64 reference, features (B, C, M) of {shapes}\n")
     print(f"{'backend':<9}{'device':<8}{'operation':<28}{'arithmetic':<14}{'output':>9}{'gradient':>10}{'allowed':>10}")
@@ -67,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         row = f"{name:<9}{device:<8}{operation:<28}{arithmetic!s:<14}"
         try:
             found = _checked(name, device, operation, arithmetic)
-        except Exception as error:  # of whatever kind, it is this row's result, and the next ones go on
+        except Exception as error:  # whatever it is, it is the result of this row, and the next rows go on
             checks += 1
             failures += 1
             print(f"{row}  FAILED {type(error).__name__}: {error}", flush=True)
@@ -84,14 +88,14 @@ def run(args: argparse.Namespace) -> int:
         failures += not right
         print(
             f"{row}{output:>9.1e}{gradient:>10.1e}{arithmetic.tolerance:>10.1e}  {'ok' if right else 'WRONG'}",
-            flush=True,  # of a table that is stopped, what is finished counts
+            flush=True,  # if the table is stopped, the finished rows are there
         )
     print("", *dict.fromkeys(skipped), "", f"{checks - failures} passed, {failures} failed", sep="\n")
     return 1 if failures else 0
 
 
 def _checked(name: str, device: str, operation: str, arithmetic: Arithmetic) -> tuple[float, float] | str:
-    """The largest errors of output and gradient over all shapes, or why the backend cannot run them."""
+    """Find the largest errors of output and gradient over all shapes, or why the backend cannot run them."""
     inputs = [_input(operation, shape).to(device, arithmetic.dtype) for shape in SHAPES]
     precision = arithmetic.precision or "default"
     reasons = {reason for x in inputs if (reason := BACKENDS[name].why_not(operation, x, precision))}
@@ -112,13 +116,13 @@ def _cases() -> Iterator[tuple[str, str, str, Arithmetic]]:
 
 
 def _input(operation: str, shape: tuple[int, int, int]) -> Tensor:
-    """Rectified random features, or what the operation takes of them."""
+    """Make rectified random features, or the covariances or triangles of them that the operation takes."""
     features = torch.relu(torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
     if operation in ("isqrt_pool", "covariance_pool"):
         return features
     if operation in ("matrix_power", "matrix_log"):
-        # Eigenvalues near zero, whose root has an infinite derivative, would show how the input was rounded. With noise
-        # at three times as many positions as channels none of them is.
+        # The root of an eigenvalue near zero has an almost infinite derivative, which would show how the input was
+        # rounded. Noise at three times as many positions as channels has no such eigenvalue.
         noise = torch.randn(shape[0], shape[1], 3 * shape[1], generator=torch.Generator().manual_seed(2))
         features = noise.double()
     return functional.covariance_pool(
@@ -127,7 +131,7 @@ def _input(operation: str, shape: tuple[int, int, int]) -> Tensor:
 
 
 def _errors(function: Callable[..., Tensor], x: Tensor, **options: Any) -> tuple[float, float]:
-    """Relative Frobenius errors of the function's value and of its gradient."""
+    """Measure the relative Frobenius errors of the function's value and of its gradient."""
     results = _value_and_gradient(function, x, **options)
     expected = _value_and_gradient(function, x.double(), backend="reference")
     output, gradient = (
@@ -138,11 +142,11 @@ def _errors(function: Callable[..., Tensor], x: Tensor, **options: Any) -> tuple
 
 
 def _value_and_gradient(function: Callable[..., Tensor], x: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
-    """The function's value, and its gradient for a fixed random upstream gradient."""
+    """Compute the function's value, and its gradient for a fixed random upstream gradient."""
     x = x.detach().requires_grad_()
     value = function(x, **options)
     upstream = torch.randn(value.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    # Rounded to bfloat16 first, so that every dtype is given the same gradient, exactly.
+    # Rounded to bfloat16 first, so that every dtype gets exactly the same gradient.
     upstream = upstream.bfloat16().to(value.device, value.dtype)
     return value.detach(), torch.autograd.grad(value, x, upstream)[0]
 
