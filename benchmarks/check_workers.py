@@ -108,7 +108,7 @@ class _Run:
                 family.workers -= 1
 
     def _next(self) -> Family | None:
-        """A family that nobody has begun, else the one with most left to do for each of its processes."""
+        """Choose a family that nobody has begun, else the one with most left to do for each of its processes."""
         for family in self._families:
             if family.waiting and not family.begun:
                 return family
@@ -185,7 +185,7 @@ class Worker:
         return f"it {await self._how_it_ended()}" if answer is None else None
 
     async def run(self, check: str, limit: float) -> Outcome:
-        """The outcome of a check, which loses the process if it does not answer in ``limit`` seconds, or ends it."""
+        """Give the outcome of a check; a process that ends, or does not answer in ``limit`` seconds, is given up."""
         assert self._process.stdin is not None
         self._said_before = self._log.seek(0, os.SEEK_END)
         self._process.stdin.write(json.dumps(check).encode() + b"\n")
@@ -221,7 +221,7 @@ class Worker:
         self._log.close()
 
     async def _answer(self, key: str, value: object) -> dict[str, Any] | None:
-        """The next line that is an answer with this value; ``None`` when there are no more."""
+        """Wait for the next line that is an answer with this value; ``None`` when there are no more."""
         assert self._process.stdout is not None
         while line := await self._process.stdout.readline():
             with contextlib.suppress(ValueError):
@@ -231,7 +231,7 @@ class Worker:
         return None
 
     async def _where(self) -> str:
-        """What it is at, as it says itself."""
+        """Ask the process where in its code it is."""
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(WHERE)
         await asyncio.sleep(SAY_SECONDS)
@@ -251,7 +251,7 @@ class Worker:
         return end + _innermost(said) + (f", saying {words!r}" if words else "")
 
     def _said(self) -> str:
-        """What it printed since its last check began, or the end of it."""
+        """Give what the process printed since its last check began, or the end of that."""
         size = self._log.seek(0, os.SEEK_END)
         self._log.seek(max(self._said_before, size - SAID_BYTES))
         said = self._log.read().decode(errors="replace")
@@ -259,7 +259,7 @@ class Worker:
 
 
 def _innermost(said: str) -> str:
-    """The place that a stack in ``said`` ends at, with the last two parts of its file."""
+    """Find the place at which a stack in ``said`` ends, with the last two parts of its file."""
     if (frame := FRAME.search(said)) is None:
         return ""
     file, line, function = frame.groups()

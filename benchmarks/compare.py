@@ -111,7 +111,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def different(before: Run, after: Run) -> str | None:
-    """What of the machines differs."""
+    """Say in what the machines of two runs differ."""
     for name in SAME:
         old, new = before.environment[name], after.environment[name]
         if old != new:
@@ -120,7 +120,7 @@ def different(before: Run, after: Run) -> str | None:
 
 
 def paired(before: Run, after: Run) -> list[Pair]:
-    """The same measurement in both runs, with the peers that were timed beside it in both."""
+    """Pair the measurements that both runs have, each with the peers that were timed beside it in both."""
     earlier, later = ({row.key: row for row in run.rows if begun(row)} for run in (before, after))
     both = [(row, later[key]) for key, row in earlier.items() if key in later]
     peers: dict[tuple[str, ...], list[tuple[Row, Row]]] = {}
@@ -137,7 +137,7 @@ def begun(row: Row) -> bool:
 
 
 def measurement(row: Row) -> tuple[str, ...]:
-    """What is the same for all that are timed side by side."""
+    """Give the fields that are equal for all rows that were timed side by side."""
     return row.kind, row.group, row.label
 
 
@@ -160,7 +160,7 @@ def beside(row: Row, peer: Row) -> Spread:
 
 
 def rounds(*pairs: tuple[Row, Row]) -> int:
-    """The fewest of all of them; a row that does not say has enough."""
+    """Find the fewest rounds of all rows; a row that does not say has enough."""
     return min(LEAST_ROUNDS if row.rounds is None else row.rounds for pair in pairs for row in pair)
 
 

@@ -65,7 +65,7 @@ def covariance(x: Tensor) -> Tensor:
 
 
 def selected_triangle(cov: Tensor) -> Tensor:
-    """The upper triangle in the way of torch that is fastest, with positions that are found once."""
+    """Read the upper triangle in the fastest way of torch, with an index map that is made once."""
     return cov.flatten(1).index_select(1, _positions(cov.shape[-1], cov.device))
 
 
@@ -80,7 +80,7 @@ def ours(x: Tensor, gate_weight: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def scaled_matrix(x: Tensor, gate_weight: Tensor, mask: Tensor | None) -> Tensor:
-    """What the package might do instead: one full covariance, which also gives p, scaled element by element."""
+    """Compute what the package might do instead: one full covariance, which also gives p, scaled element by element."""
     features = x.flatten(2)
     cov = gcp_kernels.covariance_pool(features)
     weight = channel_weight(features, gate_weight)
@@ -113,7 +113,7 @@ class Inputs:
 
 
 def make_inputs(case: Case, device: torch.device) -> Inputs:
-    """The same numbers on every machine; channels vary in strength so much that p is neither 0 nor 1."""
+    """Draw the same numbers on every machine; channels vary in strength so much that p is neither 0 nor 1."""
     generator = torch.Generator().manual_seed(case.channels)
     b, c = case.batch, case.channels
     features = torch.randn(b, c, case.height, case.width, generator=generator).relu_()

@@ -24,7 +24,7 @@ GPU_STATE = {
 
 
 def environment(device: torch.device) -> dict[str, str | float]:
-    """The same fields on every machine; "none" for what it has not."""
+    """Describe the machine, with the same fields everywhere; "none" for what it does not have."""
     cuda = device.type == "cuda"
     return {
         "device": torch.cuda.get_device_name(device) if cuda else cpu_name(),
@@ -64,7 +64,7 @@ def triton_version() -> str:
 
 
 def commit() -> str:
-    """The checkout's commit, marked when files differ from it; "unknown" outside a git checkout."""
+    """Find the checkout's commit, marked when files differ from it; "unknown" outside a git checkout."""
     try:
         head = git("rev-parse", "--short=12", "HEAD")
         return head + ("+changes" if git("status", "--porcelain") else "")

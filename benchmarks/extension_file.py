@@ -57,12 +57,12 @@ def why_not(checkout: Path, architecture: str, python: str = sys.executable) -> 
 
 
 def sources(checkout: Path) -> list[Path]:
-    """What the extension is built of."""
+    """List the files that the extension is built of."""
     return [checkout / "setup.py", *sorted(path for path in (checkout / "csrc").rglob("*") if path.is_file())]
 
 
 def digest(checkout: Path) -> str:
-    """A hash of the sources, by name and content."""
+    """Hash the sources, by name and content."""
     whole = hashlib.sha256()
     for path in sources(checkout):
         whole.update(f"{path.relative_to(checkout)} {path.stat().st_size}\n".encode() + path.read_bytes())
@@ -77,7 +77,7 @@ def note_sources(checkout: Path) -> None:
 
 
 def architectures(info: Path) -> list[str] | None:
-    """What the build says it was built for, machine code alone; None where nothing was built."""
+    """Find for which architectures the build has machine code; None where nothing was built."""
     found = re.search(r"^DETAIL = '.* for ([\d.;+a-zA-Z ]+)'$", info.read_text(encoding="utf-8"), re.MULTILINE)
     return None if found is None else [name.removesuffix("+PTX") for name in re.split(r"[; ]", found[1])]
 

@@ -60,7 +60,7 @@ def installed(python: str) -> dict[str, str | None]:
 
 
 def differences(python: str, versions: dict[str, str | None]) -> Iterator[Difference]:
-    """What an interpreter lacks of the GPU machine's."""
+    """List in what an interpreter differs from that of the GPU machine."""
     found = versions["python"] or ""
     if not matches(found, PYTHON):
         yield Difference(f"Python {found}, not {PYTHON}", f"another --python, of Python {PYTHON}")
@@ -86,7 +86,7 @@ def matches(version: str, wanted: str) -> bool:
 
 
 def missing_programs() -> Iterator[Difference]:
-    """What this machine lacks for preparing."""
+    """List the programs that this machine lacks for preparing."""
     for name, owner in PROGRAMS.items():
         if shutil.which(name) is None:
             yield Difference(f"{name} is not on the PATH", f"install {owner}")

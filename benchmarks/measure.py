@@ -41,7 +41,7 @@ def time_case(
     budget: Budget,
     ceilings: Ceilings | None = None,
 ) -> list[Row]:
-    """A row for each provider, in order: its time, or the reason why it is not timed."""
+    """Make a row for each provider, in order: its time, or the reason why it is not timed."""
     inputs = make_inputs(case, device)
     cold = Cold.of(inputs.nbytes, gpu_timing.cache_bytes(device)) if device.type == "cuda" else Cold(1, 0)
     copies = [inputs, *(inputs.copy() for _ in range(cold.copies - 1))]
@@ -95,7 +95,7 @@ def prepared(
 def verified(
     group: str, case: Case, provider: Provider, device: torch.device, judge: Judge, inputs: Inputs
 ) -> tuple[Row, Pool | None]:
-    """The provider's row without a time, and its pool if it is here and right: within its limit of float64."""
+    """Give the provider's row without a time; and its pool, if it is installed and within its limit of float64."""
     row = Row.of("time", group, case, provider.name, provider.truth)
     if (reason := provider.why_not(case, device)) is not None:
         return replace(row, problem=reason), None
@@ -165,7 +165,7 @@ def clocks_of(
 
 
 def calls_of(pool: Pool, truth: str, direction: str, copies: Sequence[Inputs]) -> list[Callable[[], object]]:
-    """What is timed, one call for each copy of the inputs."""
+    """Make the calls that are timed, one for each copy of the inputs."""
 
     def call_of(inputs: Inputs) -> Callable[[], object]:
         upstream = upstream_of(truth, inputs)
@@ -188,7 +188,7 @@ def timed(
     ceilings: Ceilings | None,
     state: dict[str, float],
 ) -> Row:
-    """The candidate's row with its time, and how near to the roofline that is."""
+    """Add to the candidate's row its time, and how near to the roofline that is."""
     row, name = candidate.row, candidate.provider.name
     method = next((one for one in (GRAPH, EAGER, WALL) if (name, one) in times), None)
     if method is None:

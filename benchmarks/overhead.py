@@ -142,7 +142,7 @@ def launching(shape: Shape) -> Iterator[StubDriver]:
 
 
 def calls(shape: Shape) -> dict[str, Callable[[], Any]]:
-    """The ways into the backend, from the inside out, without gradients but for the backward pass itself."""
+    """List the ways into the backend, from the inside out; only that of the backward pass has gradients."""
     isqrt = importlib.import_module("gcp_kernels.ops.isqrt_pool.triton.launch")
     x = torch.randn(shape.b, shape.c, shape.m)
     image = x.view(shape.b, shape.c, int(math.sqrt(shape.m)), -1)

@@ -46,7 +46,7 @@ def pade_coefficients(degree: int) -> tuple[list[float], list[float]]:
 
 
 def pade_sqrt(a: torch.Tensor, degree: int = DEGREE) -> torch.Tensor:
-    """The approximant of the root of (B, C, C) matrices whose eigenvalues are in [0, 1]."""
+    """Approximate the root of (B, C, C) matrices whose eigenvalues are in [0, 1]."""
     identity = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device).expand_as(a)
     z = identity - a
     numerators, denominators = pade_coefficients(degree)

@@ -55,7 +55,7 @@ class Provider:
 
 
 def in_float32(pool: Pool) -> Pool:
-    """A pool without arithmetic for half precision, as its users call it: features in float32, result cast back."""
+    """Wrap a pool without arithmetic for half precision, as its users do: features in float32, result cast back."""
 
     def cast(features: torch.Tensor) -> torch.Tensor:
         if features.dtype not in (torch.float16, torch.bfloat16):
@@ -144,12 +144,12 @@ def eigh_limit(case: Case) -> float:
 
 
 def pade_limit(case: Case) -> float:
-    """A hundred times that of the iterates in float32: Q falls from 1 to 11 / 1024 where an eigenvalue is zero."""
+    """Allow a hundred times the error of float32 iterates: Q falls from 1 to 11 / 1024 where an eigenvalue is zero."""
     return magnified(case, 100)
 
 
 def magnified(case: Case, factor: float) -> float:
-    """The limit for float32 products times a factor, and the rounding of the result to half precision."""
+    """Allow a multiple of the limit for float32 products, and the rounding of the result to half precision."""
     high = replace(case, precision="high")
     return error_limit(high) + (factor - 1) * error_limit(replace(high, dtype=ARITHMETIC.get(case.dtype, case.dtype)))
 
@@ -184,7 +184,7 @@ PROVIDERS = BACKEND_PROVIDERS + PEERS
 
 @functools.cache
 def by_name(name: str) -> Provider:
-    """The provider of that name.
+    """Find the provider of that name.
 
     Raises:
         ValueError: there is none.

@@ -68,7 +68,7 @@ class Rehearsal:
         return self.architecture.replace(".", "")
 
     def run(self, *arguments: str, codes: Sequence[int] = (0,), **environment: str) -> str:
-        """A module of the checkout in that interpreter; its output, which is shown where it fails."""
+        """Run a module of the checkout in that interpreter; return its output, and show it where the module fails."""
         inherited = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
         done = subprocess.run(
             [self.python, *arguments], cwd=CHECKOUT, env={**inherited, "OMP_NUM_THREADS": "1", **environment},
@@ -93,7 +93,7 @@ def machine(plan: Rehearsal) -> str:
 
 
 def extension(plan: Rehearsal) -> str:
-    """The CUDA extension for the architecture; nothing is installed."""
+    """Build the CUDA extension for the architecture; install nothing."""
     reason = extension_file.why_not(CHECKOUT, plan.architecture, plan.python)
     if reason is not None:
         with tempfile.TemporaryDirectory() as wheels:
@@ -165,7 +165,7 @@ def tuning(plan: Rehearsal) -> str:
 
 
 def without_gpu(plan: Rehearsal) -> str:
-    """What the steps call, as far as it runs here, in the interpreter that stands for the GPU machine's."""
+    """Run what the steps call, as far as it runs here, in the interpreter that stands for the GPU machine's."""
     plan.run("-m", "gcp_kernels", "info")
     listed = plan.run("-m", "benchmarks", "sanitize", "--list").splitlines()
     collected = plan.run("-m", "pytest", "-p", "no:cacheprovider", "-q", "--collect-only", "tests").splitlines()
@@ -201,19 +201,19 @@ PARTS = ("machine", "extension", "triton", "tests", "tuning", "without-gpu", "si
 
 
 def warm(plan: Rehearsal) -> tuple[str, ...]:
-    """The command that fills a cache."""
+    """Give the command that fills a cache."""
     return ("-m", "benchmarks.warm_cache", "--arch", plan.arch, "--jobs", str(plan.jobs))
 
 
 def fresh(folder: Path) -> Path:
-    """An empty folder: what an earlier commit compiled would be carried for nothing."""
+    """Make an empty folder: what an earlier commit compiled would be carried for nothing."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     return folder
 
 
 def pack(cache: Path, archive: Path, suffixes: Sequence[str]) -> Path:
-    """What Triton reads of a cache, for the place where it is unpacked."""
+    """Pack what Triton reads of a cache, for the place where it is unpacked."""
 
     def write(file: BinaryIO) -> None:
         with tarfile.open(fileobj=file, mode="w:gz") as packed:
@@ -232,7 +232,7 @@ def pack(cache: Path, archive: Path, suffixes: Sequence[str]) -> Path:
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """An archive anywhere else than at its place."""
+    """Unpack an archive in a folder that is not the one it was packed for."""
     with tarfile.open(archive) as packed:
         packed.extractall(folder, filter="data")
     for path in folder.rglob(f"{GROUP}*"):
@@ -240,7 +240,7 @@ def unpack(archive: Path, folder: Path) -> None:
 
 
 def located(group: bytes, cache: str) -> bytes:
-    """The list of a kernel's files, as it is in a cache of this path; each is in the folder of its key."""
+    """Rewrite the list of a kernel's files for a cache of this path; each file is in the folder of its key."""
     listed = json.loads(group)
     listed["child_paths"] = {
         name: str(Path(cache, *Path(path).parts[-2:])) for name, path in listed["child_paths"].items()
@@ -292,7 +292,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def commit() -> str:
-    """The checkout's commit, and whether something is not in it."""
+    """Find the checkout's commit, and whether something is not in it."""
     command = ["git", "describe", "--always", "--dirty"]
     return subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True).stdout.strip() or "unknown"
 

@@ -80,7 +80,7 @@ class Ceilings:
 
 
 def measure_ceilings(device: torch.device) -> Ceilings:
-    """A large copy and a large product of normal numbers: float16 on a GPU, float32 on a CPU."""
+    """Time a large copy and a large product of normal numbers: float16 on a GPU, float32 on a CPU."""
     order, dtype = PRODUCT_ORDER[device.type], torch.float16 if device.type == "cuda" else torch.float32
     name = f"{str(dtype).removeprefix('torch.')} product of {order} x {order}"
     return Ceilings(copied_bytes_per_second(device), multiplied_flop_per_second(device, order, dtype), name)

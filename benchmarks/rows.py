@@ -105,7 +105,7 @@ FIELDS = tuple(field.name for field in fields(Row))
 
 
 def flat(row: Row, setting: dict[str, str | float]) -> dict[str, Any]:
-    """The row's fields and those of the environment.
+    """Join the row's fields and those of the environment.
 
     JSON knows no infinity: an error that is not finite is null, and ``problem`` tells of it.
     """
@@ -149,7 +149,7 @@ class Run:
 
 
 def read(path: Path) -> Run:
-    """A run from its folder, or from its file of JSON lines or CSV; a folder may hold either.
+    """Read a run from its folder, or from its file of JSON lines or CSV; a folder may hold either.
 
     Raises:
         ValueError: there is no such file, it has no rows, or a line is not a row.

@@ -102,7 +102,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def planned(args: argparse.Namespace) -> Plan:
-    """The set with what the options leave of it. Peaks are the group "memory"."""
+    """Reduce the set to what the options select. Peaks are the group "memory"."""
     plan = named_set(args.set, args.device.type)
     names = tuple(
         name for name in plan.peak_providers if not args.provider or any(one in name for one in args.provider)

@@ -27,7 +27,7 @@ Instruction = tuple[int, str, str]
 
 
 def counted(listing: str) -> Figures:
-    """Registers, stack and instructions, from what cuobjdump prints of a program.
+    """Read registers, stack and instructions from what cuobjdump prints of a program.
 
     Raises:
         RuntimeError: it prints something else.

@@ -73,7 +73,7 @@ class Plan:
 
 
 def named_set(name: str, device_type: str) -> Plan:
-    """The plan of a set on "cpu" or "cuda".
+    """Make the plan of a set on "cpu" or "cuda".
 
     "small" says whether everything works, in a CPU minute, and nothing about speed. "standard" is for the machine at
     hand: some three minutes on a recent GPU, some fifteen on two CPU cores. "full" takes as long as it takes.
@@ -125,7 +125,7 @@ ARITHMETIC = (
 
 
 def headlines(device_type: str) -> Iterator[Item]:
-    """A training step of everyone, and its parts; on a GPU as under autocast, and the step in float32 too."""
+    """Plan a training step of every provider, and its parts; on a GPU as under autocast, the step in float32 too."""
     if device_type == "cpu":
         shapes = CPU_HEADLINES
     else:
@@ -162,7 +162,7 @@ def latencies(name: str) -> Iterator[Item]:
 
 
 def exact(device_type: str) -> Iterator[Item]:
-    """What the exact root costs, with more positions than channels and with fewer."""
+    """Plan what the exact root costs, with more positions than channels and with fewer."""
     batch = 4 if device_type == "cpu" else 32
     yield Item("exact", Case(batch, 64, 28, 28), EXACT)
     yield Item("exact", Case(batch, 256, 14, 14), EXACT)

@@ -57,5 +57,5 @@ def ratio_of(row: Row, rows: Sequence[Row]) -> str:
 
 
 def legend(names: Sequence[str]) -> str:
-    """What the providers are."""
+    """Describe the providers."""
     return "\n".join(f"  {name:22} {SUMMARIES[name]}" for name in names)

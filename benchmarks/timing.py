@@ -31,15 +31,15 @@ class Budget:
 
     @classmethod
     def on(cls, device: torch.device, rounds: int, turn: float | None = None, provider: float | None = None) -> Budget:
-        """The budget of a kind of device, but for what is given."""
+        """Choose the budget of a kind of device, except for what is given."""
         return cls(rounds, turn or TURN_SECONDS[device.type], provider or PROVIDER_SECONDS[device.type])
 
     def calls(self, seconds: float) -> int:
-        """Calls that fill a turn, at most :data:`MOST_CALLS`."""
+        """Count the calls that fill a turn, at most :data:`MOST_CALLS`."""
         return max(1, min(MOST_CALLS, round(self.turn_seconds / max(seconds, 1e-7))))
 
     def rounds_of(self, seconds: float) -> int:
-        """Rounds for a provider whose call takes so long."""
+        """Count the rounds for a provider whose call takes so long."""
         affordable = int(self.provider_seconds / max(seconds * self.calls(seconds), 1e-7))
         return min(self.rounds, max(LEAST_ROUNDS, affordable))
 

@@ -58,7 +58,7 @@ class Pass:
         return [self.tensors.grad_source, *([] if self.tensors.grad_scale is None else [self.tensors.grad_scale])]
 
     def call(self, case: Case) -> Callable[[], None]:
-        """The launches of ``case``, which differs from the pass's own in its configuration alone."""
+        """Make the launches of ``case``, which differs from the pass's own only in its configuration."""
         if replace(case, choice=self.case.choice) != self.case:
             raise ValueError(f"the pass was made for {self.case}, not for {case}")
         return lambda: launch_on(case, self.tensors)
@@ -71,7 +71,7 @@ class Pass:
         return max(worst_sample_error(found, exact) for found, exact in zip(self.filled, self.exact, strict=True))
 
     def limit(self) -> float:
-        """The error beyond which a pass is wrong, as in the benchmark."""
+        """Give the error beyond which a pass is wrong, as in the benchmark."""
         case = self.case
         dtype = str(case.dtype).removeprefix("torch.")
         return error_limit(

@@ -103,7 +103,7 @@ def runnable(operation: str) -> list[tuple[str, str]]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Tests with a marked operation get backend and device, others that ask for a device get each there is."""
+    """Give backend and device to tests with a marked operation, and each device to others that ask for one."""
     if marker := metafunc.definition.get_closest_marker("operation"):
         pairs = runnable(marker.args[0])
         metafunc.parametrize(("backend", "device"), pairs, ids=[f"{name}-{device}" for name, device in pairs])

@@ -41,7 +41,7 @@ def second_divided_difference(x: float, y: float, z: float, alpha: float) -> flo
 
 
 def with_eigenvalues(*eigenvalues: float) -> Tensor:
-    """A matrix (1, C, C) with these eigenvalues and random eigenvectors, symmetric to the last digit."""
+    """Make a matrix (1, C, C) with these eigenvalues and random eigenvectors, symmetric to the last digit."""
     c = len(eigenvalues)
     q, _ = torch.linalg.qr(torch.randn(c, c, dtype=torch.float64))
     matrix = (q * torch.tensor(eigenvalues, dtype=torch.float64)) @ q.mT
@@ -58,7 +58,7 @@ def _powers(s: Tensor, k: int) -> Tensor:
 
 
 def _exponential(x: Tensor) -> Tensor:
-    """The matrix of L -> derivative of exp at X, read off exp [[X, L], [0, X]]."""
+    """Read the matrix of L -> derivative of exp at X off exp [[X, L], [0, X]]."""
     c = x.shape[0]
     basis = torch.eye(c * c, dtype=x.dtype).view(c * c, c, c)
     top = torch.cat([x.expand(c * c, c, c), basis], dim=2)

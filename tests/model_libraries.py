@@ -72,7 +72,7 @@ def pip(command: str, *arguments: str) -> tuple[int, str]:
 
 
 def why_not_importable() -> str | None:
-    """The last line of what a user would see who imports both; None when they can be imported."""
+    """Give the last line that a user sees who imports both; None when they can be imported."""
     done = subprocess.run(
         [sys.executable, "-c", "import torchvision, timm"], stderr=subprocess.PIPE, text=True, check=False
     )

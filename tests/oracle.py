@@ -34,7 +34,7 @@ def scalar_iteration(eigenvalues: Tensor, n_iter: int, inverse: bool = False) ->
 
 
 def covariance_pool(x: Tensor, scale: Tensor | None = None) -> Tensor:
-    """Population covariance of (B, C, M) features, (B, C, C), in float64; element i, j times s_i s_j for a scale s."""
+    """Compute the covariance (B, C, C) of (B, C, M) features in float64; element i, j times s_i s_j for a scale s."""
     x = x.double()
     # Two passes: what the first mean lost to rounding is removed by the second.
     centred = x - x.mean(-1, keepdim=True)
@@ -146,7 +146,7 @@ def triangle(m: Tensor) -> Tensor:
 
 
 def triangle_grad(grad: Tensor, c: int) -> Tensor:
-    """The (..., C, C) gradient that an upstream gradient of the triangle is: itself above, zero below the diagonal."""
+    """Make a (..., C, C) gradient of the triangle's: itself on and above the diagonal, zero below."""
     full = grad.new_zeros(*grad.shape[:-1], c, c)
     start = 0
     for i in range(c):

@@ -64,7 +64,7 @@ def value_and_gradient(function: Callable[[Tensor], Tensor], x: Tensor, grad: Te
 
 
 def upstream(c: int, output: str, b: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """A random upstream gradient for an output, rounded to ``dtype``, and the same as a float64 matrix."""
+    """Draw an upstream gradient for an output, rounded to ``dtype``, and give it as a float64 matrix too."""
     if output == "full":
         grad = torch.randn(b, c, c).to(dtype)
         return grad, grad.double()

@@ -48,7 +48,7 @@ def measured(load=0.0, seed=0, rounds=9, case=CASE, kind="time", **slower):
 
 @pytest.fixture
 def compared(tmp_path, capsys):
-    """The exit code of a comparison, and what it printed."""
+    """Compare, and give the exit code and what was printed."""
 
     def run(before, after, *options):
         folders = [write(tmp_path / name, found) for name, found in (("before", before), ("after", after))]

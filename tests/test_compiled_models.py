@@ -20,7 +20,7 @@ def convert(case: Case, pool: str = "gcp") -> nn.Module:
 
 
 def seeded(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """The model's output, with the same samples and channels dropped every time."""
+    """Give the model's output, with the same samples and channels dropped every time."""
     torch.manual_seed(1)
     return model(x)
 

@@ -330,7 +330,7 @@ def test_empty_batch(training, device):
 
 
 def layouts(x: Tensor) -> dict[str, tuple[Tensor, int]]:
-    """The same (B, C, H, W) features in other memory, or with other places for the channels, and where these are."""
+    """Lay (B, C, H, W) features out otherwise in memory, or move the channels; give where they are then."""
     b, c, h, w = x.shape
     padded = torch.full((b + 1, c, h + 2, w), 7.0, dtype=x.dtype, device=x.device)
     padded[1:, :, 1:-1] = x

@@ -188,7 +188,7 @@ def expected_unvec(vector: torch.Tensor, mirror: bool, channels: int) -> torch.T
 
 
 def poison_free_memory(elements: int, dtype: torch.dtype) -> None:
-    """The next allocation of this size finds NaN: what a kernel leaves unwritten shows."""
+    """Let the next allocation of this size find NaN, so that what a kernel leaves unwritten shows."""
     torch.full((elements,), float("nan"), dtype=dtype, device="cuda")
 
 

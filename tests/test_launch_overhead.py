@@ -73,7 +73,7 @@ def test_launches_by_phase(rows, call):
 
 
 def outputs(shape):
-    """Bytes of pooled features, offset, trace and no iterates."""
+    """List the bytes of pooled features, centre, trace and no iterates."""
     return [shape.b * triangle(shape.c) * FLOAT32, shape.b * shape.c * FLOAT32, shape.b * FLOAT32, 0]
 
 

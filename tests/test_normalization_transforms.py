@@ -52,7 +52,7 @@ def example(name: str, device: str, *extra: int, b: int = 3, c: int = 4) -> tupl
 
 
 def loss_of(function: Function) -> Function:
-    """A scalar of the output that treats every element of it differently, mirrored ones too."""
+    """Make a scalar of the output that treats every element of it differently, mirrored ones too."""
 
     def loss(*given: Tensor) -> Tensor:
         value = function(*given)

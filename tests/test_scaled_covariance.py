@@ -44,7 +44,7 @@ def exact_values(x: Tensor, scale: Tensor, grad: Tensor, output: str) -> tuple[T
 
 
 def unfused_values(x: Tensor, scale: Tensor, grad: Tensor, output: str, precision: str | None) -> tuple[Tensor, ...]:
-    """What ``tolerances.unfused`` computes of one input, of two; gradients are not rounded."""
+    """Compute of two inputs what ``tolerances.unfused`` computes of one; gradients are not rounded."""
     dtype = tolerances.accumulation_dtype(x.dtype)
     leaves = [tensor.to(dtype).requires_grad_() for tensor in (x, scale)]
     with tolerances.unfused_arithmetic(x.dtype, precision):
