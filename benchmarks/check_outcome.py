@@ -85,7 +85,7 @@ def outcome_of(check: Runnable, device: torch.device) -> Outcome:
 
 
 def layout(check: Any, device: torch.device) -> str:
-    """How many matrices of the CUDA extension's pooling are resident in shared memory, forward and backward."""
+    """Count the matrices of the CUDA extension's pooling that are resident in shared memory, forward and backward."""
     if check.backend != "cuda" or check.operation != "isqrt_pool":
         return ""
     operators = torch.ops.gcp_kernels_cuda
@@ -102,7 +102,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def lost(device: torch.device) -> bool:
-    """Whether every later check of this process would seem to fail."""
+    """Say whether every later check of this process would seem to fail."""
     return device.type == "cuda" and why_lost(device) is not None
 
 

@@ -117,7 +117,7 @@ class _Run:
         return max(to_help, key=lambda family: len(family.waiting) / (family.workers + 1), default=None)
 
     async def _work_on(self, family: Family) -> None:
-        """One process, until the family has no check left or the process is lost."""
+        """Serve a family by one process, until it has no check left or the process is lost."""
         worker = await Worker.start(family.command)
         try:
             problem = await worker.begin(self._limits.start)

@@ -132,7 +132,7 @@ def paired(before: Run, after: Run) -> list[Pair]:
 
 
 def begun(row: Row) -> bool:
-    """Whether the run had time for it: on a machine with other work it has time for less."""
+    """Say whether the run had time for it: on a machine with other work it has time for less."""
     return row.problem is None or not row.problem.startswith(NOT_BEGUN)
 
 
@@ -165,14 +165,14 @@ def rounds(*pairs: tuple[Row, Row]) -> int:
 
 
 def yardsticks(pair: Pair) -> list[tuple[Row, Row]]:
-    """Of the peers those of which enough rounds are known beside ours in both runs."""
+    """Choose the peers that have enough rounds beside ours in both runs."""
     if not is_ours(pair.before) or not timed(pair.before, pair.after):
         return []
     return [peer for peer in pair.peers if rounds((pair.before, pair.after), peer) >= LEAST_ROUNDS]
 
 
 def slower(pair: Pair, margin: float) -> Iterator[Change]:
-    """Of ours the time over that of peers, where most of them say that it changed in the same direction.
+    """Yield our time over that of the peers, where most of them say that it changed in the same direction.
 
     To a peer it has changed where the quartiles of the two runs do not overlap and the medians differ by more than the
     margin. That of the median peer is shown.
@@ -192,7 +192,7 @@ def slower(pair: Pair, margin: float) -> Iterator[Change]:
 
 
 def absolutely(pair: Pair, margin: float) -> Iterator[Change]:
-    """Milliseconds whose quartiles do not overlap, where the medians differ by more than the margin."""
+    """Yield the milliseconds if the quartiles do not overlap and the medians differ by more than the margin."""
     before, after, factor = pair.before, pair.after, 1 + margin / 100
     if not timed(before, after):
         return
@@ -203,7 +203,7 @@ def absolutely(pair: Pair, margin: float) -> Iterator[Change]:
 
 
 def larger(pair: Pair, margin: float) -> Iterator[Change]:
-    """Memory that differs by more than the margin."""
+    """Yield the memory if it differs by more than the margin."""
     for what, unit in (("peak_bytes", "MiB peak"), ("saved_bytes", "MiB kept")):
         old, new = getattr(pair.before, what), getattr(pair.after, what)
         if old is None or new is None:
@@ -214,7 +214,7 @@ def larger(pair: Pair, margin: float) -> Iterator[Change]:
 
 
 def without_verdict(pairs: Sequence[Pair]) -> dict[str, int]:
-    """How many times of ours are not judged, by reason."""
+    """Count the times of ours that are not judged, by reason."""
     found: dict[str, int] = {}
     for pair in pairs:
         if not is_ours(pair.before) or not timed(pair.before, pair.after) or yardsticks(pair):

@@ -36,7 +36,7 @@ Triangle = Callable[[Tensor], Tensor]
 
 
 def written_out(triangle: Triangle, x: Tensor, gate_weight: Tensor, mask: Tensor | None) -> Tensor:
-    """DropCov as its definition reads and as published: gated features, two covariances, p read to the host."""
+    """Compute DropCov as published and by its definition: gated features, two covariances, p read to the host."""
     b, c, *spatial = x.shape
     weight = gate(x.flatten(2), gate_weight)
     x = x + x * weight.view(b, c, *(1 for _ in spatial))
@@ -127,13 +127,13 @@ def make_inputs(case: Case, device: torch.device) -> Inputs:
 
 
 def step(pool: Pool, inputs: Inputs, mask: Tensor | None) -> tuple[Tensor, ...]:
-    """One forward and backward pass: pooled vectors, gradients of the features and of the gate weight."""
+    """Run a forward and a backward pass: pooled vectors, gradients of the features and of the gate weight."""
     pooled = pool(inputs.features, inputs.gate_weight, mask)
     return pooled.detach(), *torch.autograd.grad(pooled, (inputs.features, inputs.gate_weight), inputs.upstream)
 
 
 def verify(pool: Pool, inputs: Inputs) -> tuple[float, ...]:
-    """Relative errors of a :func:`step` with the mask of the inputs, against the reference in float64."""
+    """Measure the relative errors of a :func:`step` with the mask of the inputs, against the reference in float64."""
     exact_inputs = Inputs(
         *(leaf.detach().double().requires_grad_() for leaf in (inputs.features, inputs.gate_weight)),
         inputs.upstream.double(),
@@ -149,7 +149,7 @@ def verify(pool: Pool, inputs: Inputs) -> tuple[float, ...]:
 
 
 def probability_error(inputs: Inputs) -> tuple[float, float]:
-    """p of the package, and its distance from p as the reference has it in float64."""
+    """Find p of the package, and its distance from p of the reference in float64."""
     x, gate_weight = inputs.features.detach().flatten(2), inputs.gate_weight.detach()
     p = drop_probability(x, channel_weight(x, gate_weight)).item()
     return p, abs(p - reference.drop_probability(x.double(), gate_weight.double()).item())

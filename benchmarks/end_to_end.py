@@ -69,7 +69,7 @@ def poolings(in_channels: int, dim: int) -> dict[str, tuple[Callable[[], nn.Modu
 
 
 def resnet18() -> nn.Module:
-    """torchvision's, untrained.
+    """Build torchvision's ResNet-18, untrained.
 
     Raises:
         ImportError: torchvision is not installed.
@@ -78,7 +78,7 @@ def resnet18() -> nn.Module:
 
 
 def why_not_torchvision() -> str | None:
-    """Why torchvision cannot be used; beside a torch of another build it fails with a RuntimeError."""
+    """Say why torchvision cannot be used; with a torch of another build its import raises a RuntimeError."""
     try:
         importlib.import_module("torchvision")
     except (ImportError, RuntimeError) as error:
@@ -113,7 +113,7 @@ class Batch:
 
 
 def training_step(model: nn.Module, optimiser: torch.optim.Optimizer, batch: Batch, dtype: torch.dtype) -> torch.Tensor:
-    """Forward, backward and update as networks are trained; the loss. Autocast where ``dtype`` is not float32."""
+    """Train a step, forward, backward and update, and give the loss. Autocast is on where ``dtype`` is not float32."""
     half = dtype != torch.float32
     with torch.autocast(batch.images.device.type, dtype) if half else nullcontext():
         loss = nn.functional.cross_entropy(model(batch.images), batch.labels)

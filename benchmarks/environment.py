@@ -42,7 +42,7 @@ def environment(device: torch.device) -> dict[str, str | float]:
 
 
 def machine_state(device: torch.device) -> dict[str, float]:
-    """How busy the machine is, and on a GPU :func:`gpu_state`, as rows carry them; without what cannot be told."""
+    """Find how busy the machine is, and on a GPU :func:`gpu_state`, for the rows; leave out what cannot be found."""
     load = {"load": round(os.getloadavg()[0], 2)} if hasattr(os, "getloadavg") else {}
     return {**load, **gpu_state(device)}
 
@@ -82,7 +82,7 @@ def driver_version(device: torch.device) -> str:
 
 
 def gpu_state(device: torch.device) -> dict[str, float]:
-    """Clocks, temperature and power now; empty on a CPU, without nvidia-smi, and for what the GPU does not tell."""
+    """Read clocks, temperature and power; empty on a CPU, without nvidia-smi, and for what the GPU does not tell."""
     if device.type != "cuda":
         return {}
     state = {}
@@ -95,7 +95,7 @@ def gpu_state(device: torch.device) -> dict[str, float]:
 
 
 def nvidia_smi(device: torch.device, fields: tuple[str, ...]) -> list[str]:
-    """Values of the fields for this GPU, which is named by its UUID: nvidia-smi numbers GPUs in its own way."""
+    """Read the fields of this GPU, named by its UUID: nvidia-smi numbers GPUs in its own way."""
     program = shutil.which("nvidia-smi")
     uuid = getattr(torch.cuda.get_device_properties(device), "uuid", None)
     if program is None or uuid is None:

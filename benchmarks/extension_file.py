@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def why_not(checkout: Path, architecture: str, python: str = sys.executable) -> str | None:
-    """Why the extension in a checkout cannot be taken for a GPU of this architecture; None if it can.
+    """Say why the extension in a checkout cannot be used for a GPU of this architecture; None if it can.
 
     It was built of other sources or for other GPUs, or ``python`` cannot import it.
     """

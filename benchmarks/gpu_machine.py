@@ -44,7 +44,7 @@ class Difference:
 
 
 def installed(python: str) -> dict[str, str | None]:
-    """Versions of an interpreter and its packages; None for what it has not.
+    """Ask an interpreter for its version and those of its packages; None for what it does not have.
 
     Raises:
         RuntimeError: ``python`` cannot be run.
@@ -80,7 +80,7 @@ def differences(python: str, versions: dict[str, str | None]) -> Iterator[Differ
 
 
 def matches(version: str, wanted: str) -> bool:
-    """Whether a version, its build left aside, is the wanted one or a release of it."""
+    """Say whether a version, its build left aside, is the wanted one or a release of it."""
     plain = version.partition("+")[0]
     return plain == wanted or plain.startswith(f"{wanted}.")
 

@@ -50,7 +50,7 @@ def cache_bytes(device: torch.device) -> int:
 
 
 def clock_of(run: Callable[[], object], calls: int, cold: Cold, device: torch.device) -> Clock:
-    """Seconds per call of ``run``, which makes ``calls`` calls."""
+    """Make a clock of ``run``, which makes ``calls`` calls: seconds per call."""
     scratch = torch.empty(cold.flushed, dtype=torch.uint8, device=device) if cold.flushed else None
 
     def clock() -> float:

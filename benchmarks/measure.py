@@ -118,7 +118,7 @@ def verified(
 
 
 def failed(row: Row) -> bool:
-    """Whether the provider ran and was wrong or raised, as opposed to not being here."""
+    """Say whether the provider ran and was wrong or raised, and is not just missing here."""
     return row.problem is not None and row.problem.startswith("failing")
 
 
@@ -129,7 +129,7 @@ def failure(error: Exception) -> str:
 
 @contextmanager
 def without_compiler_warnings() -> Iterator[None]:
-    """torch.compile warns of deprecations inside torch itself."""
+    """Ignore what torch.compile warns of: deprecations inside torch itself."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\._inductor")
         yield
@@ -144,7 +144,7 @@ def clocks_of(
     copies: Sequence[Inputs],
     cold: Cold,
 ) -> tuple[dict[str, Clock], Row]:
-    """Clocks by method: wall on a CPU; on a GPU eager, and a graph where the provider can be captured."""
+    """Make clocks by method: wall on a CPU; on a GPU eager, and a graph where the provider can be captured."""
     calls = calls_of(pool, provider.truth, case.direction, copies)
     if device.type != "cuda":
         return {WALL: lambda: seconds(calls[0], device)}, replace(
@@ -213,7 +213,7 @@ def timed(
 
 
 def compared(rows: Sequence[Row], times: dict[tuple[str, str], list[float]]) -> list[Row]:
-    """Rows with ratios to ours, graph to graph where both have one, else without graphs on either side."""
+    """Add ratios to ours to rows: graph to graph where both have one, else without graphs on either side."""
     ours = next((row.provider for row in rows if row.milliseconds is not None and is_ours(row.provider)), None)
     if ours is None:
         return list(rows)

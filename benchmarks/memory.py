@@ -51,7 +51,7 @@ def with_bytes(row: Row, pool: Pool, inputs: Inputs, upstream: torch.Tensor) -> 
 
 
 def kept_by_hooks(pool: Pool, features: torch.Tensor) -> int:
-    """Bytes of all storages that autograd saves in a forward pass, but for the features and the result themselves."""
+    """Count the bytes of all storages that autograd saves in a forward pass, without the features and the result."""
     storages: dict[int, int] = {}
 
     def pack(saved: torch.Tensor) -> torch.Tensor:
@@ -127,7 +127,7 @@ def peak_of_a_process(provider: Provider, case: Case, device: torch.device) -> P
 
 
 def one_pass(provider: Provider, case: Case, device: torch.device) -> Peak:
-    """Peak bytes of one pass above what was there before it, and its errors on the first samples."""
+    """Find the peak bytes of one pass above what was there before it, and its errors on the first samples."""
     with settings(provider, case):
         pool = provider.build(case)
         # Two samples are enough to load libraries, start threads and fill tables; code is compiled for a batch size.

@@ -116,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def launching(shape: Shape) -> Iterator[StubDriver]:
-    """Inside the block the Triton backend takes tensors on the CPU and launches on a stub, and "auto" tries it."""
+    """Make a context in which the Triton backend takes CPU tensors and launches on a stub, and "auto" tries it."""
     from gcp_kernels.ops.isqrt_pool.triton import launch as isqrt
     from gcp_kernels.ops.triton_device.architecture import Architecture
 
@@ -131,7 +131,7 @@ def launching(shape: Shape) -> Iterator[StubDriver]:
         return backends.AUTO_ORDER
 
     def interpreted() -> bool:
-        """As the backend is asked on its way to a verdict, which then takes tensors on the CPU."""
+        """Say yes when the backend asks on its way to a verdict, so that it takes tensors on the CPU."""
         return True
 
     with ExitStack() as stack:
@@ -147,16 +147,16 @@ def calls(shape: Shape) -> dict[str, Callable[[], Any]]:
     x = torch.randn(shape.b, shape.c, shape.m)
     image = x.view(shape.b, shape.c, int(math.sqrt(shape.m)), -1)
     n_iter = shape.n_iter
-    pooled, offset, trace, iterates = isqrt.isqrt_pool(x, n_iter, True, False, "default")
+    pooled, centre, trace, iterates = isqrt.isqrt_pool(x, n_iter, True, False, "default")
     grad = torch.ones_like(pooled)
     return {
         "backend forward": lambda: isqrt.isqrt_pool(x, n_iter, True, False, "default"),
         "backend backward": lambda: isqrt.isqrt_pool_backward(
-            grad, x, offset, trace, iterates, n_iter, True, "default"
+            grad, x, centre, trace, iterates, n_iter, True, "default"
         ),
         "operator forward": lambda: torch.ops.gcp_kernels.isqrt_pool(x, n_iter, True, False, "default", "auto"),
         "operator backward": lambda: torch.ops.gcp_kernels.isqrt_pool_backward(
-            grad, x, offset, trace, iterates, n_iter, True, "default", "auto"
+            grad, x, centre, trace, iterates, n_iter, True, "default", "auto"
         ),
         "fused_gcp": lambda: gcp_kernels.fused_gcp(image, n_iter=n_iter),
     }
@@ -176,7 +176,7 @@ def measure(name: str, call: Callable[[], Any], shape: Shape, stub: StubDriver, 
 
 
 def entered(call: Callable[[], Any]) -> int:
-    """Functions that are entered in a call."""
+    """Count the functions that are entered in a call."""
     found = 0
 
     def count(frame: Any, event: str, argument: Any) -> None:

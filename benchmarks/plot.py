@@ -78,7 +78,7 @@ def figure_of(run: Run, title: str, width: float = 7.0) -> tuple[Any, Any]:
 
 
 def rows_of(run: Run, group: str, figure: str) -> list[Row]:
-    """Training steps of a group that have a figure, and not zero, which a logarithmic axis has no place for."""
+    """Choose the training steps of a group that have a figure above zero: a logarithmic axis has no place for zero."""
     return [row for row in run.rows if row.group == group and row.direction == "both" and getattr(row, figure)]
 
 
@@ -121,7 +121,7 @@ def common(rows: Sequence[Row], swept: str) -> str:
 
 
 def bars(group: str, value: Callable[[Row], float | None], title: str, unit: str) -> Callable[[Run], Any]:
-    """Bars of a figure, one group of them for each case of a group of cases, one bar for each provider."""
+    """Plan bars of a figure: a cluster for each case of a group, in it a bar for each provider."""
 
     def draw(run: Run) -> Any:
         rows = [row for row in run.rows if row.group == group and value(row) is not None]
@@ -162,7 +162,7 @@ def slowdown(row: Row) -> float | None:
 
 
 def peak_memory(group: str) -> Callable[[Run], Any]:
-    """Peaks have a group of their own on a CPU, where they are taken in fresh processes."""
+    """Plan a plot of peak memory. Peaks have their own group on a CPU, where they are measured in fresh processes."""
     return against(group, "batch", "batch B", "peak_bytes", "MiB at the peak", 2**20)
 
 

@@ -66,7 +66,7 @@ def in_float32(pool: Pool) -> Pool:
 
 
 def ours(backend: str) -> Provider:
-    """``fused_gcp`` on one backend."""
+    """Make the provider of ``fused_gcp`` on one backend."""
 
     def build(case: Case) -> Pool:
         return lambda features: gcp_kernels.fused_gcp(
@@ -100,7 +100,7 @@ def published_why_not(case: Case, device: torch.device) -> str | None:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that can still be had on the device; on a CPU outside Linux, 4 GiB are assumed."""
+    """Find how much memory is free on the device; on a CPU outside Linux, assume 4 GiB."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     try:
@@ -136,7 +136,7 @@ def build_compiled(case: Case) -> Pool:
 
 
 def eigh_limit(case: Case) -> float:
-    """Ten times that of the iterates in float32.
+    """Allow ten times the error of float32 iterates.
 
     Rounding leaves every eigenvalue off by a share of the largest one, which the root of a small one magnifies.
     """
@@ -197,7 +197,7 @@ def by_name(name: str) -> Provider:
 
 @contextmanager
 def settings(provider: Provider, case: Case) -> Iterator[None]:
-    """torch's global settings as the provider needs them on this case; all of its calls are made inside the block.
+    """Make a context with torch's global settings as the provider needs them on this case; its calls are made inside.
 
     Float32 products are TF32 for "fast" and not for "high", unless the provider needs one of them; the package has an
     option of its own. Compiled code may not reuse saved buffers where one graph is run backward again and again.

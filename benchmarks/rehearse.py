@@ -81,7 +81,7 @@ class Rehearsal:
 
 
 def machine(plan: Rehearsal) -> str:
-    """Programs of this machine, and versions of the interpreter against the GPU machine's."""
+    """Check programs of this machine, and versions of the interpreter against the GPU machine's."""
     try:
         versions = gpu_machine.installed(plan.python)
     except RuntimeError as error:
@@ -113,7 +113,7 @@ def extension(plan: Rehearsal) -> str:
 
 
 def triton(plan: Rehearsal) -> str:
-    """Kernels of the checks and of the self-test, and that a machine with them compiles none of these again."""
+    """Compile kernels of the checks and the self-test, and see that a machine which has them compiles none again."""
     cache = fresh(plan.folder / "cache_triton")
     said = plan.run(*warm(plan), TRITON_CACHE_DIR=str(cache)).strip().splitlines()[-1]
     archive = pack(cache, plan.folder / "triton.tgz", ALSO_READ)
@@ -130,7 +130,7 @@ def triton(plan: Rehearsal) -> str:
 
 
 def tests(plan: Rehearsal) -> str:
-    """Kernels that the tests launch: noted by a run in which they all fail, as nothing is computed."""
+    """Compile the kernels that the tests launch: a run notes them in which all tests fail, as nothing is computed."""
     ignored = [word for name in NOT_NOTED for word in ("--ignore", f"tests/test_{name}.py")]
     cache = fresh(plan.folder / "cache_tests")
     first = plan.folder / "cache_triton"
@@ -152,7 +152,7 @@ def tests(plan: Rehearsal) -> str:
 
 
 def tuning(plan: Rehearsal) -> str:
-    """Candidates of the forms that are most used: tiles of 64 rows, as many as there is time to measure."""
+    """Compile candidates of the forms that are most used: tiles of 64 rows, as many as there is time to measure."""
     cache = fresh(plan.folder / "cache_tune")
     plan.run(
         *("-m", "benchmarks", "tune", *TUNED, "--precision", "fast", "--only", "block=64,"),
@@ -175,7 +175,7 @@ def without_gpu(plan: Rehearsal) -> str:
 
 
 def size(plan: Rehearsal) -> str:
-    """Each archive, and what is carried at once with it: the extension, and one archive, or two."""
+    """Give the size of each archive, and of what is carried with it: the extension, and one archive, or two."""
     parts = {name: CHECKOUT / name for name in (extension_file.FILE, extension_file.BUILD_INFO)}
     parts |= {name: plan.folder / name for name in ("triton.tgz", "tests.tgz", "tune.tgz")}
     sizes = {name: path.stat().st_size / MIB for name, path in parts.items() if path.is_file()}

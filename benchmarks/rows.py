@@ -177,7 +177,7 @@ def read_json(file: Path) -> Iterator[dict[str, Any]]:
 
 
 def read_csv(file: Path) -> Iterator[dict[str, Any]]:
-    """As the JSON lines have them: what is not text is a number, and an empty cell of a row's field is None."""
+    """Read rows as JSON lines have them: what is not text is a number, and an empty cell of a row's field is None."""
     texts = {field.name for field in fields(Row) if "str" in str(field.type)}
     with file.open(encoding="utf-8", newline="") as stream:
         for cells in csv.DictReader(stream):

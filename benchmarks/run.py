@@ -118,7 +118,7 @@ def planned(args: argparse.Namespace) -> Plan:
 
 
 def measured(plan: Plan, device: torch.device, ceilings: Ceilings, limit: int | None) -> Iterator[list[Row]]:
-    """Rows, case by case; after ``limit`` seconds of those that are left only that they were left."""
+    """Yield rows, case by case; after ``limit`` seconds, only rows that say that a case was left out."""
     ends = time.perf_counter() + (limit or float("inf"))
     budget = Budget.on(device, plan.rounds, plan.turn_seconds, plan.provider_seconds)
     for item in plan.items:

@@ -239,7 +239,7 @@ def verdict(tool: str | None, code: int, printed: str) -> str | None:
 
 
 def tool_path() -> str | None:
-    """compute-sanitizer on the PATH, or in the toolkit."""
+    """Find compute-sanitizer on the PATH, or in the toolkit."""
     homes = [os.environ.get(name) for name in ("CUDA_HOME", "CUDA_PATH")]
     folders = [Path(home, "bin") for home in (*homes, "/usr/local/cuda") if home]
     found = (shutil.which(NAME, path=str(folder)) for folder in folders)

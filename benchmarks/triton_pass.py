@@ -36,7 +36,7 @@ class Pass:
             self._fill_statistics()
 
     def _fill_statistics(self) -> None:
-        """As a forward pass leaves them: the mean less the first position, and the trace."""
+        """Fill in what a forward pass leaves: the centre, which is the mean less the first position, and the trace."""
         exact = self.tensors.source.double()
         if self.case.source == "matrix":
             self.tensors.trace.copy_(exact.diagonal(dim1=1, dim2=2).sum(1))
@@ -64,7 +64,7 @@ class Pass:
         return lambda: launch_on(case, self.tensors)
 
     def error(self, case: Case) -> float:
-        """Relative error of the worst sample against float64; infinite where an element is not written."""
+        """Measure the relative error of the worst sample against float64; infinite where an element is not written."""
         for tensor in self.filled:
             tensor.fill_(math.nan)
         self.call(case)()

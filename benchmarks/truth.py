@@ -105,7 +105,7 @@ class Judge:
         return self._case.direction != "inference"
 
     def _truth(self, truth: str) -> Results:
-        """Output and gradient in float64, in chunks of samples."""
+        """Compute output and gradient in float64, one slice of the batch after another."""
         pool = TRUTHS[truth](self._case.n_iter)
         upstream = upstream_of(truth, self._inputs)
         chunks = []
@@ -128,7 +128,7 @@ class Judge:
         return self.compare(found, truth)
 
     def compare(self, found: Results, truth: str) -> Errors:
-        """Errors of results that a :func:`step` on the inputs gave; raises as :meth:`errors`."""
+        """Measure the errors of what a :func:`step` on the inputs gave; raise as :meth:`errors` does."""
         expected = (upstream_of(truth, self._inputs), self._inputs.features)
         worst: list[float | None] = []
         for name, result, like, true in zip(("output", "gradient"), found, expected, self.truth(truth), strict=True):

@@ -71,7 +71,7 @@ class _Context(torch.autograd.function.FunctionCtx):
 
 
 def function_of_eigenvalues(a: Tensor, p: float, shift: float) -> Tensor:
-    """f(A) of (..., C, C) matrices: their eigenvalues plus ``shift`` to the power ``p``, or the logarithm for p = 0.
+    """Apply f to the eigenvalues, plus ``shift``, of (..., C, C) matrices: the power ``p``, or the logarithm for p = 0.
 
     Raises:
         RuntimeError: inside ``torch.compile`` around a derivative of ``torch.func``, of which the compiler would make

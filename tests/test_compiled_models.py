@@ -26,7 +26,7 @@ def seeded(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
 
 
 def compare(case: Case, backend: str, pool: str = "gcp") -> None:
-    """Logits and gradients of a compiled step of training, then logits in evaluation; fullgraph refuses any break."""
+    """Compare logits and gradients of a compiled training step, then logits in evaluation; no graph may break."""
     model = convert(case, pool)
     plain = copy.deepcopy(model)
     compiled = torch.compile(model, fullgraph=True, backend=backend)

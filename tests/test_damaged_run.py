@@ -1,4 +1,4 @@
-"""Whatever is in the place of a run's checkpoint or configuration, ``--resume`` says so in one line, by name."""
+"""Whatever replaces a run's checkpoint or configuration, ``--resume`` says so in one line, by name."""
 
 import copy
 import json

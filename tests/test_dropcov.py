@@ -30,7 +30,7 @@ DECADES = {"p is 0": 0.0, "p is 0.1": 0.4, "p is 0.8": 3.0}
 
 
 def features(b: int, c: int, m: int, decades: float = 0.4, dtype: torch.dtype = torch.float64) -> Tensor:
-    """Rectified noise whose channels differ in strength: the more, the less their row sums are like the gate."""
+    """Draw rectified noise whose channels differ in strength: the more, the less their row sums are like the gate."""
     strength = torch.logspace(0, -decades, c, dtype=torch.float64)[:, None]
     return (strength * inputs.relu_features(b, c, m)).to(dtype)
 

@@ -193,7 +193,7 @@ def poison_free_memory(elements: int, dtype: torch.dtype) -> None:
 
 
 def assert_right(matrix: torch.Tensor) -> None:
-    """All four maps, on ``matrix`` and on vectors of its strides, bitwise."""
+    """Check all four maps, on ``matrix`` and on vectors of its strides, bitwise."""
     batch, channels, _ = matrix.shape
     size = channels * (channels + 1) // 2
     for flag in (False, True):

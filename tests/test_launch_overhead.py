@@ -36,7 +36,7 @@ FLOAT16, FLOAT32 = 2, 4
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
-    """Rows by form and call."""
+    """Measure, and give rows by form and call."""
     file = tmp_path_factory.mktemp("overhead") / "rows.jsonl"
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.overhead", "--json", str(file)],

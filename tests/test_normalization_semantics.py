@@ -39,7 +39,7 @@ FUNCTIONS: dict[str, Callable[..., Tensor]] = {
 
 
 def arguments(name: str, dtype: torch.dtype = torch.float64, b: int = 3, device: str = "cpu") -> list[Tensor]:
-    """Batches of ``b`` to call the function with; a singular covariance among them."""
+    """Make batches of ``b`` to call the function with; a singular covariance among them."""
     if name in OPERATIONS:
         cov = inputs.covariance_matrices(b, 5)
         if b:

@@ -168,7 +168,7 @@ NORMALIZATIONS = ("isqrt", "none", "power", "log", "elementwise")
 
 
 def layers() -> dict[str, tuple[nn.Module, tuple[int, ...]]]:
-    """Layers in float64, with the shape of one sample."""
+    """Make layers in float64, with the shape of one sample."""
     made: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
         f"GCP_{name}": (GCP(5, dim=3, normalization=name), (5, 4, 4)) for name in NORMALIZATIONS
     }

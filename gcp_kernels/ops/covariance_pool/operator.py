@@ -15,7 +15,7 @@ from ..shapes import empty_gradient, empty_scale_gradient, pooled_shape
 
 
 def _fake(x: Tensor, scale: Tensor | None, triu: bool, precision: str, backend: str) -> tuple[Tensor, Tensor]:
-    """Covariance and centre (B, C)."""
+    """Allocate covariance and centre (B, C)."""
     b, c, _ = x.shape
     return x.new_empty(pooled_shape(b, c, triu)), x.new_empty(b, c, dtype=accumulation_dtype(x.dtype))
 
