@@ -1,7 +1,7 @@
-"""Checks in processes that may crash or hang: each names the check that it was at, and the others go on.
+"""Checks in processes that may crash or hang: the check that a process was running is named, and the others go on.
 
-A family of checks has a process of its own. One that ends, loses its device or takes too long is replaced, and the
-family goes on behind the check in question; where processes would be idle, they help with the longest family.
+A family of checks has its own process. A process that ends, loses its device or takes too long is replaced, and the
+family goes on after the check that it was running. Processes that would be idle help with the longest family.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Family:
 def run_families(families: Iterable[Family], jobs: int, limits: Limits, report: Report) -> None:
     """Run all checks, in so many processes at a time, and report each once, as soon as its outcome is known.
 
-    Also of what has no outcome, for lack of time or because a signal asked this process to end, it is reported why.
+    A check without an outcome is reported too, with the reason: time was over, or a signal asked this process to end.
     """
     asyncio.run(_Run(list(families), limits, report).run(jobs))
 

@@ -1,9 +1,9 @@
 """``python -m benchmarks compare A B``: what became slower, larger or wrong from run A to run B, beyond the spread.
 
-Ours is held against each peer of the same run, which other work on the machine slows as much: a peer is a yardstick and
-is not judged. A time without a peer beside it, as in a run of ours alone, says nothing where there is other work. It is
-counted as not judged, or with ``--absolute`` compared as it is. Memory does not depend on other work: it is compared as
-it is, of every provider.
+Our time is divided by that of each peer in the same run, which other work on the machine slows as much. A peer is a
+yardstick and is not judged. Without a peer, as in a run of ours alone, a time says nothing where there is other work:
+it is counted as not judged, or compared as it is with ``--absolute``. Memory does not depend on other work, so that of
+every provider is compared as it is.
 """
 
 from __future__ import annotations
@@ -150,9 +150,9 @@ def timed(before: Row, after: Row) -> bool:
 
 
 def beside(row: Row, peer: Row) -> Spread:
-    """Time of a row over that of a peer: both are known over the same baseline, the first of ours, in each round.
+    """Divide the time of a row by that of a peer, by way of the baseline, our first provider, that both have ratios to.
 
-    Of rows without a baseline the times themselves are known, whose spread is larger.
+    Rows without a baseline have only their times, whose spread is larger.
     """
     if row.ratio is None or peer.ratio is None:
         return Spread(row.milliseconds / peer.milliseconds, row.low / peer.high, row.high / peer.low)
@@ -174,8 +174,8 @@ def yardsticks(pair: Pair) -> list[tuple[Row, Row]]:
 def slower(pair: Pair, margin: float) -> Iterator[Change]:
     """Yield our time over that of the peers, where most of them say that it changed in the same direction.
 
-    To a peer it has changed where the quartiles of the two runs do not overlap and the medians differ by more than the
-    margin. That of the median peer is shown.
+    The ratio to a peer has changed if the quartiles of the two runs do not overlap and the medians differ by more than
+    the margin. The ratio to the median peer is shown.
     """
     factor = 1 + margin / 100
     compared = [(new.provider, beside(pair.before, old), beside(pair.after, new)) for old, new in yardsticks(pair)]

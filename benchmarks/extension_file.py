@@ -2,8 +2,8 @@
 
     python -m benchmarks.extension_file 9.0
 
-says which, and exits with 0 or 1. Where the build was noted (``note_sources``), its sources are known by what they
-say; else by their time, which a copied checkout may have lost.
+says which, and exits with 0 or 1. Where the build was noted (``note_sources``), the content of its sources is compared;
+else their time, which a copied checkout may have lost.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """``python -m benchmarks.overhead``: time from a Python call to its launches, with a driver that does nothing.
 
-Tensors are on the CPU, kernels are specialised, compiled for sm_90 and looked up as on a GPU, and a launch is counted
-instead of made: what is left out is the driver's own time for a launch, and with it the kernel's.
+Tensors are on the CPU. Kernels are specialised, compiled for sm_90 and looked up as on a GPU. A launch is counted
+instead of made, so the times are without the driver's own time for a launch, and without the kernel's.
 """
 
 from __future__ import annotations
@@ -65,10 +65,10 @@ SHAPES = (
 
 @dataclass(frozen=True)
 class Row:
-    """Microseconds per call, least and median of rounds; what one call does, which is the same on every machine.
+    """Microseconds per call, least and median of rounds; and what one call does, which is the same on every machine.
 
-    That is its launches, the functions that it enters, in Python and from Python in C, and its fresh tensors as (bytes,
-    dtype); of an operator they are those that it returns one by one.
+    A call makes ``launches``, enters ``functions`` (in Python, and in C from Python), and allocates ``fresh`` tensors,
+    each as (bytes, dtype). Of an operator they are those that it returns, one by one.
     """
 
     call: str
