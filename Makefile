@@ -11,7 +11,7 @@
 # OPTIONS  for pytest: "-n 2 --dist loadfile" runs the tests in two processes
 # PYTHON310, PYTHON312  the interpreters of test-oldest
 #
-# make clean first, to make VENV anew with other values.
+# make clean first, to make VENV again with other values.
 
 PYTHON ?= python3
 VENV ?= .venv

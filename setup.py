@@ -56,7 +56,7 @@ def require_stable_abi() -> None:
 
 
 def find_cuda_home() -> Path:
-    """The toolkit: CUDA_HOME or CUDA_PATH alone where set, else the owner of nvcc, else /usr/local/cuda."""
+    """Find the toolkit: CUDA_HOME or CUDA_PATH alone where set, else the owner of nvcc, else /usr/local/cuda."""
     chosen = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
     if chosen:
         candidates = [Path(chosen)]
@@ -97,7 +97,7 @@ def default_architectures(home: Path) -> str:
 
 
 def cuda_extension():
-    """(setup() keywords that build the extension, one line that says what it was built with)."""
+    """Give the setup() keywords that build the extension, and one line that says what it was built with."""
     require_stable_abi()
     home = find_cuda_home()
     torch = import_torch()

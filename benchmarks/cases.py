@@ -63,7 +63,7 @@ class Case:
 
     @classmethod
     def parse(cls, text: str) -> Case:
-        """The inverse of ``str`` and of ``label``; what the text leaves out is the default."""
+        """Read what ``str`` or ``label`` has written; what the text leaves out is the default."""
         match = re.fullmatch(r"(\d+)x(\d+)x(\d+)x(\d+)(?: N=(\d+) (\w+) (\w+) (\w+))?", text)
         if match is None:
             raise ValueError(f"a case is written BxCxHxW, for instance 8x256x14x14; got {text!r}")
@@ -85,12 +85,12 @@ class Inputs:
         return self.features.nbytes + self.upstream.nbytes
 
     def copy(self) -> Inputs:
-        """The same numbers in other memory."""
+        """Copy the inputs into other memory."""
         return Inputs(self.features.detach().clone().requires_grad_(), self.upstream.clone())
 
 
 def make_inputs(case: Case, device: torch.device) -> Inputs:
-    """The same numbers on every machine and device: drawn on the CPU from a fixed seed, then rounded to the dtype."""
+    """Draw the same numbers on every machine and device: on the CPU, from a fixed seed, then rounded to the dtype."""
     generator = torch.Generator().manual_seed(case.channels)
     features = torch.randn(case.batch, case.channels, case.height, case.width, generator=generator).relu_()
     upstream = torch.randn(case.batch, triangle_size(case.channels), generator=generator)

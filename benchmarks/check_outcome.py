@@ -1,6 +1,6 @@
-"""What came of one check, and a process that runs checks for another one, one at a time, by their names.
+"""The outcome of one check, and a process that runs checks for another process, one at a time, by their names.
 
-The process is made to be lost: whoever asks knows which check it was at, and goes on with another process.
+The process may crash or hang: whoever asks knows which check it was running, and goes on with a new process.
 """
 
 from __future__ import annotations
@@ -31,10 +31,11 @@ WHERE = signal.SIGUSR1
 
 @dataclass(frozen=True)
 class Outcome:
-    """``errors`` are relative ones of value and gradients; ``seconds`` those of the first call, compilation included.
+    """The verdict on a check, and what was measured.
 
-    ``layout`` says what the device made of the form: matrices of the CUDA kernels that are resident in shared memory.
-    ``allowed`` marks what is not run because this machine cannot, which is no failure.
+    ``errors`` are the relative errors of value and gradients. ``seconds`` is the time of the first call, compilation
+    included. ``layout`` says how many matrices of a CUDA kernel were resident in shared memory on this device.
+    ``allowed`` marks a check that this machine cannot run, which is no failure.
     """
 
     verdict: str
@@ -85,7 +86,7 @@ def outcome_of(check: Runnable, device: torch.device) -> Outcome:
 
 
 def layout(check: Any, device: torch.device) -> str:
-    """How many matrices of the CUDA extension's pooling are resident in shared memory, forward and backward."""
+    """Count the matrices of the CUDA extension's pooling that are resident in shared memory, forward and backward."""
     if check.backend != "cuda" or check.operation != "isqrt_pool":
         return ""
     operators = torch.ops.gcp_kernels_cuda
@@ -102,7 +103,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def lost(device: torch.device) -> bool:
-    """Whether every later check of this process would seem to fail."""
+    """Say whether every later check of this process would seem to fail."""
     return device.type == "cuda" and why_lost(device) is not None
 
 

@@ -1,7 +1,7 @@
-"""Checks in processes that may crash or hang: each names the check that it was at, and the others go on.
+"""Checks in processes that may crash or hang: the check that a process was running is named, and the others go on.
 
-A family of checks has a process of its own. One that ends, loses its device or takes too long is replaced, and the
-family goes on behind the check in question; where processes would be idle, they help with the longest family.
+A family of checks has its own process. A process that ends, loses its device or takes too long is replaced, and the
+family goes on after the check that it was running. Processes that would be idle help with the longest family.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Family:
 def run_families(families: Iterable[Family], jobs: int, limits: Limits, report: Report) -> None:
     """Run all checks, in so many processes at a time, and report each once, as soon as its outcome is known.
 
-    Also of what has no outcome, for lack of time or because a signal asked this process to end, it is reported why.
+    A check without an outcome is reported too, with the reason: time was over, or a signal asked this process to end.
     """
     asyncio.run(_Run(list(families), limits, report).run(jobs))
 
@@ -108,7 +108,7 @@ class _Run:
                 family.workers -= 1
 
     def _next(self) -> Family | None:
-        """A family that nobody has begun, else the one with most left to do for each of its processes."""
+        """Choose a family that nobody has begun, else the one with most left to do for each of its processes."""
         for family in self._families:
             if family.waiting and not family.begun:
                 return family
@@ -117,7 +117,7 @@ class _Run:
         return max(to_help, key=lambda family: len(family.waiting) / (family.workers + 1), default=None)
 
     async def _work_on(self, family: Family) -> None:
-        """One process, until the family has no check left or the process is lost."""
+        """Serve a family by one process, until it has no check left or the process is lost."""
         worker = await Worker.start(family.command)
         try:
             problem = await worker.begin(self._limits.start)
@@ -185,7 +185,7 @@ class Worker:
         return f"it {await self._how_it_ended()}" if answer is None else None
 
     async def run(self, check: str, limit: float) -> Outcome:
-        """The outcome of a check, which loses the process if it does not answer in ``limit`` seconds, or ends it."""
+        """Give the outcome of a check; a process that ends, or does not answer in ``limit`` seconds, is given up."""
         assert self._process.stdin is not None
         self._said_before = self._log.seek(0, os.SEEK_END)
         self._process.stdin.write(json.dumps(check).encode() + b"\n")
@@ -221,7 +221,7 @@ class Worker:
         self._log.close()
 
     async def _answer(self, key: str, value: object) -> dict[str, Any] | None:
-        """The next line that is an answer with this value; ``None`` when there are no more."""
+        """Wait for the next line that is an answer with this value; ``None`` when there are no more."""
         assert self._process.stdout is not None
         while line := await self._process.stdout.readline():
             with contextlib.suppress(ValueError):
@@ -231,7 +231,7 @@ class Worker:
         return None
 
     async def _where(self) -> str:
-        """What it is at, as it says itself."""
+        """Ask the process where in its code it is."""
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(WHERE)
         await asyncio.sleep(SAY_SECONDS)
@@ -251,7 +251,7 @@ class Worker:
         return end + _innermost(said) + (f", saying {words!r}" if words else "")
 
     def _said(self) -> str:
-        """What it printed since its last check began, or the end of it."""
+        """Give what the process printed since its last check began, or the end of that."""
         size = self._log.seek(0, os.SEEK_END)
         self._log.seek(max(self._said_before, size - SAID_BYTES))
         said = self._log.read().decode(errors="replace")
@@ -259,7 +259,7 @@ class Worker:
 
 
 def _innermost(said: str) -> str:
-    """The place that a stack in ``said`` ends at, with the last two parts of its file."""
+    """Find the place at which a stack in ``said`` ends, with the last two parts of its file."""
     if (frame := FRAME.search(said)) is None:
         return ""
     file, line, function = frame.groups()

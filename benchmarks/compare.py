@@ -1,9 +1,9 @@
 """``python -m benchmarks compare A B``: what became slower, larger or wrong from run A to run B, beyond the spread.
 
-Ours is held against each peer of the same run, which other work on the machine slows as much: a peer is a yardstick and
-is not judged. A time without a peer beside it, as in a run of ours alone, says nothing where there is other work. It is
-counted as not judged, or with ``--absolute`` compared as it is. Memory does not depend on other work: it is compared as
-it is, of every provider.
+Our time is divided by that of each peer in the same run, which other work on the machine slows as much. A peer is a
+yardstick and is not judged. Without a peer, as in a run of ours alone, a time says nothing where there is other work:
+it is counted as not judged, or compared as it is with ``--absolute``. Memory does not depend on other work, so that of
+every provider is compared as it is.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def different(before: Run, after: Run) -> str | None:
-    """What of the machines differs."""
+    """Say in what the machines of two runs differ."""
     for name in SAME:
         old, new = before.environment[name], after.environment[name]
         if old != new:
@@ -120,7 +120,7 @@ def different(before: Run, after: Run) -> str | None:
 
 
 def paired(before: Run, after: Run) -> list[Pair]:
-    """The same measurement in both runs, with the peers that were timed beside it in both."""
+    """Pair the measurements that both runs have, each with the peers that were timed beside it in both."""
     earlier, later = ({row.key: row for row in run.rows if begun(row)} for run in (before, after))
     both = [(row, later[key]) for key, row in earlier.items() if key in later]
     peers: dict[tuple[str, ...], list[tuple[Row, Row]]] = {}
@@ -132,12 +132,12 @@ def paired(before: Run, after: Run) -> list[Pair]:
 
 
 def begun(row: Row) -> bool:
-    """Whether the run had time for it: on a machine with other work it has time for less."""
+    """Say whether the run had time for it: on a machine with other work it has time for less."""
     return row.problem is None or not row.problem.startswith(NOT_BEGUN)
 
 
 def measurement(row: Row) -> tuple[str, ...]:
-    """What is the same for all that are timed side by side."""
+    """Give the fields that are equal for all rows that were timed side by side."""
     return row.kind, row.group, row.label
 
 
@@ -150,9 +150,9 @@ def timed(before: Row, after: Row) -> bool:
 
 
 def beside(row: Row, peer: Row) -> Spread:
-    """Time of a row over that of a peer: both are known over the same baseline, the first of ours, in each round.
+    """Divide the time of a row by that of a peer, by way of the baseline, our first provider, that both have ratios to.
 
-    Of rows without a baseline the times themselves are known, whose spread is larger.
+    Rows without a baseline have only their times, whose spread is larger.
     """
     if row.ratio is None or peer.ratio is None:
         return Spread(row.milliseconds / peer.milliseconds, row.low / peer.high, row.high / peer.low)
@@ -160,22 +160,22 @@ def beside(row: Row, peer: Row) -> Spread:
 
 
 def rounds(*pairs: tuple[Row, Row]) -> int:
-    """The fewest of all of them; a row that does not say has enough."""
+    """Find the fewest rounds of all rows; a row that does not say has enough."""
     return min(LEAST_ROUNDS if row.rounds is None else row.rounds for pair in pairs for row in pair)
 
 
 def yardsticks(pair: Pair) -> list[tuple[Row, Row]]:
-    """Of the peers those of which enough rounds are known beside ours in both runs."""
+    """Choose the peers that have enough rounds beside ours in both runs."""
     if not is_ours(pair.before) or not timed(pair.before, pair.after):
         return []
     return [peer for peer in pair.peers if rounds((pair.before, pair.after), peer) >= LEAST_ROUNDS]
 
 
 def slower(pair: Pair, margin: float) -> Iterator[Change]:
-    """Of ours the time over that of peers, where most of them say that it changed in the same direction.
+    """Yield our time over that of the peers, where most of them say that it changed in the same direction.
 
-    To a peer it has changed where the quartiles of the two runs do not overlap and the medians differ by more than the
-    margin. That of the median peer is shown.
+    The ratio to a peer has changed if the quartiles of the two runs do not overlap and the medians differ by more than
+    the margin. The ratio to the median peer is shown.
     """
     factor = 1 + margin / 100
     compared = [(new.provider, beside(pair.before, old), beside(pair.after, new)) for old, new in yardsticks(pair)]
@@ -192,7 +192,7 @@ def slower(pair: Pair, margin: float) -> Iterator[Change]:
 
 
 def absolutely(pair: Pair, margin: float) -> Iterator[Change]:
-    """Milliseconds whose quartiles do not overlap, where the medians differ by more than the margin."""
+    """Yield the milliseconds if the quartiles do not overlap and the medians differ by more than the margin."""
     before, after, factor = pair.before, pair.after, 1 + margin / 100
     if not timed(before, after):
         return
@@ -203,7 +203,7 @@ def absolutely(pair: Pair, margin: float) -> Iterator[Change]:
 
 
 def larger(pair: Pair, margin: float) -> Iterator[Change]:
-    """Memory that differs by more than the margin."""
+    """Yield the memory if it differs by more than the margin."""
     for what, unit in (("peak_bytes", "MiB peak"), ("saved_bytes", "MiB kept")):
         old, new = getattr(pair.before, what), getattr(pair.after, what)
         if old is None or new is None:
@@ -214,7 +214,7 @@ def larger(pair: Pair, margin: float) -> Iterator[Change]:
 
 
 def without_verdict(pairs: Sequence[Pair]) -> dict[str, int]:
-    """How many times of ours are not judged, by reason."""
+    """Count the times of ours that are not judged, by reason."""
     found: dict[str, int] = {}
     for pair in pairs:
         if not is_ours(pair.before) or not timed(pair.before, pair.after) or yardsticks(pair):

@@ -36,7 +36,7 @@ Triangle = Callable[[Tensor], Tensor]
 
 
 def written_out(triangle: Triangle, x: Tensor, gate_weight: Tensor, mask: Tensor | None) -> Tensor:
-    """DropCov as its definition reads and as published: gated features, two covariances, p read to the host."""
+    """Compute DropCov as published and by its definition: gated features, two covariances, p read to the host."""
     b, c, *spatial = x.shape
     weight = gate(x.flatten(2), gate_weight)
     x = x + x * weight.view(b, c, *(1 for _ in spatial))
@@ -65,7 +65,7 @@ def covariance(x: Tensor) -> Tensor:
 
 
 def selected_triangle(cov: Tensor) -> Tensor:
-    """The upper triangle in the way of torch that is fastest, with positions that are found once."""
+    """Read the upper triangle in the fastest way of torch, with an index map that is made once."""
     return cov.flatten(1).index_select(1, _positions(cov.shape[-1], cov.device))
 
 
@@ -80,7 +80,7 @@ def ours(x: Tensor, gate_weight: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def scaled_matrix(x: Tensor, gate_weight: Tensor, mask: Tensor | None) -> Tensor:
-    """What the package might do instead: one full covariance, which also gives p, scaled element by element."""
+    """Compute what the package might do instead: one full covariance, which also gives p, scaled element by element."""
     features = x.flatten(2)
     cov = gcp_kernels.covariance_pool(features)
     weight = channel_weight(features, gate_weight)
@@ -113,7 +113,7 @@ class Inputs:
 
 
 def make_inputs(case: Case, device: torch.device) -> Inputs:
-    """The same numbers on every machine; channels vary in strength so much that p is neither 0 nor 1."""
+    """Draw the same numbers on every machine; channels vary in strength so much that p is neither 0 nor 1."""
     generator = torch.Generator().manual_seed(case.channels)
     b, c = case.batch, case.channels
     features = torch.randn(b, c, case.height, case.width, generator=generator).relu_()
@@ -127,13 +127,13 @@ def make_inputs(case: Case, device: torch.device) -> Inputs:
 
 
 def step(pool: Pool, inputs: Inputs, mask: Tensor | None) -> tuple[Tensor, ...]:
-    """One forward and backward pass: pooled vectors, gradients of the features and of the gate weight."""
+    """Run a forward and a backward pass: pooled vectors, gradients of the features and of the gate weight."""
     pooled = pool(inputs.features, inputs.gate_weight, mask)
     return pooled.detach(), *torch.autograd.grad(pooled, (inputs.features, inputs.gate_weight), inputs.upstream)
 
 
 def verify(pool: Pool, inputs: Inputs) -> tuple[float, ...]:
-    """Relative errors of a :func:`step` with the mask of the inputs, against the reference in float64."""
+    """Measure the relative errors of a :func:`step` with the mask of the inputs, against the reference in float64."""
     exact_inputs = Inputs(
         *(leaf.detach().double().requires_grad_() for leaf in (inputs.features, inputs.gate_weight)),
         inputs.upstream.double(),
@@ -149,7 +149,7 @@ def verify(pool: Pool, inputs: Inputs) -> tuple[float, ...]:
 
 
 def probability_error(inputs: Inputs) -> tuple[float, float]:
-    """p of the package, and its distance from p as the reference has it in float64."""
+    """Find p of the package, and its distance from p of the reference in float64."""
     x, gate_weight = inputs.features.detach().flatten(2), inputs.gate_weight.detach()
     p = drop_probability(x, channel_weight(x, gate_weight)).item()
     return p, abs(p - reference.drop_probability(x.double(), gate_weight.double()).item())

@@ -69,7 +69,7 @@ def poolings(in_channels: int, dim: int) -> dict[str, tuple[Callable[[], nn.Modu
 
 
 def resnet18() -> nn.Module:
-    """torchvision's, untrained.
+    """Build torchvision's ResNet-18, untrained.
 
     Raises:
         ImportError: torchvision is not installed.
@@ -78,7 +78,7 @@ def resnet18() -> nn.Module:
 
 
 def why_not_torchvision() -> str | None:
-    """Why torchvision cannot be used; beside a torch of another build it fails with a RuntimeError."""
+    """Say why torchvision cannot be used; with a torch of another build its import raises a RuntimeError."""
     try:
         importlib.import_module("torchvision")
     except (ImportError, RuntimeError) as error:
@@ -87,7 +87,7 @@ def why_not_torchvision() -> str | None:
 
 
 def network(name: str, factory: Factory, dim: int = DIM) -> nn.Module:
-    """A network of ``factory``, which has ``avgpool`` and ``fc``, with the pooling of that name and a classifier.
+    """Build a network of ``factory``, which has ``avgpool`` and ``fc``, with the pooling of that name and a classifier.
 
     The backbone has the same weights for every pooling: drawn first, from one seed.
     """
@@ -113,7 +113,7 @@ class Batch:
 
 
 def training_step(model: nn.Module, optimiser: torch.optim.Optimizer, batch: Batch, dtype: torch.dtype) -> torch.Tensor:
-    """Forward, backward and update as networks are trained; the loss. Autocast where ``dtype`` is not float32."""
+    """Train a step, forward, backward and update, and give the loss. Autocast is on where ``dtype`` is not float32."""
     half = dtype != torch.float32
     with torch.autocast(batch.images.device.type, dtype) if half else nullcontext():
         loss = nn.functional.cross_entropy(model(batch.images), batch.labels)
@@ -124,7 +124,7 @@ def training_step(model: nn.Module, optimiser: torch.optim.Optimizer, batch: Bat
 
 
 def measure(batch: Batch, dtype: str, factory: Factory, rounds: int, dim: int = DIM) -> list[Row]:
-    """A row of kind "step" for each pooling: milliseconds of a training step, the ratio to ours, and peak memory."""
+    """Make a row of kind "step" for each pooling: milliseconds of a training step, the ratio to ours, peak memory."""
     device = batch.images.device
     rows: dict[str, Row] = {}
     clocks = {}
@@ -158,7 +158,7 @@ def measure(batch: Batch, dtype: str, factory: Factory, rounds: int, dim: int = 
 
 
 def with_peak(row: Row, step: Callable[[], torch.Tensor], device: torch.device) -> Row:
-    """The row with the peak of a step after a first one, in which memory for the optimiser's state is taken.
+    """Add to the row the peak memory of a second step; the first allocates the state of the optimiser.
 
     A loss that is not finite is a problem: what takes no part in learning is not timed.
     """
@@ -207,7 +207,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def lines(rows: Sequence[Row]) -> str:
-    """The table of one run."""
+    """Write the table of one run."""
     first = rows[0]
     text = [f"\n  training step, {first.batch} images of {first.height} x {first.width}, {first.dtype}"]
     for row in rows:

@@ -24,7 +24,7 @@ GPU_STATE = {
 
 
 def environment(device: torch.device) -> dict[str, str | float]:
-    """The same fields on every machine; "none" for what it has not."""
+    """Describe the machine, with the same fields everywhere; "none" for what it does not have."""
     cuda = device.type == "cuda"
     return {
         "device": torch.cuda.get_device_name(device) if cuda else cpu_name(),
@@ -42,7 +42,7 @@ def environment(device: torch.device) -> dict[str, str | float]:
 
 
 def machine_state(device: torch.device) -> dict[str, float]:
-    """How busy the machine is, and on a GPU :func:`gpu_state`, as rows carry them; without what cannot be told."""
+    """Find how busy the machine is, and on a GPU :func:`gpu_state`, for the rows; leave out what cannot be found."""
     load = {"load": round(os.getloadavg()[0], 2)} if hasattr(os, "getloadavg") else {}
     return {**load, **gpu_state(device)}
 
@@ -64,7 +64,7 @@ def triton_version() -> str:
 
 
 def commit() -> str:
-    """The checkout's commit, marked when files differ from it; "unknown" outside a git checkout."""
+    """Find the checkout's commit, marked when files differ from it; "unknown" outside a git checkout."""
     try:
         head = git("rev-parse", "--short=12", "HEAD")
         return head + ("+changes" if git("status", "--porcelain") else "")
@@ -82,7 +82,7 @@ def driver_version(device: torch.device) -> str:
 
 
 def gpu_state(device: torch.device) -> dict[str, float]:
-    """Clocks, temperature and power now; empty on a CPU, without nvidia-smi, and for what the GPU does not tell."""
+    """Read clocks, temperature and power; empty on a CPU, without nvidia-smi, and for what the GPU does not tell."""
     if device.type != "cuda":
         return {}
     state = {}
@@ -95,7 +95,7 @@ def gpu_state(device: torch.device) -> dict[str, float]:
 
 
 def nvidia_smi(device: torch.device, fields: tuple[str, ...]) -> list[str]:
-    """Values of the fields for this GPU, which is named by its UUID: nvidia-smi numbers GPUs in its own way."""
+    """Read the fields of this GPU, named by its UUID: nvidia-smi numbers GPUs in its own way."""
     program = shutil.which("nvidia-smi")
     uuid = getattr(torch.cuda.get_device_properties(device), "uuid", None)
     if program is None or uuid is None:

@@ -37,5 +37,5 @@ class SquareRoot(torch.autograd.Function):
 
 
 def exact_root_pool(features: torch.Tensor) -> torch.Tensor:
-    """(B, C, H, W) -> (B, C(C+1)/2): the upper triangle of the exact root of the population covariance."""
+    """Pool (B, C, H, W) -> (B, C(C+1)/2): the upper triangle of the exact root of the population covariance."""
     return reference.triu_vec(SquareRoot.apply(reference.covariance_pool(features.flatten(2))))

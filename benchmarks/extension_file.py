@@ -2,8 +2,8 @@
 
     python -m benchmarks.extension_file 9.0
 
-says which, and exits with 0 or 1. Where the build was noted (``note_sources``), its sources are known by what they
-say; else by their time, which a copied checkout may have lost.
+says which, and exits with 0 or 1. Where the build was noted (``note_sources``), the content of its sources is compared;
+else their time, which a copied checkout may have lost.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def why_not(checkout: Path, architecture: str, python: str = sys.executable) -> str | None:
-    """Why the extension in a checkout cannot be taken for a GPU of this architecture; None if it can.
+    """Say why the extension in a checkout cannot be used for a GPU of this architecture; None if it can.
 
     It was built of other sources or for other GPUs, or ``python`` cannot import it.
     """
@@ -57,12 +57,12 @@ def why_not(checkout: Path, architecture: str, python: str = sys.executable) -> 
 
 
 def sources(checkout: Path) -> list[Path]:
-    """What the extension is built of."""
+    """List the files that the extension is built of."""
     return [checkout / "setup.py", *sorted(path for path in (checkout / "csrc").rglob("*") if path.is_file())]
 
 
 def digest(checkout: Path) -> str:
-    """A hash of the sources, by name and content."""
+    """Hash the sources, by name and content."""
     whole = hashlib.sha256()
     for path in sources(checkout):
         whole.update(f"{path.relative_to(checkout)} {path.stat().st_size}\n".encode() + path.read_bytes())
@@ -77,7 +77,7 @@ def note_sources(checkout: Path) -> None:
 
 
 def architectures(info: Path) -> list[str] | None:
-    """What the build says it was built for, machine code alone; None where nothing was built."""
+    """Find for which architectures the build has machine code; None where nothing was built."""
     found = re.search(r"^DETAIL = '.* for ([\d.;+a-zA-Z ]+)'$", info.read_text(encoding="utf-8"), re.MULTILINE)
     return None if found is None else [name.removesuffix("+PTX") for name in re.split(r"[; ]", found[1])]
 

@@ -102,7 +102,7 @@ def capability_of(device: torch.device) -> int:
 
 
 def how_to_get(backend: str, capability: int) -> str:
-    """What to type where a backend is not there."""
+    """Say what to type where a backend is missing."""
     if backend == "triton":
         return "Triton is not installed: python -m pip install triton"
     arch = f"{capability // 10}.{capability % 10}"
@@ -113,7 +113,7 @@ def how_to_get(backend: str, capability: int) -> str:
 
 
 def run(chosen: Sequence[Check], args: argparse.Namespace, table: Table, seconds: float) -> None:
-    """The checks, by family, reported to the table, in so many seconds."""
+    """Run the checks, by family, in so many seconds, and report them to the table."""
     # Float64 results come from the CPU: threads of as many processes as there are cores would wait for one another.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     by_name = {str(check): check for check in chosen}
@@ -124,7 +124,7 @@ def run(chosen: Sequence[Check], args: argparse.Namespace, table: Table, seconds
 
 
 def families(chosen: Sequence[Check], device: torch.device) -> Iterator[Family]:
-    """Checks that share a process, the simplest first."""
+    """Group the checks that share a process, the simplest first."""
     members: dict[str, list[Check]] = {}
     for check in chosen:
         members.setdefault(check.family, []).append(check)
@@ -134,7 +134,7 @@ def families(chosen: Sequence[Check], device: torch.device) -> Iterator[Family]:
 
 
 def command(backend: str, device: torch.device) -> list[str]:
-    """A process that serves the checks of a backend."""
+    """Give the command of a process that runs checks of a backend."""
     return [sys.executable, "-m", "benchmarks.first_contact", "--serve", "--backend", backend, "--device", str(device)]
 
 
@@ -155,7 +155,7 @@ class Table:
         print(COLUMNS, flush=True)
 
     def missing(self, backend: str, reason: str) -> None:
-        """A backend of which nothing can run, though it was asked for: a failure of its own."""
+        """Report a backend that was asked for, and of which nothing can run: that is a failure too."""
         self._verdicts[NOT_RUN] += 1
         line = f"{backend + ': all':<28}{NOT_RUN}: {reason}"
         self._failures.append(((backend,), line))
@@ -163,7 +163,7 @@ class Table:
         print(line, flush=True)
 
     def add(self, check: Check, outcome: Outcome) -> None:
-        """An outcome; a process that ends badly after its last check has that check reported twice."""
+        """Report an outcome; if a process ends badly after its last check, that check is reported twice."""
         self._verdicts[outcome.verdict] += 1
         self._ran[check.backend] = self._ran.get(check.backend, False) or outcome.verdict != NOT_RUN
         line = row(check, outcome)
@@ -198,7 +198,7 @@ class Table:
 
 
 def row(check: Check, outcome: Outcome) -> str:
-    """A line of the table: errors as shares of the limit, of the value and then of the gradients."""
+    """Format a line of the table: errors as shares of the limit, of the value and then of the gradients."""
     shares = " ".join(f"{error / check.limit:.2g}" for error in outcome.errors) or "-"
     seconds = "-" if outcome.seconds is None else f"{outcome.seconds:.2f}"
     reason = f": {' '.join(outcome.reason.split())}" if outcome.reason else ""

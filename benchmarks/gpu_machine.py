@@ -44,7 +44,7 @@ class Difference:
 
 
 def installed(python: str) -> dict[str, str | None]:
-    """Versions of an interpreter and its packages; None for what it has not.
+    """Ask an interpreter for its version and those of its packages; None for what it does not have.
 
     Raises:
         RuntimeError: ``python`` cannot be run.
@@ -60,7 +60,7 @@ def installed(python: str) -> dict[str, str | None]:
 
 
 def differences(python: str, versions: dict[str, str | None]) -> Iterator[Difference]:
-    """What an interpreter lacks of the GPU machine's."""
+    """List in what an interpreter differs from that of the GPU machine."""
     found = versions["python"] or ""
     if not matches(found, PYTHON):
         yield Difference(f"Python {found}, not {PYTHON}", f"another --python, of Python {PYTHON}")
@@ -80,13 +80,13 @@ def differences(python: str, versions: dict[str, str | None]) -> Iterator[Differ
 
 
 def matches(version: str, wanted: str) -> bool:
-    """Whether a version, its build left aside, is the wanted one or a release of it."""
+    """Say whether a version, its build left aside, is the wanted one or a release of it."""
     plain = version.partition("+")[0]
     return plain == wanted or plain.startswith(f"{wanted}.")
 
 
 def missing_programs() -> Iterator[Difference]:
-    """What this machine lacks for preparing."""
+    """List the programs that this machine lacks for preparing."""
     for name, owner in PROGRAMS.items():
         if shutil.which(name) is None:
             yield Difference(f"{name} is not on the PATH", f"install {owner}")

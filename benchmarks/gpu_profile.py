@@ -1,4 +1,4 @@
-"""One pass forward and backward, and the same again once all is compiled: what a profiler is to be pointed at.
+"""Run one pass forward and backward, and the same again once all is compiled, for a profiler to look at.
 
 ncu -s 2 -c 2 python -m benchmarks.gpu_profile cuda 256 bfloat16 fast
 """

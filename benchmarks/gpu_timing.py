@@ -32,7 +32,7 @@ class Cold:
 
     @classmethod
     def of(cls, input_bytes: int, cache_bytes: int) -> Cold:
-        """The plan for inputs of a size.
+        """Make the plan for inputs of a size.
 
         With n copies in turn, n - 1 others have passed through the cache before one is read again.
         """
@@ -50,7 +50,7 @@ def cache_bytes(device: torch.device) -> int:
 
 
 def clock_of(run: Callable[[], object], calls: int, cold: Cold, device: torch.device) -> Clock:
-    """Seconds per call of ``run``, which makes ``calls`` calls."""
+    """Make a clock of ``run``, which makes ``calls`` calls: seconds per call."""
     scratch = torch.empty(cold.flushed, dtype=torch.uint8, device=device) if cold.flushed else None
 
     def clock() -> float:
@@ -62,7 +62,7 @@ def clock_of(run: Callable[[], object], calls: int, cold: Cold, device: torch.de
 
 
 def eager_clock(call: Call, cold: Cold, device: torch.device) -> Clock:
-    """A clock of the calls as Python makes them, one on each copy."""
+    """Make a clock of the calls as Python makes them, one on each copy."""
 
     def run() -> None:
         for copy in range(cold.copies):
@@ -72,7 +72,7 @@ def eager_clock(call: Call, cold: Cold, device: torch.device) -> Clock:
 
 
 def graph_clock(calls: Sequence[Callable[[], object]], cold: Cold, device: torch.device) -> Clock:
-    """A clock of a CUDA graph that holds one call on each copy.
+    """Make a clock of a CUDA graph that holds one call on each copy.
 
     What a call of the backward pass needs from a forward pass must have run on :func:`capture_stream`, where autograd
     then runs it.
@@ -99,7 +99,7 @@ _streams: dict[int, torch.cuda.Stream] = {}
 
 
 def capture_stream(device: torch.device) -> torch.cuda.Stream:
-    """The one side stream of a device on which everything for a graph runs."""
+    """Get the one side stream of a device on which everything for a graph runs."""
     index = torch.cuda.current_device() if device.index is None else device.index
     if index not in _streams:
         _streams[index] = torch.cuda.Stream(device)

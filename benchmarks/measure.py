@@ -41,7 +41,7 @@ def time_case(
     budget: Budget,
     ceilings: Ceilings | None = None,
 ) -> list[Row]:
-    """A row for each provider, in order: its time, or the reason why it is not timed."""
+    """Make a row for each provider, in order: its time, or the reason why it is not timed."""
     inputs = make_inputs(case, device)
     cold = Cold.of(inputs.nbytes, gpu_timing.cache_bytes(device)) if device.type == "cuda" else Cold(1, 0)
     copies = [inputs, *(inputs.copy() for _ in range(cold.copies - 1))]
@@ -95,7 +95,7 @@ def prepared(
 def verified(
     group: str, case: Case, provider: Provider, device: torch.device, judge: Judge, inputs: Inputs
 ) -> tuple[Row, Pool | None]:
-    """The provider's row without a time, and its pool if it is here and right: within its limit of float64."""
+    """Give the provider's row without a time; and its pool, if it is installed and within its limit of float64."""
     row = Row.of("time", group, case, provider.name, provider.truth)
     if (reason := provider.why_not(case, device)) is not None:
         return replace(row, problem=reason), None
@@ -118,7 +118,7 @@ def verified(
 
 
 def failed(row: Row) -> bool:
-    """Whether the provider ran and was wrong or raised, as opposed to not being here."""
+    """Say whether the provider ran and was wrong or raised, and is not just missing here."""
     return row.problem is not None and row.problem.startswith("failing")
 
 
@@ -129,7 +129,7 @@ def failure(error: Exception) -> str:
 
 @contextmanager
 def without_compiler_warnings() -> Iterator[None]:
-    """torch.compile warns of deprecations inside torch itself."""
+    """Ignore what torch.compile warns of: deprecations inside torch itself."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\._inductor")
         yield
@@ -144,7 +144,7 @@ def clocks_of(
     copies: Sequence[Inputs],
     cold: Cold,
 ) -> tuple[dict[str, Clock], Row]:
-    """Clocks by method: wall on a CPU; on a GPU eager, and a graph where the provider can be captured."""
+    """Make clocks by method: wall on a CPU; on a GPU eager, and a graph where the provider can be captured."""
     calls = calls_of(pool, provider.truth, case.direction, copies)
     if device.type != "cuda":
         return {WALL: lambda: seconds(calls[0], device)}, replace(
@@ -165,7 +165,7 @@ def clocks_of(
 
 
 def calls_of(pool: Pool, truth: str, direction: str, copies: Sequence[Inputs]) -> list[Callable[[], object]]:
-    """What is timed, one call for each copy of the inputs."""
+    """Make the calls that are timed, one for each copy of the inputs."""
 
     def call_of(inputs: Inputs) -> Callable[[], object]:
         upstream = upstream_of(truth, inputs)
@@ -188,7 +188,7 @@ def timed(
     ceilings: Ceilings | None,
     state: dict[str, float],
 ) -> Row:
-    """The candidate's row with its time, and how near to the roofline that is."""
+    """Add to the candidate's row its time, and how near to the roofline that is."""
     row, name = candidate.row, candidate.provider.name
     method = next((one for one in (GRAPH, EAGER, WALL) if (name, one) in times), None)
     if method is None:
@@ -213,7 +213,7 @@ def timed(
 
 
 def compared(rows: Sequence[Row], times: dict[tuple[str, str], list[float]]) -> list[Row]:
-    """Rows with ratios to ours, graph to graph where both have one, else without graphs on either side."""
+    """Add ratios to ours to rows: graph to graph where both have one, else without graphs on either side."""
     ours = next((row.provider for row in rows if row.milliseconds is not None and is_ours(row.provider)), None)
     if ours is None:
         return list(rows)

@@ -34,7 +34,7 @@ TIMEOUT_SECONDS = 900
 
 
 def with_bytes(row: Row, pool: Pool, inputs: Inputs, upstream: torch.Tensor) -> Row:
-    """The row with the bytes that are kept for backward and, on a GPU, the peak of a step."""
+    """Add to the row the bytes that are kept for the backward pass and, on a GPU, the peak of a step."""
     features = inputs.features
     if not features.is_cuda:
         return replace(row, saved_bytes=kept_by_hooks(pool, features), saved_method="hooks of autograd")
@@ -51,7 +51,7 @@ def with_bytes(row: Row, pool: Pool, inputs: Inputs, upstream: torch.Tensor) -> 
 
 
 def kept_by_hooks(pool: Pool, features: torch.Tensor) -> int:
-    """Bytes of all storages that autograd saves in a forward pass, but for the features and the result themselves."""
+    """Count the bytes of all storages that autograd saves in a forward pass, without the features and the result."""
     storages: dict[int, int] = {}
 
     def pack(saved: torch.Tensor) -> torch.Tensor:
@@ -76,7 +76,7 @@ class Peak:
 
 
 def peak_rows(case: Case, providers: Sequence[Provider], device: torch.device, processes: int) -> list[Row]:
-    """A row of kind "memory" for each provider: the smallest peak of several processes of its own.
+    """Make a row of kind "memory" for each provider: the smallest peak of several processes of its own.
 
     How much freed memory malloc hands out again varies between processes; the smallest peak is what a pass needs. In a
     process where another provider was before, what that one left would count for less.
@@ -95,7 +95,7 @@ def peak_rows(case: Case, providers: Sequence[Provider], device: torch.device, p
 
 
 def with_peak(row: Row, peaks: Sequence[Peak]) -> Row:
-    """The row with the least of the peaks, or with the first problem if one of the processes has any."""
+    """Add to the row the least of the peaks, or the first problem if any process has one."""
     problem = next((peak for peak in peaks if peak.problem), None)
     best = problem or min(peaks, key=lambda peak: peak.bytes or 0)
     return replace(
@@ -127,7 +127,7 @@ def peak_of_a_process(provider: Provider, case: Case, device: torch.device) -> P
 
 
 def one_pass(provider: Provider, case: Case, device: torch.device) -> Peak:
-    """Peak bytes of one pass above what was there before it, and its errors on the first samples."""
+    """Find the peak bytes of one pass above what was there before it, and its errors on the first samples."""
     with settings(provider, case):
         pool = provider.build(case)
         # Two samples are enough to load libraries, start threads and fill tables; code is compiled for a batch size.
@@ -167,7 +167,7 @@ def high_water(device: torch.device) -> int:
 
 
 def status_bytes(field: str) -> int:
-    """A field of /proc/self/status, which counts in KiB."""
+    """Read a field of /proc/self/status, which counts in KiB."""
     for line in STATUS.read_text().splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024

@@ -1,7 +1,7 @@
 """``python -m benchmarks.overhead``: time from a Python call to its launches, with a driver that does nothing.
 
-Tensors are on the CPU, kernels are specialised, compiled for sm_90 and looked up as on a GPU, and a launch is counted
-instead of made: what is left out is the driver's own time for a launch, and with it the kernel's.
+Tensors are on the CPU. Kernels are specialised, compiled for sm_90 and looked up as on a GPU. A launch is counted
+instead of made, so the times are without the driver's own time for a launch, and without the kernel's.
 """
 
 from __future__ import annotations
@@ -65,10 +65,10 @@ SHAPES = (
 
 @dataclass(frozen=True)
 class Row:
-    """Microseconds per call, least and median of rounds; what one call does, which is the same on every machine.
+    """Microseconds per call, least and median of rounds; and what one call does, which is the same on every machine.
 
-    That is its launches, the functions that it enters, in Python and from Python in C, those in Python alone, and its
-    fresh tensors as (bytes, dtype); of an operator they are those that it returns one by one.
+    A call makes ``launches``, enters ``functions`` (in Python, and in C from Python), ``frames`` of them in Python, and
+    allocates ``fresh`` tensors, each as (bytes, dtype). Of an operator they are those that it returns, one by one.
     """
 
     call: str
@@ -99,9 +99,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(
         f"microseconds per call, least and median of {args.rounds} rounds; limit for one launch: {LIMIT_MICROSECONDS}"
     )
-    print(
-        f" {'form':11}{'call':20}{'least':>7}{'median':>7}{'launches':>10}{'functions':>11}{'frames':>8}   fresh tensors"
-    )
+    numbers = f"{'least':>7}{'median':>7}{'launches':>10}{'functions':>11}{'frames':>8}"
+    print(f" {'form':11}{'call':20}{numbers}   fresh tensors")
     rows = []
     for shape in SHAPES:
         with launching(shape) as stub:
@@ -119,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def launching(shape: Shape) -> Iterator[StubDriver]:
-    """Inside the block the Triton backend takes tensors on the CPU and launches on a stub, and "auto" tries it."""
+    """Make a context in which the Triton backend takes CPU tensors and launches on a stub, and "auto" tries it."""
     from gcp_kernels.ops.isqrt_pool.triton import launch as isqrt
     from gcp_kernels.ops.triton_device.architecture import Architecture
 
@@ -134,7 +133,7 @@ def launching(shape: Shape) -> Iterator[StubDriver]:
         return backends.AUTO_ORDER
 
     def interpreted() -> bool:
-        """As the backend is asked on its way to a verdict, which then takes tensors on the CPU."""
+        """Say yes when the backend asks on its way to a verdict, so that it takes tensors on the CPU."""
         return True
 
     with ExitStack() as stack:
@@ -145,22 +144,22 @@ def launching(shape: Shape) -> Iterator[StubDriver]:
 
 
 def calls(shape: Shape) -> dict[str, Callable[[], Any]]:
-    """Give the ways into the backend, from the inside out; only the last has autograd record the call."""
+    """List the ways into the backend, from the inside out; only the last has autograd record the call."""
     isqrt = importlib.import_module("gcp_kernels.ops.isqrt_pool.triton.launch")
     x = torch.randn(shape.b, shape.c, shape.m)
     image = x.view(shape.b, shape.c, int(math.sqrt(shape.m)), -1)
     leaf = image.clone().requires_grad_()
     n_iter = shape.n_iter
-    pooled, offset, trace, iterates = isqrt.isqrt_pool(x, n_iter, True, False, "default")
+    pooled, centre, trace, iterates = isqrt.isqrt_pool(x, n_iter, True, False, "default")
     grad = torch.ones_like(pooled)
     return {
         "backend forward": lambda: isqrt.isqrt_pool(x, n_iter, True, False, "default"),
         "backend backward": lambda: isqrt.isqrt_pool_backward(
-            grad, x, offset, trace, iterates, n_iter, True, "default"
+            grad, x, centre, trace, iterates, n_iter, True, "default"
         ),
         "operator forward": lambda: torch.ops.gcp_kernels.isqrt_pool(x, n_iter, True, False, "default", "auto"),
         "operator backward": lambda: torch.ops.gcp_kernels.isqrt_pool_backward(
-            grad, x, offset, trace, iterates, n_iter, True, "default", "auto"
+            grad, x, centre, trace, iterates, n_iter, True, "default", "auto"
         ),
         "fused_gcp": lambda: gcp_kernels.fused_gcp(image, n_iter=n_iter),
         "fused_gcp, training": lambda: gcp_kernels.fused_gcp(leaf, n_iter=n_iter),

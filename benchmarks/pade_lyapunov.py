@@ -29,7 +29,7 @@ SIGN_STEPS = 8
 
 
 def pade_coefficients(degree: int) -> tuple[list[float], list[float]]:
-    """Numerator and denominator of the Pade approximant of sqrt(1 - z), by rising powers of z.
+    """Find numerator and denominator of the Pade approximant of sqrt(1 - z), by rising powers of z.
 
     With w = 1 - z and (1 + sqrt w)^(2m+1) = E(w) + sqrt(w) O(w), the approximant of degree m is E / O. Both are
     expanded in z and divided by O at z = 0.
@@ -46,7 +46,7 @@ def pade_coefficients(degree: int) -> tuple[list[float], list[float]]:
 
 
 def pade_sqrt(a: torch.Tensor, degree: int = DEGREE) -> torch.Tensor:
-    """The approximant of the root of (B, C, C) matrices whose eigenvalues are in [0, 1]."""
+    """Approximate the root of (B, C, C) matrices whose eigenvalues are in [0, 1]."""
     identity = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device).expand_as(a)
     z = identity - a
     numerators, denominators = pade_coefficients(degree)
@@ -60,7 +60,7 @@ def pade_sqrt(a: torch.Tensor, degree: int = DEGREE) -> torch.Tensor:
 
 
 def lyapunov(root: torch.Tensor, grad: torch.Tensor, steps: int = SIGN_STEPS) -> torch.Tensor:
-    """X with root X + X root = grad, (B, C, C) each, by ``steps`` of the Newton-Schulz sign iteration."""
+    """Solve root X + X root = grad for X, (B, C, C) each, by ``steps`` of the Newton-Schulz sign iteration."""
     norm = torch.linalg.matrix_norm(root, keepdim=True)
     b, c = root / norm, grad / norm
     for _ in range(steps):
@@ -115,10 +115,10 @@ class EigenvalueTruth(torch.autograd.Function):
 
 
 def pade_lyapunov_truth(features: torch.Tensor) -> torch.Tensor:
-    """As :func:`pade_lyapunov_pool`, from the eigenvalues."""
+    """Compute :func:`pade_lyapunov_pool` from the eigenvalues."""
     return reference.triu_vec(EigenvalueTruth.apply(reference.covariance_pool(features.flatten(2))))
 
 
 def pade_lyapunov_pool(features: torch.Tensor) -> torch.Tensor:
-    """(B, C, H, W) -> (B, C(C+1)/2): the upper triangle of the approximate root of the population covariance."""
+    """Pool (B, C, H, W) -> (B, C(C+1)/2): the upper triangle of the approximate root of the population covariance."""
     return reference.triu_vec(SquareRoot.apply(reference.covariance_pool(features.flatten(2))))

@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def figure_of(run: Run, title: str, width: float = 7.0) -> tuple[Any, Any]:
-    """A figure with one set of axes, the machine below the title."""
+    """Make a figure with one set of axes, and the machine below the title."""
     figure = importlib.import_module("matplotlib.figure").Figure(figsize=(width, 4.6), layout="constrained")
     axes = figure.subplots()
     setting = run.environment
@@ -78,17 +78,17 @@ def figure_of(run: Run, title: str, width: float = 7.0) -> tuple[Any, Any]:
 
 
 def rows_of(run: Run, group: str, figure: str) -> list[Row]:
-    """Training steps of a group that have a figure, and not zero, which a logarithmic axis has no place for."""
+    """Choose the training steps of a group that have a figure above zero: a logarithmic axis has no place for zero."""
     return [row for row in run.rows if row.group == group and row.direction == "both" and getattr(row, figure)]
 
 
 def names_of(rows: Sequence[Row]) -> list[str]:
-    """Providers with a row, in the order of the registry."""
+    """List the providers with a row, in the order of the registry."""
     return [name for name in COLOURS if any(row.provider == name for row in rows)]
 
 
 def against(group: str, x: str, axis: str, y: str, unit: str, scale: float = 1.0) -> Callable[[Run], Any]:
-    """A plot of one field of a sweep's rows against another, both logarithmic, a line for each provider."""
+    """Plot one field of a sweep's rows against another, both logarithmic, with a line for each provider."""
 
     def draw(run: Run) -> Any:
         rows = rows_of(run, group, y)
@@ -114,14 +114,14 @@ def against(group: str, x: str, axis: str, y: str, unit: str, scale: float = 1.0
 
 
 def common(rows: Sequence[Row], swept: str) -> str:
-    """What all rows of a sweep have in common, such as "C = 256, M = 196, N = 5, float32 high"."""
+    """Say what all rows of a sweep have in common, such as "C = 256, M = 196, N = 5, float32 high"."""
     letters = {"batch": "B", "channels": "C", "positions": "M", "n_iter": "N"}
     fixed = [f"{letter} = {getattr(rows[0], name)}" for name, letter in letters.items() if name != swept]
     return ", ".join([*fixed, f"{rows[0].dtype} {rows[0].precision}"])
 
 
 def bars(group: str, value: Callable[[Row], float | None], title: str, unit: str) -> Callable[[Run], Any]:
-    """Bars of a figure, one group of them for each case of a group of cases, one bar for each provider."""
+    """Plan bars of a figure: a cluster for each case of a group, in it a bar for each provider."""
 
     def draw(run: Run) -> Any:
         rows = [row for row in run.rows if row.group == group and value(row) is not None]
@@ -151,7 +151,7 @@ def bars(group: str, value: Callable[[Row], float | None], title: str, unit: str
 
 
 def wrapped(label: str) -> str:
-    """A case's label on three lines."""
+    """Write a case's label on three lines."""
     shape, n_iter, dtype, precision, direction = label.split()
     return f"{shape}\n{n_iter} {dtype}\n{precision} {direction}"
 
@@ -162,7 +162,7 @@ def slowdown(row: Row) -> float | None:
 
 
 def peak_memory(group: str) -> Callable[[Run], Any]:
-    """Peaks have a group of their own on a CPU, where they are taken in fresh processes."""
+    """Plan a plot of peak memory. Peaks have their own group on a CPU, where they are measured in fresh processes."""
     return against(group, "batch", "batch B", "peak_bytes", "MiB at the peak", 2**20)
 
 

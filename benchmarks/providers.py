@@ -55,7 +55,7 @@ class Provider:
 
 
 def in_float32(pool: Pool) -> Pool:
-    """A pool without arithmetic for half precision, as its users call it: features in float32, result cast back."""
+    """Wrap a pool without arithmetic for half precision, as its users do: features in float32, result cast back."""
 
     def cast(features: torch.Tensor) -> torch.Tensor:
         if features.dtype not in (torch.float16, torch.bfloat16):
@@ -66,7 +66,7 @@ def in_float32(pool: Pool) -> Pool:
 
 
 def ours(backend: str) -> Provider:
-    """``fused_gcp`` on one backend."""
+    """Make the provider of ``fused_gcp`` on one backend."""
 
     def build(case: Case) -> Pool:
         return lambda features: gcp_kernels.fused_gcp(
@@ -100,7 +100,7 @@ def published_why_not(case: Case, device: torch.device) -> str | None:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that can still be had on the device; on a CPU outside Linux, 4 GiB are assumed."""
+    """Find how much memory is free on the device; on a CPU outside Linux, assume 4 GiB."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     try:
@@ -136,7 +136,7 @@ def build_compiled(case: Case) -> Pool:
 
 
 def eigh_limit(case: Case) -> float:
-    """Ten times that of the iterates in float32.
+    """Allow ten times the error of float32 iterates.
 
     Rounding leaves every eigenvalue off by a share of the largest one, which the root of a small one magnifies.
     """
@@ -144,12 +144,12 @@ def eigh_limit(case: Case) -> float:
 
 
 def pade_limit(case: Case) -> float:
-    """A hundred times that of the iterates in float32: Q falls from 1 to 11 / 1024 where an eigenvalue is zero."""
+    """Allow a hundred times the error of float32 iterates: Q falls from 1 to 11 / 1024 where an eigenvalue is zero."""
     return magnified(case, 100)
 
 
 def magnified(case: Case, factor: float) -> float:
-    """The limit for float32 products times a factor, and the rounding of the result to half precision."""
+    """Allow a multiple of the limit for float32 products, and the rounding of the result to half precision."""
     high = replace(case, precision="high")
     return error_limit(high) + (factor - 1) * error_limit(replace(high, dtype=ARITHMETIC.get(case.dtype, case.dtype)))
 
@@ -184,7 +184,7 @@ PROVIDERS = BACKEND_PROVIDERS + PEERS
 
 @functools.cache
 def by_name(name: str) -> Provider:
-    """The provider of that name.
+    """Find the provider of that name.
 
     Raises:
         ValueError: there is none.
@@ -197,7 +197,7 @@ def by_name(name: str) -> Provider:
 
 @contextmanager
 def settings(provider: Provider, case: Case) -> Iterator[None]:
-    """torch's global settings as the provider needs them on this case; all of its calls are made inside the block.
+    """Make a context with torch's global settings as the provider needs them on this case; its calls are made inside.
 
     Float32 products are TF32 for "fast" and not for "high", unless the provider needs one of them; the package has an
     option of its own. Compiled code may not reuse saved buffers where one graph is run backward again and again.

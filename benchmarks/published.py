@@ -104,5 +104,5 @@ class Triangle(torch.autograd.Function):
 
 
 def published_pool(features: torch.Tensor, n_iter: int) -> torch.Tensor:
-    """(B, C, H, W) -> (B, C(C+1)/2), at least two iterations."""
+    """Pool (B, C, H, W) -> (B, C(C+1)/2), with at least two iterations."""
     return Triangle.apply(NewtonSchulz.apply(Covariance.apply(features.flatten(2)), n_iter))

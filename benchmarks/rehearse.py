@@ -68,7 +68,7 @@ class Rehearsal:
         return self.architecture.replace(".", "")
 
     def run(self, *arguments: str, codes: Sequence[int] = (0,), **environment: str) -> str:
-        """A module of the checkout in that interpreter; its output, which is shown where it fails."""
+        """Run a module of the checkout in that interpreter; return its output, and show it where the module fails."""
         inherited = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
         done = subprocess.run(
             [self.python, *arguments], cwd=CHECKOUT, env={**inherited, "OMP_NUM_THREADS": "1", **environment},
@@ -81,7 +81,7 @@ class Rehearsal:
 
 
 def machine(plan: Rehearsal) -> str:
-    """Programs of this machine, and versions of the interpreter against the GPU machine's."""
+    """Check programs of this machine, and versions of the interpreter against the GPU machine's."""
     try:
         versions = gpu_machine.installed(plan.python)
     except RuntimeError as error:
@@ -93,7 +93,7 @@ def machine(plan: Rehearsal) -> str:
 
 
 def extension(plan: Rehearsal) -> str:
-    """The CUDA extension for the architecture; nothing is installed."""
+    """Build the CUDA extension for the architecture; install nothing."""
     reason = extension_file.why_not(CHECKOUT, plan.architecture, plan.python)
     if reason is not None:
         with tempfile.TemporaryDirectory() as wheels:
@@ -113,7 +113,7 @@ def extension(plan: Rehearsal) -> str:
 
 
 def triton(plan: Rehearsal) -> str:
-    """Kernels of the checks and of the self-test, and that a machine with them compiles none of these again."""
+    """Compile kernels of the checks and the self-test, and see that a machine which has them compiles none again."""
     cache = fresh(plan.folder / "cache_triton")
     said = plan.run(*warm(plan), TRITON_CACHE_DIR=str(cache)).strip().splitlines()[-1]
     archive = pack(cache, plan.folder / "triton.tgz", ALSO_READ)
@@ -130,7 +130,7 @@ def triton(plan: Rehearsal) -> str:
 
 
 def tests(plan: Rehearsal) -> str:
-    """Kernels that the tests launch: noted by a run in which they all fail, as nothing is computed."""
+    """Compile the kernels that the tests launch: a run notes them in which all tests fail, as nothing is computed."""
     ignored = [word for name in NOT_NOTED for word in ("--ignore", f"tests/test_{name}.py")]
     cache = fresh(plan.folder / "cache_tests")
     first = plan.folder / "cache_triton"
@@ -152,7 +152,7 @@ def tests(plan: Rehearsal) -> str:
 
 
 def tuning(plan: Rehearsal) -> str:
-    """Candidates of the forms that are most used: tiles of 64 rows, as many as there is time to measure."""
+    """Compile candidates of the forms that are most used: tiles of 64 rows, as many as there is time to measure."""
     cache = fresh(plan.folder / "cache_tune")
     plan.run(
         *("-m", "benchmarks", "tune", *TUNED, "--precision", "fast", "--only", "block=64,"),
@@ -165,7 +165,7 @@ def tuning(plan: Rehearsal) -> str:
 
 
 def without_gpu(plan: Rehearsal) -> str:
-    """What the steps call, as far as it runs here, in the interpreter that stands for the GPU machine's."""
+    """Run what the steps call, as far as it runs here, in the interpreter that stands for the GPU machine's."""
     plan.run("-m", "gcp_kernels", "info")
     listed = plan.run("-m", "benchmarks", "sanitize", "--list").splitlines()
     collected = plan.run("-m", "pytest", "-p", "no:cacheprovider", "-q", "--collect-only", "tests").splitlines()
@@ -175,7 +175,7 @@ def without_gpu(plan: Rehearsal) -> str:
 
 
 def size(plan: Rehearsal) -> str:
-    """Each archive, and what is carried at once with it: the extension, and one archive, or two."""
+    """Give the size of each archive, and of what is carried with it: the extension, and one archive, or two."""
     parts = {name: CHECKOUT / name for name in (extension_file.FILE, extension_file.BUILD_INFO)}
     parts |= {name: plan.folder / name for name in ("triton.tgz", "tests.tgz", "tune.tgz")}
     sizes = {name: path.stat().st_size / MIB for name, path in parts.items() if path.is_file()}
@@ -201,19 +201,19 @@ PARTS = ("machine", "extension", "triton", "tests", "tuning", "without-gpu", "si
 
 
 def warm(plan: Rehearsal) -> tuple[str, ...]:
-    """The command that fills a cache."""
+    """Give the command that fills a cache."""
     return ("-m", "benchmarks.warm_cache", "--arch", plan.arch, "--jobs", str(plan.jobs))
 
 
 def fresh(folder: Path) -> Path:
-    """An empty folder: what an earlier commit compiled would be carried for nothing."""
+    """Make an empty folder: what an earlier commit compiled would be carried for nothing."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     return folder
 
 
 def pack(cache: Path, archive: Path, suffixes: Sequence[str]) -> Path:
-    """What Triton reads of a cache, for the place where it is unpacked."""
+    """Pack what Triton reads of a cache, for the place where it is unpacked."""
 
     def write(file: BinaryIO) -> None:
         with tarfile.open(fileobj=file, mode="w:gz") as packed:
@@ -232,7 +232,7 @@ def pack(cache: Path, archive: Path, suffixes: Sequence[str]) -> Path:
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """An archive anywhere else than at its place."""
+    """Unpack an archive in a folder that is not the one it was packed for."""
     with tarfile.open(archive) as packed:
         packed.extractall(folder, filter="data")
     for path in folder.rglob(f"{GROUP}*"):
@@ -240,7 +240,7 @@ def unpack(archive: Path, folder: Path) -> None:
 
 
 def located(group: bytes, cache: str) -> bytes:
-    """The list of a kernel's files, as it is in a cache of this path; each is in the folder of its key."""
+    """Rewrite the list of a kernel's files for a cache of this path; each file is in the folder of its key."""
     listed = json.loads(group)
     listed["child_paths"] = {
         name: str(Path(cache, *Path(path).parts[-2:])) for name, path in listed["child_paths"].items()
@@ -292,7 +292,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def commit() -> str:
-    """The checkout's commit, and whether something is not in it."""
+    """Find the checkout's commit, and whether something is not in it."""
     command = ["git", "describe", "--always", "--dirty"]
     return subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True).stdout.strip() or "unknown"
 

@@ -19,7 +19,7 @@ REPETITIONS = {"cuda": 20, "cpu": 7}
 
 
 def useful_flop(b: int, c: int, m: int, n_iter: int, direction: str) -> int:
-    """Floating-point operations that a pass needs, a multiplication and an addition counting as two.
+    """Count the floating-point operations that a pass needs; a multiplication and an addition are two.
 
     All iterates and their tangents are symmetric, so that of every C x C product only the upper triangle is needed:
     half of 2 C^3, counted here as C^3. N iterations (section "Forward" of docs/mathematics.md, coupled Y and Z):
@@ -44,7 +44,7 @@ def useful_flop(b: int, c: int, m: int, n_iter: int, direction: str) -> int:
 
 
 def necessary_bytes(b: int, c: int, m: int, direction: str, element: int) -> int:
-    """Bytes that must cross the memory interface: each input read once, each result written once.
+    """Count the bytes that must cross the memory interface: each input read once, each result written once.
 
     Forward reads x and writes the triangle; backward reads x and the upstream triangle and writes the gradient of x.
     Statistics, B (C + 1) numbers, are left out.
@@ -64,7 +64,7 @@ class Ceilings:
     product: str
 
     def as_dict(self) -> dict[str, str | float]:
-        """As rows carry them."""
+        """Give the ceilings as rows carry them."""
         return {
             "copy_gb_per_s": round(self.bytes_per_second / 1e9, 3),
             "product_tflop_per_s": round(self.flop_per_second / 1e12, 5),
@@ -72,7 +72,7 @@ class Ceilings:
         }
 
     def bound(self, case: Case) -> float:
-        """Seconds below which the case cannot go: the longer of arithmetic and traffic."""
+        """Find the seconds below which the case cannot go: the longer of arithmetic and traffic."""
         arithmetic = useful_flop(case.batch, case.channels, case.positions, case.n_iter, case.direction)
         element = DTYPES[case.dtype].itemsize
         traffic = necessary_bytes(case.batch, case.channels, case.positions, case.direction, element)
@@ -80,7 +80,7 @@ class Ceilings:
 
 
 def measure_ceilings(device: torch.device) -> Ceilings:
-    """A large copy and a large product of normal numbers: float16 on a GPU, float32 on a CPU."""
+    """Time a large copy and a large product of normal numbers: float16 on a GPU, float32 on a CPU."""
     order, dtype = PRODUCT_ORDER[device.type], torch.float16 if device.type == "cuda" else torch.float32
     name = f"{str(dtype).removeprefix('torch.')} product of {order} x {order}"
     return Ceilings(copied_bytes_per_second(device), multiplied_flop_per_second(device, order, dtype), name)
@@ -99,7 +99,7 @@ def multiplied_flop_per_second(device: torch.device, order: int, dtype: torch.dt
 
 
 def median_seconds(call: Callable[[], object], device: torch.device) -> float:
-    """Median seconds after a warm-up."""
+    """Measure the median seconds after a warm-up."""
     for _ in range(3):
         call()
     return Spread.of([seconds(call, device) for _ in range(REPETITIONS[device.type])]).median

@@ -105,7 +105,7 @@ FIELDS = tuple(field.name for field in fields(Row))
 
 
 def flat(row: Row, setting: dict[str, str | float]) -> dict[str, Any]:
-    """The row's fields and those of the environment.
+    """Join the row's fields and those of the environment.
 
     JSON knows no infinity: an error that is not finite is null, and ``problem`` tells of it.
     """
@@ -149,7 +149,7 @@ class Run:
 
 
 def read(path: Path) -> Run:
-    """A run from its folder, or from its file of JSON lines or CSV; a folder may hold either.
+    """Read a run from its folder, or from its file of JSON lines or CSV; a folder may hold either.
 
     Raises:
         ValueError: there is no such file, it has no rows, or a line is not a row.
@@ -177,7 +177,7 @@ def read_json(file: Path) -> Iterator[dict[str, Any]]:
 
 
 def read_csv(file: Path) -> Iterator[dict[str, Any]]:
-    """As the JSON lines have them: what is not text is a number, and an empty cell of a row's field is None."""
+    """Read rows as JSON lines have them: what is not text is a number, and an empty cell of a row's field is None."""
     texts = {field.name for field in fields(Row) if "str" in str(field.type)}
     with file.open(encoding="utf-8", newline="") as stream:
         for cells in csv.DictReader(stream):

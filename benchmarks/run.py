@@ -102,7 +102,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def planned(args: argparse.Namespace) -> Plan:
-    """The set with what the options leave of it. Peaks are the group "memory"."""
+    """Reduce the set to what the options select. Peaks are the group "memory"."""
     plan = named_set(args.set, args.device.type)
     names = tuple(
         name for name in plan.peak_providers if not args.provider or any(one in name for one in args.provider)
@@ -118,7 +118,7 @@ def planned(args: argparse.Namespace) -> Plan:
 
 
 def measured(plan: Plan, device: torch.device, ceilings: Ceilings, limit: int | None) -> Iterator[list[Row]]:
-    """Rows, case by case; after ``limit`` seconds of those that are left only that they were left."""
+    """Yield rows, case by case; after ``limit`` seconds, only rows that say that a case was left out."""
     ends = time.perf_counter() + (limit or float("inf"))
     budget = Budget.on(device, plan.rounds, plan.turn_seconds, plan.provider_seconds)
     for item in plan.items:

@@ -101,7 +101,7 @@ def selected(args: argparse.Namespace, capability: int) -> list[Check]:
 
 
 def run(args: argparse.Namespace, device: torch.device, capability: int) -> int:
-    """The checks, in this process, a line for each; a backend of which nothing can run is a failure."""
+    """Run the checks in this process, with a line for each; a backend of which nothing can run is a failure."""
     for name in args.backend:
         tiny = torch.zeros((), dtype=torch.float32, device=device).expand(1, 2, 2)
         if (reason := backends.BACKENDS[name].why_not("isqrt_pool", tiny)) is not None:
@@ -122,7 +122,7 @@ def run(args: argparse.Namespace, device: torch.device, capability: int) -> int:
 
 
 def begin_line(checks: int) -> str:
-    """What a process prints before its first check."""
+    """Write the line that a process prints before its first check."""
     return f"{checks} checks begin"
 
 
@@ -138,7 +138,7 @@ def passes(check: Check, device: torch.device) -> bool:
 
 
 def in_processes(args: argparse.Namespace, capability: int) -> int:
-    """The checks shared among processes, each under the tool; what a process printed comes when it has ended."""
+    """Share the checks among processes, each under the tool; print what a process printed when it has ended."""
     prefix: list[str] = []
     if args.tool is not None:
         program = tool_path()
@@ -202,7 +202,7 @@ class Share:
         return 0 if problem is None else 1
 
     def first_left(self, found: Sequence[Check]) -> int | None:
-        """The first check that it did not come to; the one that ended it is named. None if there is none."""
+        """Find the first check that it did not reach, and name the one that ended it. None if there is none."""
         begun = re.search(r"^\d+ checks begin$", self._printed, re.MULTILINE)
         if begun is None or re.search(r"^\d+ checks, \d+ failed$", self._printed, re.MULTILINE):
             return None  # nothing began, and nothing would in another process; or it came to its end
@@ -215,14 +215,14 @@ class Share:
 
 
 def share_command(args: argparse.Namespace, first: int) -> list[str]:
-    """A share of the checks, in a process of its own and without a tool."""
+    """Give the command that runs a share of the checks in its own process, without a tool."""
     only = [] if args.only is None else ["--only", args.only]
     names = [word for name in args.backend for word in ("--backend", name)]
     return [sys.executable, "-m", "benchmarks.sanitize", *names, *only, "--share", str(first), str(args.jobs)]
 
 
 def verdict(tool: str | None, code: int, printed: str) -> str | None:
-    """What was wrong with a share."""
+    """Say what was wrong with a share."""
     if code == FOUND and tool is not None:
         return f"{tool} found errors"
     if code == LOST:
@@ -239,7 +239,7 @@ def verdict(tool: str | None, code: int, printed: str) -> str | None:
 
 
 def tool_path() -> str | None:
-    """compute-sanitizer on the PATH, or in the toolkit."""
+    """Find compute-sanitizer on the PATH, or in the toolkit."""
     homes = [os.environ.get(name) for name in ("CUDA_HOME", "CUDA_PATH")]
     folders = [Path(home, "bin") for home in (*homes, "/usr/local/cuda") if home]
     found = (shutil.which(NAME, path=str(folder)) for folder in folders)

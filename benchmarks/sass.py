@@ -27,7 +27,7 @@ Instruction = tuple[int, str, str]
 
 
 def counted(listing: str) -> Figures:
-    """Registers, stack and instructions, from what cuobjdump prints of a program.
+    """Read registers, stack and instructions from what cuobjdump prints of a program.
 
     Raises:
         RuntimeError: it prints something else.
@@ -53,7 +53,7 @@ def instructions(listing: str) -> list[Instruction]:
 
 
 def product_loops(found: Sequence[Instruction]) -> Iterator[dict[str, int]]:
-    """Of each innermost loop with products on tensor cores, in order: how many instructions of a kind a trip has.
+    """Count, for each innermost loop with products on tensor cores, the instructions of a trip by kind.
 
     A trip is as the assembler left it, unrolled or not: its products say of how many steps of the sum it is.
     """
@@ -72,7 +72,7 @@ def product_loops(found: Sequence[Instruction]) -> Iterator[dict[str, int]]:
 
 
 def counted_kinds(body: Sequence[tuple[str, str]]) -> dict[str, int]:
-    """Instructions by kind, for those kinds that say what a trip waits for; global loads by their bytes."""
+    """Count the instructions of those kinds that say what a trip waits for; global loads by their bytes."""
     counts: Counter[str] = Counter()
     for name, rest in body:
         if TENSOR_CORE.fullmatch(name) or name in BARRIER | SHARED_MEMORY | SPILL:

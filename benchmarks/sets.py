@@ -73,7 +73,7 @@ class Plan:
 
 
 def named_set(name: str, device_type: str) -> Plan:
-    """The plan of a set on "cpu" or "cuda".
+    """Make the plan of a set on "cpu" or "cuda".
 
     "small" says whether everything works, in a CPU minute, and nothing about speed. "standard" is for the machine at
     hand: some three minutes on a recent GPU, some fifteen on two CPU cores. "full" takes as long as it takes.
@@ -94,7 +94,7 @@ def named_set(name: str, device_type: str) -> Plan:
 
 
 def small() -> Plan:
-    """Every group, direction and dtype with shapes that take no time."""
+    """Plan every group, direction and dtype with shapes that take no time."""
     base = Case(2, 16, 5, 5)
     items = [
         Item("network", replace(base, direction=one), QUICK) for one in ("inference", "forward", "backward", "both")
@@ -125,7 +125,7 @@ ARITHMETIC = (
 
 
 def headlines(device_type: str) -> Iterator[Item]:
-    """A training step of everyone, and its parts; on a GPU as under autocast, and the step in float32 too."""
+    """Plan a training step of every provider, and its parts; on a GPU as under autocast, the step in float32 too."""
     if device_type == "cpu":
         shapes = CPU_HEADLINES
     else:
@@ -139,7 +139,7 @@ def headlines(device_type: str) -> Iterator[Item]:
 
 
 def sweeps(device_type: str, name: str) -> Iterator[Item]:
-    """One dimension at a time, a training step each; N where five positions for each channel keep float32 exact."""
+    """Plan one dimension at a time, a training step each; N where five positions per channel keep float32 exact."""
     base = Case(8, 64, 14, 14) if device_type == "cpu" else Case(256, 256, 14, 14, dtype="bfloat16", precision="fast")
     most = 64 if device_type == "cpu" else 1024
     for batch in (batch for batch in BATCHES if batch <= most or name == "full"):
@@ -153,7 +153,7 @@ def sweeps(device_type: str, name: str) -> Iterator[Item]:
 
 
 def latencies(name: str) -> Iterator[Item]:
-    """One image, without a graph."""
+    """Plan one image, without a graph."""
     shapes = ("ResNet", "So-ViT", "fine-grained") if name == "standard" else NETWORKS
     for shape in shapes:
         yield Item(
@@ -162,7 +162,7 @@ def latencies(name: str) -> Iterator[Item]:
 
 
 def exact(device_type: str) -> Iterator[Item]:
-    """What the exact root costs, with more positions than channels and with fewer."""
+    """Plan what the exact root costs, with more positions than channels and with fewer."""
     batch = 4 if device_type == "cpu" else 32
     yield Item("exact", Case(batch, 64, 28, 28), EXACT)
     yield Item("exact", Case(batch, 256, 14, 14), EXACT)
@@ -175,7 +175,7 @@ def networks(device_type: str) -> Iterator[Item]:
 
 
 def arithmetics(device_type: str) -> Iterator[Item]:
-    """Every dtype with every precision that it has."""
+    """Plan every dtype with every precision that it has."""
     kinds = (*ARITHMETIC, ("float16", "high"))
     for channels, (dtype, precision) in product((64, 256), kinds):
         batch = 8 if device_type == "cpu" else 256
@@ -185,7 +185,7 @@ def arithmetics(device_type: str) -> Iterator[Item]:
 def selected(
     items: Sequence[Item], text: str | None, groups: Sequence[str] | None, providers: Sequence[str] | None
 ) -> tuple[Item, ...]:
-    """Items of the groups whose label holds the text, with those of the providers that hold one of the texts."""
+    """Select the items whose label has the text, from these groups, with the providers that have one of the texts."""
     kept = []
     for item in items:
         names = tuple(name for name in item.providers if not providers or any(part in name for part in providers))

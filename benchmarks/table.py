@@ -15,7 +15,7 @@ def head(setting: dict[str, str | float]) -> str:
 
 
 def case_lines(rows: Sequence[Row]) -> str:
-    """One case: what it is, then a line for each provider with its time or the reason why there is none."""
+    """Write one case: what it is, then a line for each provider with its time or the reason why there is none."""
     first = rows[0]
     loads = [row.load for row in rows if row.load is not None]
     lines = [f"\n  {first.label}  ({first.group}{f'; load {loads[0]:.1f}' if loads else ''})"]
@@ -51,11 +51,11 @@ def size(count: int | None) -> str:
 
 
 def ratio_of(row: Row, rows: Sequence[Row]) -> str:
-    """Peak memory over that of ours, the first of our backends that has one."""
+    """Write peak memory over that of ours, the first of our backends that has one."""
     ours = next((one.peak_bytes for one in rows if one.provider.startswith("gcp_kernels") and one.peak_bytes), None)
     return f"x{row.peak_bytes / ours:.2f}" if ours and row.peak_bytes else ""
 
 
 def legend(names: Sequence[str]) -> str:
-    """What the providers are."""
+    """Describe the providers."""
     return "\n".join(f"  {name:22} {SUMMARIES[name]}" for name in names)

@@ -31,21 +31,21 @@ class Budget:
 
     @classmethod
     def on(cls, device: torch.device, rounds: int, turn: float | None = None, provider: float | None = None) -> Budget:
-        """The budget of a kind of device, but for what is given."""
+        """Choose the budget of a kind of device, except for what is given."""
         return cls(rounds, turn or TURN_SECONDS[device.type], provider or PROVIDER_SECONDS[device.type])
 
     def calls(self, seconds: float) -> int:
-        """Calls that fill a turn, at most :data:`MOST_CALLS`."""
+        """Count the calls that fill a turn, at most :data:`MOST_CALLS`."""
         return max(1, min(MOST_CALLS, round(self.turn_seconds / max(seconds, 1e-7))))
 
     def rounds_of(self, seconds: float) -> int:
-        """Rounds for a provider whose call takes so long."""
+        """Count the rounds for a provider whose call takes so long."""
         affordable = int(self.provider_seconds / max(seconds * self.calls(seconds), 1e-7))
         return min(self.rounds, max(LEAST_ROUNDS, affordable))
 
 
 def seconds(call: Callable[[], object], device: torch.device) -> float:
-    """Seconds that one call takes: wall clock on a CPU, between two events of the stream on a GPU."""
+    """Measure the seconds of one call: by the wall clock on a CPU, between two events of the stream on a GPU."""
     if device.type == "cuda":
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         begin.record()
@@ -59,7 +59,7 @@ def seconds(call: Callable[[], object], device: torch.device) -> float:
 
 
 def interleaved(clocks: Mapping[str, Clock], budget: Budget) -> dict[str, list[float]]:
-    """Seconds per call, one entry per round, for each of ``clocks``, which make one call and say what it took.
+    """Measure seconds per call, one entry per round, by each of ``clocks``, which make one call and say what it took.
 
     In a round everyone has one turn of several calls and keeps the median of them. The first to go changes from round
     to round, so that nobody always runs on the caches of the same neighbour.
@@ -76,7 +76,7 @@ def interleaved(clocks: Mapping[str, Clock], budget: Budget) -> dict[str, list[f
 
 
 def trial(clock: Clock) -> float:
-    """Seconds that a call of the clock takes, all that it does apart from what it times included.
+    """Measure the seconds that a call of the clock takes, including all that it does besides what it times.
 
     The faster of two, after a warm-up.
     """
@@ -90,5 +90,5 @@ def trial(clock: Clock) -> float:
 
 
 def ratios(times: Sequence[float], ours: Sequence[float]) -> Spread:
-    """How many times longer than ours, round by round as far as both have rounds: above 1 means that ours is faster."""
+    """Divide by our time, round by round as far as both have rounds: above 1 means that ours is faster."""
     return Spread.of([other / own for other, own in zip(times, ours, strict=False)])

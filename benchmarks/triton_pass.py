@@ -36,7 +36,7 @@ class Pass:
             self._fill_statistics()
 
     def _fill_statistics(self) -> None:
-        """As a forward pass leaves them: the mean less the first position, and the trace."""
+        """Fill in what a forward pass leaves: the centre, which is the mean less the first position, and the trace."""
         exact = self.tensors.source.double()
         if self.case.source == "matrix":
             self.tensors.trace.copy_(exact.diagonal(dim1=1, dim2=2).sum(1))
@@ -58,20 +58,20 @@ class Pass:
         return [self.tensors.grad_source, *([] if self.tensors.grad_scale is None else [self.tensors.grad_scale])]
 
     def call(self, case: Case) -> Callable[[], None]:
-        """The launches of ``case``, which differs from the pass's own in its configuration alone."""
+        """Make the launches of ``case``, which differs from the pass's own only in its configuration."""
         if replace(case, choice=self.case.choice) != self.case:
             raise ValueError(f"the pass was made for {self.case}, not for {case}")
         return lambda: launch_on(case, self.tensors)
 
     def error(self, case: Case) -> float:
-        """Relative error of the worst sample against float64; infinite where an element is not written."""
+        """Measure the relative error of the worst sample against float64; infinite where an element is not written."""
         for tensor in self.filled:
             tensor.fill_(math.nan)
         self.call(case)()
         return max(worst_sample_error(found, exact) for found, exact in zip(self.filled, self.exact, strict=True))
 
     def limit(self) -> float:
-        """The error beyond which a pass is wrong, as in the benchmark."""
+        """Give the error beyond which a pass is wrong, as in the benchmark."""
         case = self.case
         dtype = str(case.dtype).removeprefix("torch.")
         return error_limit(

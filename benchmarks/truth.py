@@ -30,7 +30,7 @@ Results = tuple[torch.Tensor, torch.Tensor | None]
 
 
 def reference_pool(n_iter: int) -> Pool:
-    """The package's readable truth as a pool (B, C, H, W) -> (B, C(C+1)/2), in the dtype of its input."""
+    """Wrap the package's reference as a pool (B, C, H, W) -> (B, C(C+1)/2), in the dtype of its input."""
     return lambda features: reference.triu_vec(reference.isqrt_pool(features.flatten(2), n_iter))
 
 
@@ -66,7 +66,7 @@ class Errors:
 
 
 def error_limit(case: Case) -> float:
-    """The relative error beyond which an implementation of the iterates is wrong: twice the promise, and one rounding.
+    """Give the relative error beyond which an implementation of the iterates is wrong: twice the promise, one rounding.
 
     The rounding is that of the result to half precision; float32 results carry theirs within the promise.
     """
@@ -77,12 +77,12 @@ def error_limit(case: Case) -> float:
 
 
 def upstream_of(truth: str, inputs: Inputs) -> torch.Tensor:
-    """The upstream gradient for a pool of this truth: (B, C(C+1)/2), or (B, C) for the mean."""
+    """Draw the upstream gradient for a pool of this truth: (B, C(C+1)/2), or (B, C) for the mean."""
     return inputs.upstream[:, : inputs.features.shape[1]] if truth == "mean" else inputs.upstream
 
 
 def step(pool: Pool, features: torch.Tensor, upstream: torch.Tensor | None) -> Results:
-    """The pooled batch and, with an upstream gradient, the gradient of the features; without, no graph is recorded."""
+    """Pool a batch and, with an upstream gradient, find the gradient of the features; without, no graph is recorded."""
     if upstream is None:
         with torch.no_grad():
             return pool(features), None
@@ -95,7 +95,7 @@ class Judge:
     """Compares results on one case's inputs with the truths, each of which is computed once, when first asked for."""
 
     def __init__(self, case: Case, inputs: Inputs, samples: int | None = None) -> None:
-        """``samples`` limits comparisons to the first so many, which is exact because samples do not mix."""
+        """Compare only the first ``samples`` samples, which is exact because samples do not mix."""
         self._case = case
         self._inputs = inputs
         self._samples = inputs.features.shape[0] if samples is None else samples
@@ -106,7 +106,7 @@ class Judge:
         return self._case.direction != "inference"
 
     def _truth(self, truth: str) -> Results:
-        """Output and gradient in float64, in chunks of samples."""
+        """Compute output and gradient in float64, one slice of the batch after another."""
         pool = TRUTHS[truth](self._case.n_iter)
         upstream = upstream_of(truth, self._inputs)
         chunks = []
@@ -129,7 +129,7 @@ class Judge:
         return self.compare(found, truth)
 
     def compare(self, found: Results, truth: str) -> Errors:
-        """Errors of results that a :func:`step` on the inputs gave; raises as :meth:`errors`."""
+        """Measure the errors of what a :func:`step` on the inputs gave; raise as :meth:`errors` does."""
         expected = (upstream_of(truth, self._inputs), self._inputs.features)
         worst: list[float | None] = []
         for name, result, like, true in zip(("output", "gradient"), found, expected, self.truth(truth), strict=True):
@@ -146,7 +146,7 @@ class Judge:
 
 
 def worst_sample_error(result: torch.Tensor, true: torch.Tensor) -> float:
-    """The largest || result - true || / || true || of a sample; where the truth is zero, zero is due exactly."""
+    """Find the largest || result - true || / || true || of a sample; where the truth is zero, so must the result be."""
     result = result.detach().double().flatten(1)
     true = true.flatten(1)
     distance = torch.linalg.vector_norm(result - true, dim=1)

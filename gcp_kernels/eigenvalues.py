@@ -1,7 +1,7 @@
 """Functions f(A) = U diag(f(l)) U^T of the eigenvalues of symmetric matrices, for the reference.
 
-Autograd through eigenvectors is NaN where eigenvalues are equal; f(A) is as smooth there as anywhere. Both derivatives
-are written out, for reverse and for forward mode.
+Where eigenvalues are equal, autograd through the eigenvectors is NaN, although f(A) is as smooth there as anywhere. So
+the first and the second derivative are written out here, for reverse and for forward mode.
 """
 
 from typing import Any
@@ -17,7 +17,7 @@ ZERO_EIGENVALUE = 10
 
 
 def _spectrum(a: Tensor, shift: float) -> tuple[Tensor, Tensor]:
-    """Eigenvalues plus ``shift``, (..., C), and eigenvectors, (..., C, C), of the symmetric part; NaN for any NaN."""
+    """Find eigenvalues plus ``shift``, (..., C), and eigenvectors, (..., C, C), of the symmetric part; NaN for NaN."""
     a = (a + a.mT) / 2
     finite = a.isfinite().all(-1).all(-1)[..., None]
     eigenvalues, u = torch.linalg.eigh(torch.where(finite[..., None], a, 0))  # which raises for any NaN in the batch
@@ -25,29 +25,29 @@ def _spectrum(a: Tensor, shift: float) -> tuple[Tensor, Tensor]:
     return torch.where(finite, torch.where(zero, 0, eigenvalues) + shift, torch.nan), u
 
 
-# Below, f is x^p, or log x for p = 0: the logarithm is the member of the family whose derivative is x^(p - 1) too.
+# Below, f is x^p, or log x for p = 0: up to a factor, both have the derivative x^(p - 1).
 
 
 def _divided_difference(x: Tensor, y: Tensor, p: float) -> Tensor:
-    """f[x, y] = (f(x) - f(y)) / (x - y) for x, y >= 0, f'(x) for equal ones, and 0 where that is infinite."""
+    """Compute f[x, y] = (f(x) - f(y)) / (x - y) for x, y >= 0; f'(x) if they are equal, 0 where that is infinite."""
     high, low = torch.maximum(x, y), torch.minimum(x, y)
     ratio = low / torch.where(high == 0, 1, high)
     equal = ratio == 1
     ratio = torch.where(equal, 0.5, ratio)
-    # The logarithm of a ratio near 1 is exact to its last digit, and nothing cancels in what is made of it here.
+    # The logarithm of a ratio near 1 is exact to its last digit, and nothing cancels in the formula with it.
     change = torch.expm1(p * ratio.log()) if p else ratio.log()
     difference = high ** (p - 1) * torch.where(equal, p or 1.0, change / (ratio - 1))
     return torch.where(high == 0, 0, difference) if p < 1 else difference
 
 
 def _second_divided_difference(x: Tensor, y: Tensor, z: Tensor, p: float) -> Tensor:
-    """f[x, y, z] = (f[x, y] - f[y, z]) / (x - z), for x, y, z >= 0 in any order, and f''(x) / 2 for equal ones."""
+    """Compute f[x, y, z] = (f[x, y] - f[y, z]) / (x - z), for x, y, z >= 0 in any order; f''(x) / 2 if all equal."""
     low, middle, high = torch.stack(torch.broadcast_tensors(x, y, z)).sort(0).values
     close = high - low <= torch.finfo(x.dtype).eps ** 0.2 * high
     span = torch.where(close, 1, high - low)
     apart = (_divided_difference(high, middle, p) - _divided_difference(middle, low, p)) / span
 
-    # Three close ones: the Taylor series about their mean, whose first neglected term is about as small as rounding.
+    # If all three are close: the Taylor series about their mean. The first term left out is about as small as rounding.
     mean = torch.where(high == 0, 1, (low + middle + high) / 3)
     x, y, z = low - mean, middle - mean, high - mean
 
@@ -63,7 +63,7 @@ def _second_divided_difference(x: Tensor, y: Tensor, z: Tensor, p: float) -> Ten
 
 
 class _Context(torch.autograd.function.FunctionCtx):
-    """What the two functions below keep: f as p, what is added to the eigenvalues, and tensors."""
+    """What the two functions below keep: f, as p; what is added to the eigenvalues; and tensors."""
 
     p: float
     shift: float
@@ -71,7 +71,7 @@ class _Context(torch.autograd.function.FunctionCtx):
 
 
 def function_of_eigenvalues(a: Tensor, p: float, shift: float) -> Tensor:
-    """f(A) of (..., C, C) matrices: their eigenvalues plus ``shift`` to the power ``p``, or the logarithm for p = 0.
+    """Apply f to the eigenvalues, plus ``shift``, of (..., C, C) matrices: the power ``p``, or the logarithm for p = 0.
 
     Raises:
         RuntimeError: inside ``torch.compile`` around a derivative of ``torch.func``, of which the compiler would make
@@ -88,13 +88,13 @@ def function_of_eigenvalues(a: Tensor, p: float, shift: float) -> Tensor:
 
 
 def _derivative(a: Tensor, g: Tensor, p: float, shift: float) -> Tensor:
-    """L_f(A, G), the derivative of f(A) in the direction G."""
+    """Compute L_f(A, G), the derivative of f(A) in the direction G."""
     kind = _DerivativeOfMatrixFunction if torch.compiler.is_compiling() else _DerivativeWithTangent
     return kind.apply(a, g, p, shift)
 
 
 class _OfMatrices(torch.autograd.Function):
-    """A function of matrices (..., C, C), so that what ``torch.vmap`` maps over is one dimension more in front."""
+    """A function of matrices (..., C, C): under ``torch.vmap`` they have one more dimension in front."""
 
     @classmethod
     def vmap(cls, info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
@@ -107,7 +107,7 @@ class _OfMatrices(torch.autograd.Function):
 
 
 class _MatrixFunction(_OfMatrices):
-    """f(A) = U diag(f(l)) U^T. Autograd through the eigenvectors would be NaN for equal eigenvalues; f(A) is not."""
+    """f(A) = U diag(f(l)) U^T, with a derivative that is no NaN for equal eigenvalues."""
 
     @staticmethod
     def forward(a: Tensor, p: float, shift: float) -> Tensor:
@@ -126,7 +126,7 @@ class _MatrixFunction(_OfMatrices):
         return _derivative(a, grad, ctx.p, ctx.shift), None, None
 
 
-# A compiler takes no autograd.Function that has a jvp.
+# Apart from the class above, because compilers refuse an autograd.Function that has a jvp.
 class _MatrixFunctionWithTangent(_MatrixFunction):
     @staticmethod
     def jvp(ctx: _Context, tangent: Tensor, *_: None) -> Tensor:
@@ -141,7 +141,7 @@ class _DerivativeOfMatrixFunction(_OfMatrices):
 
         U (sum over k of f[l_i, l_k, l_j] (G'_ik E'_kj + E'_ik G'_kj)) U^T,    G' = U^T G U, E' = U^T E U,
 
-    and since f[., ., .] is symmetric, the gradient of <H, L_f(A, G)> is that with H in the place of E.
+    and since f[., ., .] is symmetric, the gradient of <H, L_f(A, G)> by A is the same formula with H instead of E.
     """
 
     @staticmethod
@@ -172,7 +172,7 @@ class _DerivativeWithTangent(_DerivativeOfMatrixFunction):
 
 
 def _second_derivative(a: Tensor, g: Tensor, h: Tensor, p: float, shift: float) -> Tensor:
-    """The derivative of L_f(A, G) by A in the direction H, or that of L_f(A, H) in the direction G."""
+    """Compute the derivative of L_f(A, G) by A in the direction H; it equals that of L_f(A, H) in the direction G."""
     x, u = _spectrum(a, shift)
     g_rotated, h_rotated = (u.mT @ (m + m.mT) @ u / 2 for m in (g, h))
     total = torch.zeros_like(a)

@@ -1,6 +1,6 @@
-"""Global covariance pooling as functions of tensors; each is differentiable to any order.
+"""All public functions of tensors, from their rooms in :mod:`gcp_kernels.ops`. Each is differentiable to any order.
 
-The third and higher derivatives of :func:`matrix_power` and :func:`matrix_log` want distinct eigenvalues.
+The third and higher derivatives of :func:`matrix_power` and :func:`matrix_log` need distinct eigenvalues.
 """
 
 from .ops.covariance_pool import covariance_pool

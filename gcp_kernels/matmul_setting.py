@@ -1,4 +1,4 @@
-"""torch's global settings of float32 matrix products, held at one value while threads of ours need it."""
+"""torch's global settings for float32 matrix products, held at one value while our threads need it."""
 
 import threading
 from collections.abc import Iterator
@@ -11,9 +11,9 @@ import torch
 class MatmulSetting:
     """One of torch's ``fp32_precision`` settings.
 
-    The setting is global, and autograd runs one thread per device, so several threads may be inside :meth:`hold`.
-    Those that want the same value share it; one that wants another waits. The first to enter saves the user's value
-    and the last to leave restores it. What other code multiplies meanwhile, in other threads, sees the held value.
+    The setting is global, and autograd runs one thread per device, so several threads may be inside :meth:`hold`. Those
+    that want the same value share it. One that wants another value waits. The first to enter saves the user's value,
+    and the last to leave restores it. In the meantime, products of other code in other threads use the held value.
     """
 
     def __init__(self, setting: Any) -> None:
@@ -25,13 +25,13 @@ class MatmulSetting:
 
     @property
     def users_value(self) -> str:
-        """What the user has set, whatever is held at the moment."""
+        """The value that the user has set, whatever is held at the moment."""
         with self._changed:
             return self._users_value if self._holders else str(self._setting.fp32_precision)
 
     @contextmanager
     def hold(self, value: str) -> Iterator[None]:
-        """Have float32 products computed as ``value``, "ieee" or "tf32", inside the block."""
+        """Make a context in which float32 products are computed as ``value``, "ieee" or "tf32"."""
         with self._changed:
             self._changed.wait_for(lambda: not self._holders or self._held == value)
             if not self._holders:
@@ -51,8 +51,8 @@ class MatmulSetting:
         current = self._setting.fp32_precision
         if current == value or (value == "ieee" and current == "none"):
             return
-        # "none" means to follow the setting above it in torch's hierarchy, which may give the value already. A value
-        # that was inherited must not be left behind as an explicit one.
+        # "none" means to inherit from the setting above it in torch's hierarchy, which may have the value already. An
+        # inherited value must not become an explicit one, so "none" is tried first.
         self._setting.fp32_precision = "none"
         if self._setting.fp32_precision != value:
             self._setting.fp32_precision = value

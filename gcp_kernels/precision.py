@@ -1,4 +1,4 @@
-"""Which arithmetic an operator uses for the dtype that it is given."""
+"""The arithmetic of an operator: its precision, its accumulation dtype, and autocast."""
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -8,12 +8,12 @@ from . import matmul_setting
 
 PRECISIONS = ("fast", "high")
 
-# float16 planes into which the kernels split the matrices that they multiply.
+# How many float16 planes the kernels split a matrix into before they multiply it.
 PLANES = {"fast": 1, "high": 2}
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Dtype of statistics, iterates and sums: float64 for float64, else float32."""
+    """Choose the dtype of statistics, iterates and sums: float64 for float64, else float32."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
@@ -30,9 +30,9 @@ PROMISED_ERRORS = {"fast": 2.5e-3, "high": 5e-6}
 def resolve_precision(precision: str, dtype: torch.dtype) -> str:
     """Turn "default" into "fast" or "high" for features of ``dtype``.
 
-    Half precision features are "fast". float32 features are "high" unless the user has allowed TF32 matrix products,
-    by ``torch.set_float32_matmul_precision`` or by ``torch.backends.cuda.matmul.fp32_precision``; the latter is read
-    because ``torch.get_float32_matmul_precision`` raises once both have been used. float64 is always "high".
+    Half precision features are "fast". float32 features are "high", unless the user has allowed TF32 matrix products by
+    ``torch.set_float32_matmul_precision`` or by ``torch.backends.cuda.matmul.fp32_precision``. The latter is what is
+    read here, because ``torch.get_float32_matmul_precision`` raises once both have been set. float64 is always "high".
 
     Raises:
         ValueError: ``precision`` is none of the three.
@@ -49,10 +49,10 @@ def resolve_precision(precision: str, dtype: torch.dtype) -> str:
 
 
 def autocast_enabled(device: torch.device) -> bool:
-    """Whether autocast converts what is multiplied on such a device now."""
+    """Say whether autocast is on for the type of ``device``."""
     return device.type not in _WITHOUT_AUTOCAST and torch.is_autocast_enabled(device.type)
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[None]:
-    """Disable autocast inside the block, on devices that have it (the meta device does not)."""
+    """Make a context without autocast, for devices that have it (the meta device does not)."""
     return nullcontext() if device.type in _WITHOUT_AUTOCAST else torch.autocast(device.type, enabled=False)

@@ -1,9 +1,9 @@
 """The readable truth: global covariance pooling in plain PyTorch.
 
-Every kernel and every operator of the package is tested against this file in float64, and second-order gradients
-are computed through it. It is written to be read, imports only torch, works in whatever floating dtype it is given,
-and leaves all gradients to autograd, but for functions of eigenvalues (in :mod:`gcp_kernels.eigenvalues`), where those
-of autograd are NaN.
+Every kernel and every operator of the package is tested against this file in float64, and second derivatives are
+computed through it. It is written to be read. It imports only torch, and works in whatever floating dtype it is given.
+Gradients are those of autograd, except for functions of eigenvalues, where those of autograd are NaN; they are in
+:mod:`gcp_kernels.eigenvalues`.
 
 Sources: Li et al., "Towards Faster Training of Global Covariance Pooling Networks by Iterative Matrix Square Root
 Normalization", CVPR 2018 (iSQRT-COV), section 3; Higham, "Functions of Matrices", SIAM 2008, equation (6.35) for the
@@ -17,17 +17,17 @@ from .eigenvalues import function_of_eigenvalues
 
 
 def covariance_pool(x: Tensor, scale: Tensor | None = None) -> Tensor:
-    """Population covariance of the channels: Sigma = (x - mu)(x - mu)^T / M, or diag(s) Sigma diag(s) with a scale s.
+    """Compute the population covariance Sigma = (x - mu)(x - mu)^T / M, or diag(s) Sigma diag(s) with a scale s.
 
     Args:
         x: features, shape (B, C, M), floating point.
-        scale: s, a number for each channel of each sample, shape (B, C), in the dtype of ``x``; none is all ones.
+        scale: s, a number for each channel of each sample, shape (B, C), in the dtype of ``x``; ``None`` is all ones.
 
     Returns:
         Covariance, shape (B, C, C), in the dtype of ``x``.
     """
-    # The covariance does not change when a constant is subtracted from a channel. Taking the first position as that
-    # constant makes a constant sample exactly zero, whereas its mean alone would leave rounding noise of the mean.
+    # The covariance does not change when a constant is subtracted from a channel. With the first position as that
+    # constant, a constant sample becomes exactly zero. Subtracting the mean alone would leave the rounding of the mean.
     shifted = x - x[..., :1].detach()
     centred = shifted - shifted.mean(dim=-1, keepdim=True)
     if scale is not None:  # the covariance of s x, whose mean is s mu
@@ -36,10 +36,10 @@ def covariance_pool(x: Tensor, scale: Tensor | None = None) -> Tensor:
 
 
 def newton_schulz_sqrt(cov: Tensor, n_iter: int = 5) -> Tensor:
-    """Approximate matrix square root by ``n_iter`` coupled Newton-Schulz iterations.
+    """Approximate the matrix square root by ``n_iter`` coupled Newton-Schulz iterations.
 
-    The matrix is divided by its trace before the iteration and the result multiplied by the root of the trace after
-    it (CVPR 2018, equations 3 to 5). Five iterations, as published, are not the exact root. A matrix of trace zero
+    The matrix is divided by its trace before the iteration, and the result is multiplied by the root of the trace
+    (CVPR 2018, equations 3 to 5). Five iterations, as published, do not reach the exact root. A matrix of trace zero
     gives zeros with zero gradient.
 
     Args:
@@ -67,7 +67,7 @@ def newton_schulz_sqrt(cov: Tensor, n_iter: int = 5) -> Tensor:
 
 
 def isqrt_pool(x: Tensor, n_iter: int = 5) -> Tensor:
-    """iSQRT-COV pooling: the Newton-Schulz square root of the covariance of the channels.
+    """Pool features by iSQRT-COV: the Newton-Schulz square root of the covariance of the channels.
 
     Args:
         x: features, shape (B, C, M), floating point.
@@ -80,13 +80,13 @@ def isqrt_pool(x: Tensor, n_iter: int = 5) -> Tensor:
 
 
 def triu_vec(m: Tensor) -> Tensor:
-    """Upper triangle of square matrices, row by row, diagonal included: (..., C, C) to (..., C(C+1)/2)."""
+    """Read the upper triangle of square matrices, row by row, diagonal included: (..., C, C) to (..., C(C+1)/2)."""
     rows, columns = torch.triu_indices(m.shape[-1], m.shape[-1], device=m.device)
     return m[..., rows, columns]
 
 
 def triu_unvec(v: Tensor) -> Tensor:
-    """Symmetric matrices from upper triangles, the inverse of :func:`triu_vec`: (..., C(C+1)/2) to (..., C, C)."""
+    """Make symmetric matrices of upper triangles, the inverse of :func:`triu_vec`: (..., C(C+1)/2) to (..., C, C)."""
     c = int(((8 * v.shape[-1] + 1) ** 0.5 - 1) / 2 + 0.5)
     rows, columns = torch.triu_indices(c, c, device=v.device)
     position = torch.empty(c, c, dtype=torch.long, device=v.device)
@@ -95,7 +95,7 @@ def triu_unvec(v: Tensor) -> Tensor:
 
 
 def newton_schulz_inverse_sqrt(cov: Tensor, n_iter: int = 5, eps: float = 1e-2) -> Tensor:
-    """Approximate inverse square root of cov + eps I: Z_N / sqrt(t), the other half of the iteration above.
+    """Approximate the inverse square root of cov + eps I: Z_N / sqrt(t), the other half of the iteration above.
 
     Z_N is the product of all N factors T of :func:`newton_schulz_sqrt`, so that Y_N = A Z_N, and t is the trace of
     cov + eps I. In exact arithmetic a zero eigenvalue has 1.5^N in Z_N. A matrix of trace zero, with ``eps``, gives
@@ -125,9 +125,9 @@ def newton_schulz_inverse_sqrt(cov: Tensor, n_iter: int = 5, eps: float = 1e-2) 
 
 
 def elementwise_power(v: Tensor) -> Tensor:
-    """sign(s) sqrt(|s| + 1e-8) of each element s, then L2 normalisation of the vector (improved bilinear pooling).
+    """Take sign(s) sqrt(|s| + 1e-8) of each element s, then divide the vector by its L2 norm.
 
-    An element of zero gives zero with zero gradient, and so does a vector of zeros. Shape (..., D), in and out. Lin and
+    Shape (..., D), in and out. An element of zero gives zero with zero gradient, and so does a vector of zeros. Lin and
     Maji, "Improved Bilinear Pooling with CNNs", BMVC 2017.
     """
     root = v.sign() * (v.abs() + 1e-8).sqrt()
@@ -136,7 +136,7 @@ def elementwise_power(v: Tensor) -> Tensor:
 
 
 def cross_covariance_pool(q: Tensor, k: Tensor) -> Tensor:
-    """Cross-covariance of two sequences of tokens, each centred over its tokens: q^T k / N.
+    """Compute the cross-covariance of two sequences of tokens, each centred over its tokens: q^T k / N.
 
     Args:
         q: tokens, shape (..., N, wq), floating point.
@@ -156,22 +156,22 @@ def cross_covariance_pool(q: Tensor, k: Tensor) -> Tensor:
 def singular_value_power(m: Tensor, start: Tensor, alpha: float = 0.5) -> Tensor:
     """Raise the largest singular value to the power alpha and scale the others with it, after one power iteration.
 
-    With u = m v0 / |m v0| for the start vector v0, s = |m^T u| and v = m^T u / s, which are the largest singular value
-    and its vectors as one power iteration has them,
+    Let v0 be the start vector, u = m v0 / |m v0|, s = |m^T u| and v = m^T u / s. After this one power iteration s
+    stands for the largest singular value, and u and v for its vectors:
 
         out = s^alpha u v^T + (m - s u v^T) / (s^(1 - alpha) + 1e-5).
 
-    A matrix with m v0 = 0, a zero matrix among them, has no such vectors and gives zeros with zero gradient.
+    A matrix with m v0 = 0, such as a zero matrix, has no such vectors. It gives zeros with zero gradient.
 
     Args:
         m: matrices, shape (..., wq, wk), floating point.
         start: v0, shape (..., wk) with leading dimensions that broadcast to those of ``m``; its length has no effect.
-        alpha: the power, above 0 and at most 1, which leaves the matrix as it is but for the 1e-5.
+        alpha: the power, above 0 and at most 1; 1 leaves the matrix as it is, except for the 1e-5.
 
     Returns:
         Shape (..., wq, wk).
     """
-    # Squares would leave the range of the dtype long before m and v0 do: both are divided by their largest element.
+    # Squares would leave the range of the dtype long before m and v0 do, so both are divided by their largest element.
     largest = _largest(m)
     scaled = m / largest
     image = scaled @ (start[..., None] / _largest(start[..., None]))
@@ -186,18 +186,18 @@ def singular_value_power(m: Tensor, start: Tensor, alpha: float = 0.5) -> Tensor
 
 
 def _largest(matrices: Tensor) -> Tensor:
-    """The largest magnitude in each matrix (..., R, C), as (..., 1, 1), without gradient; 1 for a matrix of zeros."""
+    """Find the largest magnitude in each matrix (..., R, C): (..., 1, 1), without gradient; 1 for a matrix of zeros."""
     largest = matrices.detach().abs().amax((-2, -1), keepdim=True)
     return torch.where(largest == 0, 1, largest)
 
 
 def matrix_power(cov: Tensor, alpha: float = 0.5) -> Tensor:
-    """U diag(l^alpha) U^T for cov = U diag(l) U^T: exact MPN-COV (Li et al., ICCV 2017), without trace normalisation.
+    """Raise matrices to a power: U diag(l^alpha) U^T for cov = U diag(l) U^T.
 
-    Eigenvalues that are negative, or no larger than what rounding leaves of a zero one, count as zero. Where
-    eigenvalues are equal or zero the gradient is the limit of divided differences; the one that has none, of two zero
-    eigenvalues for alpha < 1, is taken as zero. With respect to features whose covariance is singular, because they
-    have too few positions, the gradient is then exact.
+    This is exact MPN-COV (Li et al., ICCV 2017), without a normalisation by the trace. Eigenvalues that are negative,
+    or no larger than what rounding leaves of zero, count as zero. Where eigenvalues are equal or zero, the gradient is
+    the limit of divided differences. For two zero eigenvalues and alpha < 1 there is no limit, and zero is taken. The
+    gradient by features that have too few positions, so that their covariance is singular, is then exact.
 
     Args:
         cov: positive semi-definite matrices, shape (..., C, C); only the symmetric part is used.
@@ -210,12 +210,12 @@ def matrix_power(cov: Tensor, alpha: float = 0.5) -> Tensor:
 
 
 def matrix_log(cov: Tensor, eps: float = 1e-3) -> Tensor:
-    """U diag(log(l + eps)) U^T for cov = U diag(l) U^T; zero eigenvalues, shapes and derivatives as in matrix_power."""
+    """Take the logarithm: U diag(log(l + eps)) U^T for cov = U diag(l) U^T; everything else is as in matrix_power."""
     return function_of_eigenvalues(cov, 0.0, eps)
 
 
 def dropcov_gate(x: Tensor, gate_weight: Tensor) -> Tensor:
-    """w of DropCov: softmax over the channels of a convolution, along the channels, of their means.
+    """Compute w of DropCov: the softmax over the channels of a convolution of their means, along the channels.
 
     Args:
         x: features, shape (B, C, M), floating point.
@@ -230,14 +230,14 @@ def dropcov_gate(x: Tensor, gate_weight: Tensor) -> Tensor:
 
 
 def drop_probability(x: Tensor, gate_weight: Tensor) -> Tensor:
-    """p of DropCov: clamp(1 - (10 / log2 C) r, 0, 1), with r the batch mean of cos(w, row sums of Cov(x + x w)).
+    """Compute p of DropCov, clamp(1 - (10 / log2 C) r, 0, 1) with r the batch mean of cos(w, row sums of Cov(x + x w)).
 
     Args:
         x: features, shape (B, C, M) with C of at least 2, floating point.
         gate_weight: as in :func:`dropcov_gate`.
 
     Returns:
-        One number, shape (), without gradient. An empty batch has r = 0.
+        One number, shape (), without gradient. r is 0 for an empty batch.
     """
     x, gate_weight = x.detach(), gate_weight.detach()
     w = dropcov_gate(x, gate_weight)
@@ -249,12 +249,12 @@ def drop_probability(x: Tensor, gate_weight: Tensor) -> Tensor:
 
 
 def dropcov(x: Tensor, gate_weight: Tensor, mask: Tensor) -> Tensor:
-    """Covariance of gated features with channels dropped, as DropCov has it in training (NeurIPS 2022).
+    """Compute the covariance of gated features with channels dropped, as in the training of DropCov (NeurIPS 2022).
 
     Args:
         x: features, shape (B, C, M) with C of at least 2, floating point.
         gate_weight: as in :func:`dropcov_gate`.
-        mask: 1 for each channel of each sample that is kept, else 0, shape (B, C).
+        mask: 1 for each channel of each sample that is kept, 0 for the others, shape (B, C).
 
     Returns:
         Covariance, shape (B, C, C), in the dtype of ``x``; zeros where p = 1.

@@ -1,4 +1,4 @@
-"""Checks of what the user gives, before any work: typed errors that name the value and what is allowed."""
+"""Checks of arguments, before any work. The errors are typed, and name the value and what is allowed."""
 
 from math import inf, prod
 from types import NoneType
@@ -44,7 +44,7 @@ def check_features(x: Tensor, channel_dim: int) -> None:
 
 
 def check_positions_in_training(x: Tensor, channel_dim: int) -> None:
-    """Raise if the features have one position, whose covariance is zero: a layer would learn nothing, and say nothing.
+    """Raise if the features have one position: its covariance is zero, and a layer would learn nothing without a word.
 
     Batch normalisation refuses a single value for each channel in the same way. Evaluation is not refused.
     """
@@ -82,14 +82,14 @@ def check_shape(name: str, tensor: Tensor, *allowed: tuple[int, ...]) -> None:
 
 
 def check_module(name: str, value: object) -> None:
-    """Raise ``TypeError`` unless ``value`` is a module; a class is none before it is called."""
+    """Raise ``TypeError`` unless ``value`` is a module. A class of modules is not one."""
     if not isinstance(value, nn.Module):
         given = f"the class {value.__name__}, not a module of it" if isinstance(value, type) else type(value).__name__
         raise TypeError(f"{name} must be a torch.nn.Module, got {given}")
 
 
 def check_parameter_options(device: object, dtype: object) -> None:
-    """Raise unless parameters can be made with these: ``None``, or a device that torch knows and a floating dtype."""
+    """Raise unless ``device`` and ``dtype`` are each ``None``, or one that parameters can have."""
     if dtype is not None and (not isinstance(dtype, torch.dtype) or dtype not in FLOATING_DTYPES):
         raise TypeError(f"dtype must be torch.float16, bfloat16, float32, float64 or None, got {dtype!r}")
     if isinstance(device, bool) or not isinstance(device, (torch.device, str, int, NoneType)):
@@ -112,8 +112,9 @@ def check_has_values(name: str, tensor: Tensor) -> None:
 def check_fits_parameters(name: str, x: object, module: nn.Module) -> None:
     """Raise ``TypeError`` or ``ValueError`` unless ``x`` has the dtype and device of the parameters of ``module``.
 
-    Autocast converts all but float64 by itself. Nothing is refused where other parameters may be used than those that
-    are there now: another kind of tensor has been put in their place, or hooks bring them (offloading, sharding).
+    Autocast converts all dtypes but float64 by itself. Nothing is refused where the layer may compute with other
+    parameters than those it has now: where another kind of tensor replaces them, or hooks bring them (offloading,
+    sharding).
     """
     if not isinstance(x, Tensor):  # torch.fx traces the layer itself: its modules check when the graph runs
         return
@@ -146,7 +147,7 @@ def check_at_least(name: str, value: int, least: int) -> None:
 
 def check_choice(name: str, value: object, allowed: tuple[object, ...]) -> None:
     """Raise ``ValueError`` unless ``value`` is one of ``allowed``."""
-    # An array compares itself element by element, and has no truth.
+    # An array would be compared element by element, and its truth value raises.
     if not isinstance(value, (str, int, NoneType)) or value not in allowed:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
 
@@ -173,7 +174,7 @@ def check_not_negative(name: str, value: float) -> None:
 
 
 def check_gate_weight(gate_weight: Tensor, x: Tensor) -> None:
-    """Raise unless ``gate_weight`` is (1, 1, k) with k odd, the kernel of a convolution, and on the device of ``x``."""
+    """Raise unless ``gate_weight``, the kernel of a convolution, is (1, 1, k) with k odd and on the device of ``x``."""
     check_floating("gate_weight", gate_weight)
     shape = gate_weight.shape
     if gate_weight.dim() != 3 or shape[:2] != (1, 1) or shape[2] % 2 == 0:
@@ -183,7 +184,7 @@ def check_gate_weight(gate_weight: Tensor, x: Tensor) -> None:
 
 
 def check_mask(mask: Tensor | None, features: Tensor) -> None:
-    """Raise unless ``mask`` is a bool for each channel of (B, C, M) features and on their device, or ``None``."""
+    """Raise unless ``mask`` is ``None``, or a bool for each channel of (B, C, M) features and on their device."""
     if mask is None:
         return
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
@@ -195,7 +196,7 @@ def check_mask(mask: Tensor | None, features: Tensor) -> None:
 
 
 def check_generator(generator: torch.Generator | None, device: torch.device) -> None:
-    """Raise unless ``generator`` is a ``torch.Generator`` of ``device``, or ``None``."""
+    """Raise unless ``generator`` is ``None`` or a ``torch.Generator`` of ``device``."""
     if generator is None:
         return
     if not isinstance(generator, torch.Generator):

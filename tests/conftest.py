@@ -66,7 +66,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Any:
-    """After an illegal access a process can use the GPU no more, and all its later tests would seem to fail.
+    """End the run after an illegal access: the process cannot use the GPU any more, and later tests would seem to fail.
 
     Of several workers this one ends: xdist names the test, and starts another for those that are left. A process that
     has all the tests ends them, in order.
@@ -93,7 +93,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def runnable(operation: str) -> list[tuple[str, str]]:
-    """(backend, device) pairs, each backend by its name, on which small float32 tensors can be processed."""
+    """List (backend, device) pairs, each backend by its name, on which small float32 tensors can be processed."""
     return [
         (name, device)
         for device in DEVICES
@@ -103,7 +103,7 @@ def runnable(operation: str) -> list[tuple[str, str]]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Tests with a marked operation get backend and device, others that ask for a device get each there is."""
+    """Give backend and device to tests with a marked operation, and each device to others that ask for one."""
     if marker := metafunc.definition.get_closest_marker("operation"):
         pairs = runnable(marker.args[0])
         metafunc.parametrize(("backend", "device"), pairs, ids=[f"{name}-{device}" for name, device in pairs])
@@ -120,7 +120,7 @@ def fixed_seed() -> None:
 
 @pytest.fixture
 def several_threads() -> Iterator[None]:
-    """More than one thread, for tests of what their number or timing might change."""
+    """Use more than one thread, for tests of what their number or timing might change."""
     before = torch.get_num_threads()
     torch.set_num_threads(max(2, os.cpu_count() or 1))
     yield

@@ -31,7 +31,7 @@ def killed():
 
 
 def hang():
-    """As a compiler does: in a process of its own, which must not outlive this one."""
+    """Hang as a compiler does: in another process, which must not outlive this one."""
     child = subprocess.Popen(["sleep", "600"])
     print(f"sleeping in {child.pid}", file=sys.stderr, flush=True)
     if folder := os.environ.get("CONTACT_PIDS"):
@@ -40,13 +40,13 @@ def hang():
 
 
 def illegal():
-    """Of CUDA's errors, one after which the process is of no use; see ``Broken``."""
+    """Raise one of those CUDA errors after which the process is of no use; see ``Broken``."""
     check_outcome.lost = lambda device: True
     raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
 
 def garbage():
-    """Also what looks like the answer to this very check, in family A at the third place."""
+    """Print garbage, with what looks like the answer to this very check, in family A at the third place."""
     outcome = {"verdict": "WRONG", "reason": "", "errors": [], "seconds": None, "allowed": False}
     answer = json.dumps({"check": "family A garbage 2", "outcome": outcome, "lost": False})
     print(f"\n{answer}\n\x00\xff no newline", end="")
@@ -110,7 +110,7 @@ class Fake:
 
 
 def fakes(text: str) -> list[Fake]:
-    """Of "A:ok,dies;B:hangs" a family A of two checks and a family B of one."""
+    """Make of "A:ok,dies;B:hangs" a family A of two checks and a family B of one."""
     found = []
     for part in text.split(";"):
         family, _, behaviours = part.partition(":")

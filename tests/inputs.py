@@ -12,7 +12,7 @@ SMALL = {torch.float64: 1e-100, torch.float32: 1e-15, torch.bfloat16: 1e-15, tor
 
 
 def relu_features(b: int, c: int, m: int, dtype: torch.dtype = torch.float64) -> Tensor:
-    """ReLU of normal noise, what the published reduction gives at the start of training."""
+    """Draw ReLU of normal noise, which the published reduction gives at the start of training."""
     return torch.randn(b, c, m, dtype=torch.float64).relu().to(dtype)
 
 
@@ -33,7 +33,7 @@ def _large_mean(b: int, c: int, m: int, dtype: torch.dtype) -> Tensor:
 
 
 def _repeated(b: int, c: int, m: int, dtype: torch.dtype) -> Tensor:
-    """Channels in equal pairs: repeated and zero eigenvalues."""
+    """Make channels in equal pairs: repeated and zero eigenvalues."""
     return relu_features(b, (c + 1) // 2, m).repeat_interleave(2, dim=1)[:, :c].to(dtype)
 
 
@@ -57,7 +57,7 @@ SPECTRA: dict[str, Callable[[int, int, int, torch.dtype], Tensor]] = {
 
 
 def covariance_matrices(b: int, c: int, dtype: torch.dtype = torch.float64) -> Tensor:
-    """Symmetric positive definite matrices, the covariances of ReLU features at 2C positions."""
+    """Make symmetric positive definite matrices, the covariances of ReLU features at 2C positions."""
     x = relu_features(b, c, 2 * c)
     x = x - x.mean(-1, keepdim=True)
     cov = (x @ x.mT / x.shape[-1]).to(dtype)

@@ -93,7 +93,7 @@ def arm_step(number):
 
 
 def start(arguments, moment, rank, processes, port):
-    """The id of a child that trains."""
+    """Find the id of a child that trains."""
     sys.stdout.flush()
     pid = os.fork()
     if pid:

@@ -12,12 +12,12 @@ from torch import Tensor
 
 
 def root_derivative(root: Tensor, k: int, e: Tensor) -> Tensor:
-    """L for S = ``root``, symmetric, and each of (B, C, C): the derivative of A^(1/k) in the direction E."""
+    """Solve for L, the derivative of A^(1/k) in the direction E, given S = ``root``, symmetric, (B, C, C) each."""
     return torch.stack([_solve(_powers(s, k), e) for s, e in zip(root.double(), e.double(), strict=True)])
 
 
 def log_derivative(log: Tensor, e: Tensor) -> Tensor:
-    """L for X = ``log`` and each of (B, C, C): the derivative of log A in the direction E."""
+    """Solve for L, the derivative of log A in the direction E, given X = ``log``, (B, C, C) each."""
     return torch.stack([_solve(_exponential(x), e) for x, e in zip(log.double(), e.double(), strict=True)])
 
 
@@ -26,14 +26,14 @@ def symmetric(matrix: Tensor) -> Tensor:
 
 
 def divided_difference(x: float, y: float, alpha: float) -> float:
-    """(x^alpha - y^alpha) / (x - y) for different positive x, y, of the logarithm for alpha = 0, in 80 digits."""
+    """Compute (x^alpha - y^alpha) / (x - y), or of the logarithm for alpha = 0, with x != y positive, in 80 digits."""
     with localcontext() as context:
         context.prec = 80
         return float(_divided_difference(Decimal(x), Decimal(y), Decimal(alpha)))
 
 
 def second_divided_difference(x: float, y: float, z: float, alpha: float) -> float:
-    """f[x, y, z] = (f[x, y] - f[y, z]) / (x - z) of the same functions for three different numbers."""
+    """Compute f[x, y, z] = (f[x, y] - f[y, z]) / (x - z) of the same functions for three different numbers."""
     with localcontext() as context:
         context.prec = 80
         a, b, c, p = (Decimal(number) for number in (x, y, z, alpha))
@@ -41,7 +41,7 @@ def second_divided_difference(x: float, y: float, z: float, alpha: float) -> flo
 
 
 def with_eigenvalues(*eigenvalues: float) -> Tensor:
-    """A matrix (1, C, C) with these eigenvalues and random eigenvectors, symmetric to the last digit."""
+    """Make a matrix (1, C, C) with these eigenvalues and random eigenvectors, symmetric to the last digit."""
     c = len(eigenvalues)
     q, _ = torch.linalg.qr(torch.randn(c, c, dtype=torch.float64))
     matrix = (q * torch.tensor(eigenvalues, dtype=torch.float64)) @ q.mT
@@ -58,7 +58,7 @@ def _powers(s: Tensor, k: int) -> Tensor:
 
 
 def _exponential(x: Tensor) -> Tensor:
-    """The matrix of L -> derivative of exp at X, read off exp [[X, L], [0, X]]."""
+    """Read the matrix of L -> derivative of exp at X off exp [[X, L], [0, X]]."""
     c = x.shape[0]
     basis = torch.eye(c * c, dtype=x.dtype).view(c * c, c, c)
     top = torch.cat([x.expand(c * c, c, c), basis], dim=2)

@@ -36,7 +36,7 @@ with CUDA, where pip is not told of another place that has torch:
 
 
 def main(torch_arguments: Sequence[str]) -> int:
-    """0 when both can be imported or are left out for a reason that is printed, else pip's exit code."""
+    """Return 0 when both can be imported or are left out for a reason that is printed, else pip's exit code."""
     shutil.rmtree(FOR_TESTS, ignore_errors=True)
     torch = f"torch=={version('torch')}"
     # Beside the torch that is here, from the index that it came from.
@@ -63,7 +63,7 @@ def main(torch_arguments: Sequence[str]) -> int:
 
 
 def pip(command: str, *arguments: str) -> tuple[int, str]:
-    """pip's exit code, and what it said of errors, which is printed too."""
+    """Run pip; give its exit code, and what it said of errors, which is printed too."""
     done = subprocess.run(
         [sys.executable, "-m", "pip", command, "--quiet", *arguments], stderr=subprocess.PIPE, text=True, check=False
     )
@@ -72,7 +72,7 @@ def pip(command: str, *arguments: str) -> tuple[int, str]:
 
 
 def why_not_importable() -> str | None:
-    """The last line of what a user would see who imports both; None when they can be imported."""
+    """Give the last line that a user sees who imports both; None when they can be imported."""
     done = subprocess.run(
         [sys.executable, "-c", "import torchvision, timm"], stderr=subprocess.PIPE, text=True, check=False
     )

@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def scalar_iteration(eigenvalues: Tensor, n_iter: int, inverse: bool = False) -> tuple[Tensor, Tensor]:
-    """f(lambda), shape (..., C), and all divided differences f[lambda_i, lambda_j], shape (..., C, C).
+    """Compute f(lambda), shape (..., C), and all divided differences f[lambda_i, lambda_j], shape (..., C, C).
 
     f is Y_N, or Z_N for the inverse root.
     """
@@ -34,7 +34,7 @@ def scalar_iteration(eigenvalues: Tensor, n_iter: int, inverse: bool = False) ->
 
 
 def covariance_pool(x: Tensor, scale: Tensor | None = None) -> Tensor:
-    """Population covariance of (B, C, M) features, (B, C, C), in float64; element i, j times s_i s_j for a scale s."""
+    """Compute the covariance (B, C, C) of (B, C, M) features in float64; element i, j times s_i s_j for a scale s."""
     x = x.double()
     # Two passes: what the first mean lost to rounding is removed by the second.
     centred = x - x.mean(-1, keepdim=True)
@@ -44,7 +44,7 @@ def covariance_pool(x: Tensor, scale: Tensor | None = None) -> Tensor:
 
 
 def covariance_pool_grad(x: Tensor, grad: Tensor, scale: Tensor | None = None) -> Tensor:
-    """Gradient of <grad, covariance_pool(x, scale)> for any (B, C, C) ``grad``: (G + G^T)(x - mu) / M.
+    """Differentiate <grad, covariance_pool(x, scale)> by x for any (B, C, C) ``grad``: (G + G^T)(x - mu) / M.
 
     G is the gradient of the covariance, which is ``grad`` scaled on both sides.
     """
@@ -56,18 +56,18 @@ def covariance_pool_grad(x: Tensor, grad: Tensor, scale: Tensor | None = None) -
 
 
 def covariance_pool_scale_grad(x: Tensor, grad: Tensor, scale: Tensor) -> Tensor:
-    """Gradient of <grad, covariance_pool(x, scale)> by the scale, (B, C): sum_j (G + G^T)_ij Sigma_ij s_j."""
+    """Differentiate <grad, covariance_pool(x, scale)> by the scale, (B, C): sum_j (G + G^T)_ij Sigma_ij s_j."""
     weights = (grad.double() + grad.double().mT) * covariance_pool(x)
     return torch.einsum("bij,bj->bi", weights, scale.double())
 
 
 def on_both_sides(matrix: Tensor, scale: Tensor) -> Tensor:
-    """diag(s) matrix diag(s) for (B, C, C) in float64 and s of shape (B, C)."""
+    """Compute diag(s) matrix diag(s) for (B, C, C) in float64 and s of shape (B, C)."""
     return torch.einsum("bi,bij,bj->bij", scale.double(), matrix, scale.double())
 
 
 def newton_schulz_sqrt(cov: Tensor, n_iter: int) -> Tensor:
-    """sqrt(t) f(cov / t) for (B, C, C), in float64; zeros where the trace t is zero."""
+    """Compute sqrt(t) f(cov / t) for (B, C, C), in float64; zeros where the trace t is zero."""
     cov = cov.double()
     trace = torch.einsum("bii->b", cov)[:, None]
     safe = torch.where(trace == 0, 1, trace)
@@ -77,7 +77,7 @@ def newton_schulz_sqrt(cov: Tensor, n_iter: int) -> Tensor:
 
 
 def newton_schulz_sqrt_grad(cov: Tensor, n_iter: int, grad: Tensor) -> Tensor:
-    """Gradient of <grad, newton_schulz_sqrt(cov)> for any (B, C, C) ``grad``; symmetric, zero for trace zero.
+    """Differentiate <grad, newton_schulz_sqrt(cov)> for any (B, C, C) ``grad``; symmetric, zero for trace zero.
 
     With A = cov / t, r = sqrt(t), G = sym(grad) and D = r L_f(A, G), a change E of cov changes the value by
     (<D, E> - tr(E) <D, A> + tr(E) r <G, f(A)> / 2) / t.
@@ -97,7 +97,7 @@ def newton_schulz_sqrt_grad(cov: Tensor, n_iter: int, grad: Tensor) -> Tensor:
 
 
 def newton_schulz_inverse_sqrt(cov: Tensor, n_iter: int, eps: float) -> Tensor:
-    """f(A) / sqrt(t) for A = (cov + eps I) / t, (B, C, C), in float64, f giving Z_N; zeros where the trace is zero."""
+    """Compute f(A) / sqrt(t) for A = (cov + eps I) / t, (B, C, C), in float64; f gives Z_N; zeros for trace zero."""
     a, trace = _normalised(cov, eps)
     eigenvalues, v = torch.linalg.eigh(a)
     f, _ = scalar_iteration(eigenvalues, n_iter, inverse=True)
@@ -106,7 +106,7 @@ def newton_schulz_inverse_sqrt(cov: Tensor, n_iter: int, eps: float) -> Tensor:
 
 
 def newton_schulz_inverse_sqrt_grad(cov: Tensor, n_iter: int, eps: float, grad: Tensor) -> Tensor:
-    """Gradient of <grad, newton_schulz_inverse_sqrt(cov)> for any (B, C, C) ``grad``; symmetric, zero for trace zero.
+    """Differentiate <grad, newton_schulz_inverse_sqrt(cov)> for any (B, C, C) ``grad``; symmetric, zero for trace zero.
 
     With D = L_f(A, sym(grad)) / sqrt(t), a change E of cov changes the value by
     (<D, E> - tr(E) <D, A> - tr(E) <grad, f(A)> / (2 sqrt(t))) / t.
@@ -123,30 +123,30 @@ def newton_schulz_inverse_sqrt_grad(cov: Tensor, n_iter: int, eps: float, grad: 
 
 
 def _normalised(cov: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """(cov + eps I) / t, its symmetric part, and t, (B, 1, 1), in float64; zeros where t is zero."""
+    """Compute the symmetric part of (cov + eps I) / t, and t, (B, 1, 1), in float64; zeros where t is zero."""
     cov = (cov.double() + cov.double().mT) / 2 + eps * torch.eye(cov.shape[-1], dtype=torch.float64)
     trace = torch.einsum("bii->b", cov)[:, None, None]
     return cov / torch.where(trace == 0, 1, trace), trace
 
 
 def isqrt_pool(x: Tensor, n_iter: int) -> Tensor:
-    """iSQRT-COV pooling of (B, C, M) features, the full (B, C, C), in float64."""
+    """Pool (B, C, M) features by iSQRT-COV to the full (B, C, C), in float64."""
     return newton_schulz_sqrt(covariance_pool(x), n_iter)
 
 
 def isqrt_pool_grad(x: Tensor, n_iter: int, grad: Tensor) -> Tensor:
-    """Gradient of <grad, isqrt_pool(x)> for any (B, C, C) ``grad``."""
+    """Differentiate <grad, isqrt_pool(x)> for any (B, C, C) ``grad``."""
     return covariance_pool_grad(x, newton_schulz_sqrt_grad(covariance_pool(x), n_iter, grad))
 
 
 def triangle(m: Tensor) -> Tensor:
-    """Upper triangle of (..., C, C), one row after the other, by the definition."""
+    """Read the upper triangle of (..., C, C), one row after the other, by the definition."""
     c = m.shape[-1]
     return torch.cat([m[..., i, i:] for i in range(c)], dim=-1)
 
 
 def triangle_grad(grad: Tensor, c: int) -> Tensor:
-    """The (..., C, C) gradient that an upstream gradient of the triangle is: itself above, zero below the diagonal."""
+    """Make a (..., C, C) gradient of the triangle's: itself on and above the diagonal, zero below."""
     full = grad.new_zeros(*grad.shape[:-1], c, c)
     start = 0
     for i in range(c):

@@ -95,7 +95,7 @@ def argnums(given: tuple[Tensor, ...]) -> tuple[int, ...]:
 
 
 def loss_of(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """A scalar of the output that treats every element of it differently, mirrored ones too."""
+    """Make a scalar of the output that treats every element of it differently, mirrored ones too."""
 
     def loss(*given: Tensor) -> Tensor:
         value = function(*given)

@@ -16,7 +16,7 @@ def made_run(
     eigenvalue: float = 2.0,
     rise: float = 0.25,
 ) -> Run:
-    """A run whose two walks have the loss range, the largest distance and (as beta) a tenth of that given."""
+    """Make a run whose two walks have the loss range, the largest distance and (as beta) a tenth of that given."""
     walk = {"loss": 0.5, "gradient_norm": 0.25, "loss_min": 0.5, "distance_min": 0.0, "beta": distance / 10}
     walks = [walk | {"step": step, "loss_max": 0.5 + band, "distance_max": distance} for step in (2, 4)]
     return Run(

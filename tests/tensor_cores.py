@@ -25,7 +25,7 @@ class TensorCores:
     guard_bits: int
 
     def multiply_add(self, left: Matrix, right: Matrix, total: Matrix) -> Matrix:
-        """total + left @ right of float32 matrices whose elements have 11 bits."""
+        """Compute total + left @ right of float32 matrices whose elements have 11 bits."""
         total = total.copy()
         room = numpy.empty((self.addends, *total.shape), numpy.float32)
         for start in range(0, left.shape[1], self.addends):
@@ -42,7 +42,7 @@ class TensorCores:
         return total
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Interpreted kernels multiply float16 operands like this until the end of the test."""
+        """Let interpreted kernels multiply float16 operands like this until the end of the test."""
         original = interpreter.InterpreterBuilder.create_dot
 
         def multiply(builder, left, right, total, *rest):
@@ -55,7 +55,7 @@ class TensorCores:
 
 
 def towards_zero(units: NDArray[numpy.int32], exponent: NDArray[numpy.int32]) -> Matrix:
-    """units 2^exponent, cut off to the 24 bits of float32."""
+    """Cut ``units`` 2^exponent off to the 24 bits of float32."""
     exact = units.astype(numpy.float64)
     _, size = numpy.frexp(exact)
     beyond = numpy.maximum(size - 24, 0)

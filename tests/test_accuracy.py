@@ -53,7 +53,7 @@ def skip_unless_it_runs(backend: str, operation: str, x: Tensor) -> None:
 
 
 def value_and_gradient(function: Callable[[Tensor], Tensor], x: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
-    """Both computed where the test runs; the input must be unchanged afterwards."""
+    """Compute both where the test runs; the input must be unchanged afterwards."""
     leaf = x.clone().requires_grad_()
     value = function(leaf)
     (gradient,) = torch.autograd.grad(value, leaf, grad)
@@ -64,7 +64,7 @@ def value_and_gradient(function: Callable[[Tensor], Tensor], x: Tensor, grad: Te
 
 
 def upstream(c: int, output: str, b: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """A random upstream gradient for an output, rounded to ``dtype``, and the same as a float64 matrix."""
+    """Draw an upstream gradient for an output, rounded to ``dtype``, and give it as a float64 matrix too."""
     if output == "full":
         grad = torch.randn(b, c, c).to(dtype)
         return grad, grad.double()
@@ -73,7 +73,7 @@ def upstream(c: int, output: str, b: int, dtype: torch.dtype) -> tuple[Tensor, T
 
 
 def check_pooling(x: Tensor, backend: str, device: str, *, n_iter: int = 5, precision: str | None = None) -> None:
-    """fused_gcp of ``x`` for both outputs: as accurate as unfused, and for float32 as promised."""
+    """Check fused_gcp of ``x`` for both outputs: as accurate as unfused, and for float32 as promised."""
     skip_unless_it_runs(backend, "isqrt_pool", x.to(device))
     b, c, _ = x.shape
     for output in ("full", "triu") if c <= 64 else ("triu",):

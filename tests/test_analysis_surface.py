@@ -56,7 +56,7 @@ def test_directions_are_those_of_normal_numbers():
 
 @pytest.fixture
 def quadratic():
-    """A layer, a loss quadratic in its weights, and its value, slope and curvature along directions."""
+    """Make a layer, a loss quadratic in its weights, and its value, slope and curvature along directions."""
     layer = nn.Linear(4, 3).double()
     weights = torch.rand(3, 4, dtype=torch.float64) + 0.5
     centre = torch.randn(3, 4, dtype=torch.float64)

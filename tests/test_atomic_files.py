@@ -22,7 +22,7 @@ KIB = 1024
 
 @contextmanager
 def disk_for(size):
-    """Inside, the system refuses to make a file larger than this, as a full disk does, with an error of its own."""
+    """Let the system refuse, inside, to make a file larger than this, as a full disk does, with another error."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:

@@ -41,7 +41,7 @@ def typed(*arguments, **options):
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    """The folder of a small run and what it printed; made once."""
+    """Make, once, the folder of a small run, and what it printed."""
     folder = tmp_path_factory.mktemp("run") / "small"
     done = typed("benchmarks", "run", "--set", "small", "--device", "cpu", "--threads", "1", "--output", str(folder))
     assert done.returncode == 0, done.stdout + done.stderr

@@ -131,7 +131,7 @@ def test_bad_arguments_are_refused(lent, arguments, said):
 
 
 def accepted(module, arguments, tmp_path):
-    """Whether the command line of a module is taken, by the module's own parser."""
+    """Say whether the command line of a module is taken, by the module's own parser."""
     if module == "pytest":
         tiny = tmp_path / "test_tiny.py"
         tiny.write_text("def test_nothing(): pass\n")

@@ -30,7 +30,7 @@ def prints(text, code=0, flush=False):
 
 @pytest.fixture
 def output(monkeypatch):
-    """Give a function that puts a stream in the place of standard output."""
+    """Give a function that replaces standard output by a stream."""
     opened = []
 
     def put(stream):

@@ -40,7 +40,7 @@ def by_run(name):
 
 @pytest.fixture(scope="module")
 def runs():
-    """The runs, from the tables."""
+    """Read the runs from the tables."""
     convergence, walks, robustness, flatness = map(by_run, ("convergence", "landscape", "robustness", "flatness"))
     made = []
     for pool, seed in convergence:

@@ -26,7 +26,7 @@ def write(folder, found, **setting):
 
 
 def measured(load=0.0, seed=0, rounds=9, case=CASE, kind="time", **slower):
-    """Rows as a run writes them: ``load`` is how much a round may be slowed by other work, everyone in it as much."""
+    """Make rows as a run writes them; ``load`` is how much other work may slow a round, for all providers alike."""
     drawn = random.Random(seed)
     busy = [1 + drawn.uniform(0, load) for _ in range(rounds)]
     times = {
@@ -48,7 +48,7 @@ def measured(load=0.0, seed=0, rounds=9, case=CASE, kind="time", **slower):
 
 @pytest.fixture
 def compared(tmp_path, capsys):
-    """The exit code of a comparison, and what it printed."""
+    """Compare, and give the exit code and what was printed."""
 
     def run(before, after, *options):
         folders = [write(tmp_path / name, found) for name, found in (("before", before), ("after", after))]

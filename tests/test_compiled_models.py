@@ -20,13 +20,13 @@ def convert(case: Case, pool: str = "gcp") -> nn.Module:
 
 
 def seeded(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """The model's output, with the same samples and channels dropped every time."""
+    """Give the model's output, with the same samples and channels dropped every time."""
     torch.manual_seed(1)
     return model(x)
 
 
 def compare(case: Case, backend: str, pool: str = "gcp") -> None:
-    """Logits and gradients of a compiled step of training, then logits in evaluation; fullgraph refuses any break."""
+    """Compare logits and gradients of a compiled training step, then logits in evaluation; no graph may break."""
     model = convert(case, pool)
     plain = copy.deepcopy(model)
     compiled = torch.compile(model, fullgraph=True, backend=backend)

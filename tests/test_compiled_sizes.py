@@ -20,7 +20,7 @@ IMAGES = ((4, 3, 9, 9), (4, 3, 11, 13), (3, 3, 12, 10))
 
 @pytest.fixture(autouse=True)
 def fresh_compiler() -> Iterator[None]:
-    """No graphs of other tests, and the random numbers of eager, which DropCov draws its masks from."""
+    """Forget graphs of other tests, and take the random numbers of eager, from which DropCov draws its masks."""
     torch._dynamo.reset()
     with torch._inductor.config.patch(fallback_random=True, compile_threads=1):
         yield
@@ -55,7 +55,7 @@ class Tokens(nn.Module):
 
 
 def step(network: Callable[[Tensor], Tensor], images: Tensor, *parameters: Tensor) -> list[Tensor]:
-    """Output, and the gradients of the images and the parameters, with the same channels dropped every time."""
+    """Compute output, and gradients of the images and the parameters, with the same channels dropped every time."""
     torch.manual_seed(1)
     images = images.detach().requires_grad_()
     pooled = network(images)
@@ -63,7 +63,7 @@ def step(network: Callable[[Tensor], Tensor], images: Tensor, *parameters: Tenso
 
 
 def assert_as_close(actual: list[Tensor], expected: list[Tensor], tolerance: float) -> None:
-    """Relative to the largest of each tensor, or of all gradients for one that is zero but for rounding."""
+    """Compare relative to the largest of each tensor, or of all gradients for one that is zero but for rounding."""
     largest = max(gradient.abs().max() for gradient in expected[1:])
     for one, other in zip(actual, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=tolerance * float(max(other.abs().max(), largest / 100)))
@@ -88,7 +88,7 @@ def test_training_and_evaluation_with_changing_images(kind: type[nn.Module], dyn
 
 
 def functions(x: Tensor, tokens: Tensor, scale: Tensor, gate: Tensor) -> Tensor:
-    """Every public function, of features (B, 4, *spatial), tokens (B, N, 4) and a scale (B, 4)."""
+    """Call every public function, with features (B, 4, *spatial), tokens (B, N, 4) and a scale (B, 4)."""
     cov = gcp_kernels.covariance_pool(x, scale=scale)
     root = gcp_kernels.newton_schulz_sqrt(cov)
     matrices = [

@@ -72,7 +72,7 @@ def test_singular_values_when_the_start_is_the_first_singular_vector(alpha: floa
 
 
 def by_the_formula(m: Tensor, start: Tensor, alpha: float) -> Tensor:
-    """One matrix, in the words of the docstring."""
+    """Compute for one matrix, in the words of the docstring."""
     u = m @ start / (m @ start).norm()
     s = (m.T @ u).norm()
     top = s * torch.outer(u, m.T @ u / s)

@@ -39,7 +39,7 @@ def library(tmp_path_factory) -> Emulation:
 
 @pytest.fixture
 def operators(library, monkeypatch) -> EmulatedOperators:
-    """The backend takes CPU tensors, and its launches are emulated."""
+    """Let the backend take CPU tensors, and emulate its launches."""
     emulated = EmulatedOperators(library)
     monkeypatch.setattr(cuda, "why_not", lambda operation, *_: None if operation in POOLING else "not emulated")
     for module in (isqrt, covariance):
@@ -48,7 +48,7 @@ def operators(library, monkeypatch) -> EmulatedOperators:
 
 
 def gradients(value: torch.Tensor, *leaves: torch.Tensor) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
-    """An upstream gradient that is no dense tensor, and what comes of it."""
+    """Differentiate with an upstream gradient that is no dense tensor, and give both."""
     grad = torch.randn(2, *value.shape, dtype=torch.float64).to(value.dtype).movedim(0, -1)[..., 1]
     return grad, torch.autograd.grad(value, leaves, grad)
 
@@ -145,7 +145,7 @@ built = pytest.mark.skipif(extension.why_not_loaded() is not None, reason=str(ex
 
 @pytest.fixture
 def on_a_gpu(monkeypatch):
-    """Sets the shared memory of the GPU on which a tensor, which is fake, would be."""
+    """Set the shared memory of the GPU on which a tensor, which is fake, would be."""
     monkeypatch.setattr(cuda, "why_not_device", lambda index: None)
 
     def choose(gpu: str) -> None:

@@ -72,7 +72,7 @@ def probe(tmp_path_factory) -> Path:
 
 
 def found(probe: Path, before: str = "", after: str = "") -> int:
-    """What the probe finds in a process of its own, which runs these lines before and after it loads the probe."""
+    """Give what the probe finds in its own process, which runs these lines before and after it loads the probe."""
     lines = ["import ctypes", before, f"probe = ctypes.CDLL({str(probe)!r})", after, "print(probe.probe())"]
     done = run(sys.executable, "-c", "\n".join(lines))
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""Whatever is in the place of a run's checkpoint or configuration, ``--resume`` says so in one line, by name."""
+"""Whatever replaces a run's checkpoint or configuration, ``--resume`` says so in one line, by name."""
 
 import copy
 import json
@@ -18,7 +18,7 @@ State = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run of one epoch."""
+    """Make the folder of a run of one epoch."""
     training_runs.needs_digits()
     folder = tmp_path_factory.mktemp("runs") / "finished"
     options = ["--pool", "avg", "--epochs", "1", "--landscape-every", "10", "--device", "cpu"]
@@ -28,14 +28,14 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(finished: Path, tmp_path: Path) -> Path:
-    """A copy to be damaged."""
+    """Make a copy to be damaged."""
     for path in finished.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     return tmp_path
 
 
 def resumed(folder: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
-    """The exit code and the message, which is one line."""
+    """Resume, and give the exit code and the message, which is one line."""
     capsys.readouterr()
     code = main(["train", "--resume", "--output", str(folder)])
     captured = capsys.readouterr()
@@ -45,7 +45,7 @@ def resumed(folder: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]
 
 
 def changed(state: State, path: tuple[Any, ...], value: object) -> State:
-    """A copy with another value in one place, or without it."""
+    """Make a copy with another value in one place, or without it."""
     state = copy.deepcopy(state)
     place = state
     for key in path[:-1]:

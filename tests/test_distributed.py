@@ -93,7 +93,7 @@ def train(rank: int, folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Outcome]]:
-    """What each process found. All are started for it, so that one which never ends can be ended."""
+    """Give what each process found. All are started here, so that one which never ends can be ended."""
     folder = tmp_path_factory.mktemp("processes")
     started = torch.multiprocessing.spawn(train, args=(folder,), nprocs=PROCESSES, join=False)
     end = time.monotonic() + 1.5 * DEADLINE
@@ -114,7 +114,7 @@ def assert_same(found: Outcome, expected: Outcome) -> None:
 
 
 def averaged(pool: str, seed: Callable[[int], int]) -> Outcome:
-    """The average of the gradients that one process finds for each half of the batch by itself."""
+    """Average the gradients that one process finds for each half of the batch by itself."""
     images, labels = images_and_labels()
     halves = [gradients(network(pool), images[part(rank)], labels[part(rank)], seed(rank)) for rank in range(PROCESSES)]
     return {name: sum(half[name] for half in halves) / PROCESSES for name in halves[0]}

@@ -30,7 +30,7 @@ USERS = {name: value for name, value in os.environ.items() if name != "TRITON_IN
 
 
 def as_a_user(script):
-    """What a fresh process makes of a script: nothing stands in for a library that does not load."""
+    """Run a script in a fresh process, in which nothing replaces a library that does not load."""
     return subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, env=USERS, capture_output=True, text=True, timeout=300, check=False
     )

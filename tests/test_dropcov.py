@@ -30,7 +30,7 @@ DECADES = {"p is 0": 0.0, "p is 0.1": 0.4, "p is 0.8": 3.0}
 
 
 def features(b: int, c: int, m: int, decades: float = 0.4, dtype: torch.dtype = torch.float64) -> Tensor:
-    """Rectified noise whose channels differ in strength: the more, the less their row sums are like the gate."""
+    """Draw rectified noise whose channels differ in strength: the more, the less their row sums are like the gate."""
     strength = torch.logspace(0, -decades, c, dtype=torch.float64)[:, None]
     return (strength * inputs.relu_features(b, c, m)).to(dtype)
 
@@ -330,7 +330,7 @@ def test_empty_batch(training, device):
 
 
 def layouts(x: Tensor) -> dict[str, tuple[Tensor, int]]:
-    """The same (B, C, H, W) features in other memory, or with other places for the channels, and where these are."""
+    """Lay (B, C, H, W) features out otherwise in memory, or move the channels; give where they are then."""
     b, c, h, w = x.shape
     padded = torch.full((b + 1, c, h + 2, w), 7.0, dtype=x.dtype, device=x.device)
     padded[1:, :, 1:-1] = x

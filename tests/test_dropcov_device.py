@@ -77,8 +77,8 @@ def test_no_operation_of_the_backend_reads_on_the_host() -> None:
     x, scale, grad = torch.randn(4, 8, 9), torch.randn(4, 8), torch.randn(4, 36)
     for mode in (NoHostReads(), FakeTensorMode(allow_non_fake_inputs=True)):
         with mode:
-            _, offset = plain.covariance_pool(x, scale, True, "default")
-            plain.covariance_pool_backward(grad, x, scale, offset, True, "default")
+            _, centre = plain.covariance_pool(x, scale, True, "default")
+            plain.covariance_pool_backward(grad, x, scale, centre, True, "default")
 
 
 def test_no_value_is_needed_to_go_on() -> None:

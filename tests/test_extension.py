@@ -188,12 +188,12 @@ def expected_unvec(vector: torch.Tensor, mirror: bool, channels: int) -> torch.T
 
 
 def poison_free_memory(elements: int, dtype: torch.dtype) -> None:
-    """The next allocation of this size finds NaN: what a kernel leaves unwritten shows."""
+    """Let the next allocation of this size find NaN, so that what a kernel leaves unwritten shows."""
     torch.full((elements,), float("nan"), dtype=dtype, device="cuda")
 
 
 def assert_right(matrix: torch.Tensor) -> None:
-    """All four maps, on ``matrix`` and on vectors of its strides, bitwise."""
+    """Check all four maps, on ``matrix`` and on vectors of its strides, bitwise."""
     batch, channels, _ = matrix.shape
     size = channels * (channels + 1) // 2
     for flag in (False, True):

@@ -17,7 +17,7 @@ OWN, SHIPPED = "torch 2.11.0, nvcc release 13.0, for 9.0", "torch 2.11.0, nvcc 1
 
 @pytest.fixture
 def checkout(tmp_path):
-    """A checkout with sources, and an extension built after them that is Python."""
+    """Make a checkout with sources, and an extension built after them that is Python."""
     for name, text in (
         ("setup.py", ""), ("csrc/pooling.cu", ""), ("csrc/kernels/layout.h", ""), ("gcp_kernels/__init__.py", ""),
         (extension_file.BUILD_INFO, DETAIL.format(True, SHIPPED)), (extension_file.FILE, ""),
@@ -31,7 +31,7 @@ def checkout(tmp_path):
 
 @pytest.fixture
 def imports(tmp_path):
-    """A stand-in for an interpreter that imports whatever it is asked to."""
+    """Write a program that stands for an interpreter which imports whatever it is asked to."""
     program = tmp_path / "python"
     program.write_text("#!/bin/sh\nexit 0\n")
     program.chmod(0o755)

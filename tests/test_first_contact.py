@@ -48,7 +48,7 @@ def quick(name, checks, started="well"):
 
 
 def outcomes_of(families, jobs=2, **limits):
-    """What is reported, in its order: pairs of a check's name and its outcome."""
+    """Give what is reported, in its order: pairs of a check's name and its outcome."""
     found = []
     limits = Limits(**{"start": 30, "check": 30, "whole": 60, **limits})
     run_families(families, jobs, limits, lambda check, outcome: found.append((check, outcome)))
@@ -176,7 +176,7 @@ def test_a_signal_ends_it_in_order():
 
 @pytest.fixture
 def contact(monkeypatch, tmp_path, capsys):
-    """Runs the command on made-up checks; gives its exit status, what it printed, and its lines of JSON."""
+    """Run the command on made-up checks; give its exit status, what it printed, and its lines of JSON."""
 
     def run(text, *arguments):
         monkeypatch.setattr(first_contact, "checks", lambda names, capability: fakes(text))

@@ -45,7 +45,7 @@ def seeded(module: Callable[..., Tensor], *given: Tensor) -> Tensor:
 
 
 def assert_graph_modules_hold(traced: fx.GraphModule, module: Callable[..., Tensor], *given: Tensor) -> None:
-    """As it is, copied, pickled, compiled in one graph and exported, the trace is what was traced."""
+    """Check that the trace is what was traced: as it is, copied, pickled, compiled in one graph and exported."""
     expected = seeded(module, *given)
     for same in (traced, copy.deepcopy(traced), pickle.loads(pickle.dumps(traced))):
         assert torch.equal(seeded(same, *given), expected)

@@ -93,7 +93,7 @@ def machine(tmp_path):
 
 
 def verdicts(folder):
-    """Part -> verdict, from the summary; a line for each part, in order."""
+    """Read part -> verdict from the summary, which has a line for each part, in order."""
     found = re.findall(r"^(\w+) +(passed|FAILED|skipped) +(\S+) s", (folder / "summary.txt").read_text(), re.MULTILINE)
     assert tuple(part for part, _, _ in found) == PARTS
     assert all(re.fullmatch(r"\d+|-", seconds) for _, _, seconds in found)

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.gpu
 
 
 def _heads(x: Tensor) -> Tensor:
-    """Cross-covariances of two halves of the channels of (B, C, C) matrices, normalised."""
+    """Normalise the cross-covariances of two halves of the channels of (B, C, C) matrices."""
     q, k = x.chunk(2, dim=-1)
     return singular_value_power(cross_covariance_pool(q, k), k[0, 0])
 

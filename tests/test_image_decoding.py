@@ -17,7 +17,7 @@ UNSIGNED, SIGNED, FLOAT = 1, 2, 3
 
 
 def tiff(path, bits, data, *, sample_format=UNSIGNED, white=False, samples=1, order="<", photometric=None):
-    """A TIFF of 2x2 pixels without compression, by its specification, version 6."""
+    """Write a TIFF of 2x2 pixels without compression, by its specification, version 6."""
     if photometric is None:
         photometric = 2 if samples == 3 else 0 if white else 1
     tags = {256: 2, 257: 2, 258: bits, 259: 1, 262: photometric, 273: 0, 277: samples, 278: 2, 279: len(data),
@@ -38,7 +38,7 @@ def tiff(path, bits, data, *, sample_format=UNSIGNED, white=False, samples=1, or
 
 
 def png(path, colour_type, channels, value=4000):
-    """A PNG of 2x2 pixels of 16 bits."""
+    """Write a PNG of 2x2 pixels of 16 bits."""
 
     def chunk(name, data):
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
@@ -51,7 +51,7 @@ def png(path, colour_type, channels, value=4000):
 
 
 def colour(path):
-    """The colour of the image, which must have one only."""
+    """Give the colour of the image, which must have only one."""
     image = decode(str(path))
     assert image.mode == "RGB"
     (found,) = image.getcolors()

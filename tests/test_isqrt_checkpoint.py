@@ -14,7 +14,7 @@ CLASSES, DIM = 5, 8
 
 
 def backbone() -> nn.Module:
-    """torchvision's ResNet, its stages one block deep."""
+    """Build torchvision's ResNet, its stages one block deep."""
     models = pytest.importorskip("torchvision.models")
     return models.ResNet(models.resnet.Bottleneck, [1, 1, 1, 1], num_classes=CLASSES)
 
@@ -77,7 +77,7 @@ class PublishedPretraining(nn.Module):
 
 
 def with_statistics(model: nn.Module) -> nn.Module:
-    """In evaluation, with statistics that are not the initial ones."""
+    """Set the model to evaluation, with statistics that are not the initial ones."""
     with torch.no_grad():
         model.train()(torch.randn(4, 3, 64, 64))
     return model.eval()

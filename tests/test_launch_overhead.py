@@ -37,7 +37,7 @@ FLOAT16, FLOAT32 = 2, 4
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
-    """Rows by form and call."""
+    """Measure, and give rows by form and call."""
     file = tmp_path_factory.mktemp("overhead") / "rows.jsonl"
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.overhead", "--json", str(file)],
@@ -74,7 +74,7 @@ def test_launches_by_phase(rows, call):
 
 
 def outputs(shape):
-    """Bytes of pooled features, offset, trace and no iterates."""
+    """List the bytes of pooled features, centre, trace and no iterates."""
     return [shape.b * triangle(shape.c) * FLOAT32, shape.b * shape.c * FLOAT32, shape.b * FLOAT32, 0]
 
 

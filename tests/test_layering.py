@@ -133,26 +133,6 @@ def test_what_is_optional_or_would_be_shadowed_is_imported_where_it_may_be():
     assert {name.split(".")[0] for name in names - own} == {"torch"}
 
 
-# experiments has layers of its own.
-LAYERS_OF_EXPERIMENTS = ("__main__", "commands", "demo", "reproduction", "training")
-
-
-@pytest.mark.parametrize(
-    "path", sorted((ROOT / "experiments").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT))
-)
-def test_experiments_import_no_layer_above_their_own_and_no_benchmark(path):
-    layer = path.relative_to(ROOT / "experiments").with_suffix("").parts[0]
-    if layer == "__init__":
-        pytest.skip("says what the package is")
-    for name in imported_modules(path):
-        parts = name.split(".")
-        assert parts[0] != "benchmarks", f"{path.name} imports {name}"
-        if parts[0] == "experiments" and len(parts) > 1 and parts[1] in LAYERS_OF_EXPERIMENTS:
-            assert LAYERS_OF_EXPERIMENTS.index(parts[1]) >= LAYERS_OF_EXPERIMENTS.index(layer), (
-                f"{path.name} imports {name}"
-            )
-
-
 def test_kernels_know_no_torch():
     headers = sorted((ROOT / "csrc" / "kernels").iterdir())
     assert headers

@@ -245,7 +245,7 @@ def test_null_space_of_a_singular_covariance_stays_empty(dtype: torch.dtype, spe
 
 
 def exact(function: Function, x: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
-    """By the reference in float64, which the equations above were solved for."""
+    """Compute by the reference in float64, which solves the equations above."""
     return gradient_of(function, x.double(), grad.double())
 
 

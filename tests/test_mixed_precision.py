@@ -19,7 +19,7 @@ AUTOCAST_DTYPES = (torch.bfloat16, torch.float16)
 
 
 def digits(count: int) -> tuple[Tensor, Tensor]:
-    """Images (n, 1, 8, 8) in [0, 1] of ten made-up shapes, each smooth, shifted and noisy; their labels (n,)."""
+    """Draw images (n, 1, 8, 8) in [0, 1] of ten made-up shapes, each smooth, shifted and noisy; and labels (n,)."""
     generator = torch.Generator().manual_seed(0)
     shapes = torch.randn(CLASSES, 1, 4, 4, generator=generator)
     shapes = nn.functional.interpolate(shapes, size=8, mode="bilinear")

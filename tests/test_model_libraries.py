@@ -24,7 +24,7 @@ if torch.build != "cuda":
 
 
 def wheel(folder: Path, name: str, version: str, source: str, *requires: str) -> None:
-    """A wheel of one module, as pip takes it."""
+    """Make a wheel of one module, as pip takes it."""
     info = f"{name}-{version}.dist-info"
     wanted = "".join(f"Requires-Dist: {one}\n" for one in requires)
     files = {

@@ -39,7 +39,7 @@ FUNCTIONS: dict[str, Callable[..., Tensor]] = {
 
 
 def arguments(name: str, dtype: torch.dtype = torch.float64, b: int = 3, device: str = "cpu") -> list[Tensor]:
-    """Batches of ``b`` to call the function with; a singular covariance among them."""
+    """Make batches of ``b`` to call the function with; a singular covariance among them."""
     if name in OPERATIONS:
         cov = inputs.covariance_matrices(b, 5)
         if b:
@@ -55,7 +55,7 @@ def arguments(name: str, dtype: torch.dtype = torch.float64, b: int = 3, device:
 
 
 def gradients_of(name: str, given: list[Tensor], grad: Tensor | None = None) -> list[Tensor]:
-    """The value, and the gradient of each argument."""
+    """Compute the value, and the gradient of each argument."""
     leaves = [tensor.detach().clone().requires_grad_() for tensor in given]
     value = FUNCTIONS[name](*leaves)
     grad = torch.randn_like(value) if grad is None else grad
@@ -63,7 +63,7 @@ def gradients_of(name: str, given: list[Tensor], grad: Tensor | None = None) -> 
 
 
 def assert_untouched(ours: Tensor, undisturbed: Tensor) -> None:
-    """The samples are what they were. A GPU may decompose a batch in as many sweeps as its worst matrix takes."""
+    """Expect the same samples. A GPU may decompose a batch in as many sweeps as its worst matrix takes."""
     if ours.is_cuda:
         torch.testing.assert_close(ours, undisturbed)
     else:
@@ -71,7 +71,7 @@ def assert_untouched(ours: Tensor, undisturbed: Tensor) -> None:
 
 
 def every_second(tensor: Tensor) -> Tensor:
-    """The same values in every second element of the last dimension of a larger storage."""
+    """Put the same values into every second element of the last dimension of a larger storage."""
     return torch.stack([tensor, torch.full_like(tensor, torch.nan)], dim=-1).flatten(-2)[..., ::2]
 
 

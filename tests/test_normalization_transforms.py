@@ -53,7 +53,7 @@ def example(name: str, device: str, *extra: int, b: int = 3, c: int = 4) -> tupl
 
 
 def loss_of(function: Function) -> Function:
-    """A scalar of the output that treats every element of it differently, mirrored ones too."""
+    """Make a scalar of the output that treats every element of it differently, mirrored ones too."""
 
     def loss(*given: Tensor) -> Tensor:
         value = function(*given)
@@ -166,7 +166,7 @@ def test_jacobians_and_batched_gradients(name: str, device: str) -> None:
 
 
 def layers() -> dict[str, tuple[nn.Module, tuple[int, ...]]]:
-    """Layers in float64, with the shape of one sample."""
+    """Make layers in float64, with the shape of one sample."""
     made: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
         f"GCP_{name}": (GCP(5, dim=3, normalization=name), (5, 4, 4)) for name in NORMALIZATIONS
     }

@@ -37,9 +37,9 @@ def test_isqrt_pool_backward_refuses_other_shapes():
 
 
 def test_covariance_pool_backward_refuses_other_shapes():
-    cov, offset = OPS.covariance_pool(X, None, False, "high", "auto")
+    cov, centre = OPS.covariance_pool(X, None, False, "high", "auto")
     with pytest.raises(ValueError, match=r"grad must have shape \(2, 6\), got \(2, 3, 3\)"):
-        OPS.covariance_pool_backward(cov, X, None, offset, True, "high", "auto")
+        OPS.covariance_pool_backward(cov, X, None, centre, True, "high", "auto")
 
 
 @pytest.mark.parametrize("shape", [(3,), (2, 4), (1, 3), (2, 1), (2, 3, 1), (2, 0)])
@@ -48,18 +48,18 @@ def test_covariance_pool_refuses_other_scales(shape):
     message = rf"scale must have shape \(2, 3\), got {re.escape(str(shape))}"
     with pytest.raises(ValueError, match=message):
         OPS.covariance_pool(X, scale, False, "high", "auto")
-    cov, offset = OPS.covariance_pool(X, None, False, "high", "auto")
+    cov, centre = OPS.covariance_pool(X, None, False, "high", "auto")
     with pytest.raises(ValueError, match=message):
-        OPS.covariance_pool_backward(cov, X, scale, offset, False, "high", "auto")
+        OPS.covariance_pool_backward(cov, X, scale, centre, False, "high", "auto")
 
 
 def test_covariance_pool_refuses_scales_of_other_dtypes():
     scale = torch.ones(2, 3, dtype=torch.int64)
     with pytest.raises(TypeError, match=r"scale must be float16, .*int64"):
         OPS.covariance_pool(X, scale, False, "high", "auto")
-    cov, offset = OPS.covariance_pool(X, None, False, "high", "auto")
+    cov, centre = OPS.covariance_pool(X, None, False, "high", "auto")
     with pytest.raises(TypeError, match=r"scale must be float16, .*int64"):
-        OPS.covariance_pool_backward(cov, X, scale, offset, False, "high", "auto")
+        OPS.covariance_pool_backward(cov, X, scale, centre, False, "high", "auto")
 
 
 def test_newton_schulz_sqrt_refuses_what_it_cannot_mean():

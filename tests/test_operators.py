@@ -40,7 +40,7 @@ INPUTS: dict[str, tuple[Callable[[torch.dtype, str], Tensor], torch.dtype]] = {
 
 
 def _arguments(operator: str, x: Tensor, flags: tuple[bool, ...] = (True, False)) -> Iterator[tuple[Any, ...]]:
-    """Argument lists of an operator for features ``x`` of shape (B, C, M), for each value of its flags.
+    """Yield argument lists of an operator for features ``x`` of shape (B, C, M), for each value of its flags.
 
     Those with a scale come with one, and without.
     """
@@ -52,15 +52,15 @@ def _arguments(operator: str, x: Tensor, flags: tuple[bool, ...] = (True, False)
         if operator == "isqrt_pool":
             yield x, 3, flag, flag, "default", "auto"
         elif operator == "isqrt_pool_backward":
-            _, offset, trace, iterates = OPERATORS.isqrt_pool(x, 3, flag, flag, "default", "auto")
-            yield pooled_grad, x, offset, trace, iterates, 3, flag, "default", "auto"
+            _, centre, trace, iterates = OPERATORS.isqrt_pool(x, 3, flag, flag, "default", "auto")
+            yield pooled_grad, x, centre, trace, iterates, 3, flag, "default", "auto"
         elif operator == "covariance_pool":
             for scale in (torch.randn(b, c).to(x), None):
                 yield x, scale, flag, "default", "auto"
         elif operator == "covariance_pool_backward":
             for scale in (torch.randn(b, c).to(x), None):
-                _, offset = OPERATORS.covariance_pool(x, scale, flag, "default", "auto")
-                yield pooled_grad, x, scale, offset, flag, "default", "auto"
+                _, centre = OPERATORS.covariance_pool(x, scale, flag, "default", "auto")
+                yield pooled_grad, x, scale, centre, flag, "default", "auto"
         elif operator == "newton_schulz_sqrt":
             yield cov, 3, flag, "default", "auto"
         elif operator == "newton_schulz_sqrt_backward":

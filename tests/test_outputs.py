@@ -36,7 +36,7 @@ FILES = {
 
 
 def main(module, arguments):
-    """A command's exit code, whichever way it ends."""
+    """Run a command and give its exit code, whichever way it ends."""
     try:
         return module.main(arguments) if module is benchmarks else module(arguments)
     except SystemExit as ending:

@@ -67,7 +67,7 @@ SLAB_FAULTS = {
 
 
 def planted(folder: Path, *faults: tuple[str, str, str]) -> Emulation:
-    """The kernels with some of their text replaced."""
+    """Build the kernels with some of their text replaced."""
     shutil.copytree(CSRC, folder / "csrc")
     for file, text, fault in faults:
         source = folder / "csrc" / "kernels" / file

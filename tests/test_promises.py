@@ -12,7 +12,7 @@ def text(name):
 
 
 def one(pattern, name):
-    """The only value that a pattern has in a file."""
+    """Find the only value that a pattern has in a file."""
     found = set(re.findall(pattern, text(name), flags=re.MULTILINE))
     assert len(found) == 1, f"{pattern} in {name}: {found}"
     return found.pop()

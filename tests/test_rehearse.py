@@ -26,7 +26,7 @@ COMPLETE = {
 
 @pytest.fixture
 def plan(tmp_path, monkeypatch):
-    """A rehearsal in a checkout of its own, in this interpreter."""
+    """Make a rehearsal in a checkout of its own, in this interpreter."""
     (tmp_path / "checkout" / "gcp_kernels").mkdir(parents=True)
     monkeypatch.setattr(rehearse, "CHECKOUT", tmp_path / "checkout")
     folder = tmp_path / "gpu"
@@ -161,7 +161,7 @@ def test_launches(): gcp_kernels.fused_gcp(torch.randn(2, 16, 49), backend="trit
 
 
 def noted(folder, *tests):
-    """The file of what the tests launch in name: all of ``folder`` unless some are named."""
+    """Fill the file of what the tests launch, in name: all of ``folder`` unless some are named."""
     (folder / "pytest.ini").write_text("[pytest]\n")
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     environment = {**USERS, "NOTES": str(folder / "notes"), "PYTHONPATH": paths}

@@ -77,7 +77,7 @@ def test_without_classes_the_model_gives_what_it_would_classify(case: Case) -> N
 
 
 def output_with(model: nn.Module, case: Case, change, x: Tensor) -> Tensor:
-    """The model's output when ``change`` is applied to the reduced features (B, DIM, *) that are pooled."""
+    """Give the model's output when ``change`` is applied to the reduced features (B, DIM, *) that are pooled."""
     block = model.get_submodule(case.pool).conv_dr_block
     handle = block.register_forward_hook(lambda module, inputs, features: change(features))
     try:

@@ -46,7 +46,7 @@ def test_after(number): assert not state["lost"]
 
 
 def command(folder, text, *options):
-    """pytest on a file of its own, with the real conftest.py as a plugin."""
+    """Give the command of pytest on a file of its own, with the real conftest.py as a plugin."""
     (folder / "test_tiny.py").write_text(text)
     (folder / "pytest.ini").write_text("[pytest]\n")
     return [sys.executable, "-m", "pytest", "-p", "conftest", "-ra", "--junit-xml", "found.xml", *options]

@@ -176,7 +176,7 @@ def test_the_limit_of_a_launch_is_the_promise_of_its_precision():
 
 @pytest.fixture
 def tool(tmp_path, monkeypatch):
-    """A stand-in for compute-sanitizer that runs what it is given; its arguments go to a file."""
+    """Write a program that runs what it is given, as compute-sanitizer does; its arguments go to a file."""
     program = tmp_path / "bin" / "compute-sanitizer"
     program.parent.mkdir()
     program.write_text(

@@ -57,7 +57,7 @@ def test_every_shipped_configuration_of_triton_is_launched(arch):
 
 
 def form_of(c: int, planes: int, backward: bool, limit_kib: int) -> str | None:
-    """The form of a pooling kernel, by the extension's own arithmetic; ``None`` where a sample does not fit."""
+    """Find the form of a pooling kernel by the extension's own arithmetic; ``None`` where a sample does not fit."""
     resident, matrices, _ = torch.ops.gcp_kernels_cuda.pooling_layout(c, planes, backward, limit_kib << 10)
     if not resident:
         return None
@@ -65,7 +65,7 @@ def form_of(c: int, planes: int, backward: bool, limit_kib: int) -> str | None:
 
 
 def launched_by(check: FunctionCheck, limit_kib: int) -> set[tuple[str, str]]:
-    """The CUDA kernels of a check, forward and backward, each by its name and variant as in static_extension."""
+    """List the CUDA kernels of a check, forward and backward, each by its name and variant as in static_extension."""
     if check.operation.startswith("triu"):
         return {(f"{name}_kernel", check.dtype) for name in ("triu_vec", "triu_unvec")}
     name = check.operation.removesuffix("_pool")

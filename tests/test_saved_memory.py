@@ -13,7 +13,7 @@ B, C, M = 3, 32, 7
 
 
 def saved_by(function: Callable[[Tensor], Tensor], x: Tensor) -> list[Tensor]:
-    """The tensors that the autograd graph of ``function(x)`` keeps."""
+    """List the tensors that the autograd graph of ``function(x)`` keeps."""
     saved: list[Tensor] = []
 
     def pack(tensor: Tensor) -> Tensor:

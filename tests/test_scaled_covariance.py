@@ -23,7 +23,7 @@ NAMES = ("value", "gradient by x", "gradient by the scale")
 
 
 def scales(b: int, c: int, dtype: torch.dtype = torch.float64) -> Tensor:
-    """Numbers of either sign, every fifth zero: a gate times the mask of dropped channels."""
+    """Draw numbers of either sign, every fifth zero: a gate times the mask of dropped channels."""
     scale = torch.randn(b, c, dtype=torch.float64).to(dtype)
     scale[:, 4::5] = 0
     return scale
@@ -34,7 +34,7 @@ def pool_by(backend: str | None, output: str = "full", precision: str | None = N
 
 
 def exact_values(x: Tensor, scale: Tensor, grad: Tensor, output: str) -> tuple[Tensor, ...]:
-    """Value and both gradients by the oracle, ``grad`` being the upstream gradient as a (B, C, C) matrix."""
+    """Compute value and both gradients by the oracle; ``grad`` is the upstream gradient as a (B, C, C) matrix."""
     cov = oracle.covariance_pool(x, scale)
     return (
         oracle.triangle(cov) if output == "triu" else cov,
@@ -44,7 +44,7 @@ def exact_values(x: Tensor, scale: Tensor, grad: Tensor, output: str) -> tuple[T
 
 
 def unfused_values(x: Tensor, scale: Tensor, grad: Tensor, output: str, precision: str | None) -> tuple[Tensor, ...]:
-    """What ``tolerances.unfused`` computes of one input, of two; gradients are not rounded."""
+    """Compute of two inputs what ``tolerances.unfused`` computes of one; gradients are not rounded."""
     dtype = tolerances.accumulation_dtype(x.dtype)
     leaves = [tensor.to(dtype).requires_grad_() for tensor in (x, scale)]
     with tolerances.unfused_arithmetic(x.dtype, precision):
@@ -57,7 +57,7 @@ def unfused_values(x: Tensor, scale: Tensor, grad: Tensor, output: str, precisio
 def value_and_gradients(
     pool: Pool, x: Tensor, scale: Tensor, grad: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Both gradients, computed where the test runs; the inputs must be unchanged afterwards."""
+    """Compute both gradients where the test runs; the inputs must be unchanged afterwards."""
     leaves = [tensor.detach().clone().requires_grad_() for tensor in (x, scale)]
     value = pool(*leaves)
     gradients = torch.autograd.grad(value, leaves, torch.randn_like(value) if grad is None else grad)
@@ -70,7 +70,7 @@ def value_and_gradients(
 
 
 def check(x: Tensor, scale: Tensor, backend: str, device: str, precision: str | None = None) -> None:
-    """Value and gradients of both outputs are as accurate as unfused."""
+    """Check that value and gradients of both outputs are as accurate as unfused."""
     skip_unless_it_runs(backend, "covariance_pool", x.to(device))
     b, c, _ = x.shape
     for output in OUTPUTS:
@@ -154,8 +154,8 @@ def test_scale_of_ones_is_the_plain_covariance(backend: str, device: str) -> Non
 @pytest.mark.operation("covariance_pool")
 def test_without_a_scale_its_gradient_is_empty(backend: str, device: str) -> None:
     x = torch.randn(3, 6, 20, device=device)
-    cov, offset = torch.ops.gcp_kernels.covariance_pool(x, None, False, "default", backend)
-    grad_x, grad_scale = torch.ops.gcp_kernels.covariance_pool_backward(cov, x, None, offset, False, "default", backend)
+    cov, centre = torch.ops.gcp_kernels.covariance_pool(x, None, False, "default", backend)
+    grad_x, grad_scale = torch.ops.gcp_kernels.covariance_pool_backward(cov, x, None, centre, False, "default", backend)
     assert grad_x.shape == x.shape
     assert grad_scale.shape == (3, 0)
     assert grad_scale.dtype == x.dtype

@@ -38,7 +38,7 @@ def example(device: str, *extra: int, b: int = 3, c: int = 4, m: int = 6) -> tup
 
 
 def loss_of(function: Pool) -> Pool:
-    """A scalar that treats every element of the output differently, mirrored ones too."""
+    """Make a scalar that treats every element of the output differently, mirrored ones too."""
 
     def loss(x: Tensor, scale: Tensor) -> Tensor:
         value = function(x, scale)

@@ -29,7 +29,7 @@ LIMITS: dict[int, tuple[Limits, ...]] = {
 
 
 def operands(batch: int, channels: int, positions: int, device: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Features, a scale, and an upstream gradient of the triangle."""
+    """Draw features, a scale, and an upstream gradient of the triangle."""
     x = inputs.relu_features(batch, channels, positions, torch.float32)
     grad = torch.randn(batch, channels * (channels + 1) // 2)
     return x.to(device), scales(batch, channels).to(device), grad.to(device)
@@ -38,17 +38,17 @@ def operands(batch: int, channels: int, positions: int, device: str) -> tuple[Te
 def results(
     operators: Any, x: Tensor, scale: Tensor, grad: Tensor, planes: int, limits: Limits | tuple[None, None]
 ) -> list[Tensor]:
-    """All that the four operators fill."""
+    """Give all that the four operators fill."""
     limit, covariance_limit = limits
     b, c, _ = x.shape
-    pooled, offset, trace, grad_x = grad.new_empty(grad.shape), x.new_empty(b, c), x.new_empty(b), torch.empty_like(x)
-    operators.isqrt_pool(x, ITERATIONS, True, planes, pooled, offset, trace, limit)
-    operators.isqrt_pool_backward(grad, x, offset, trace, ITERATIONS, True, planes, grad_x, limit)
+    pooled, centre, trace, grad_x = grad.new_empty(grad.shape), x.new_empty(b, c), x.new_empty(b), torch.empty_like(x)
+    operators.isqrt_pool(x, ITERATIONS, True, planes, pooled, centre, trace, limit)
+    operators.isqrt_pool_backward(grad, x, centre, trace, ITERATIONS, True, planes, grad_x, limit)
     covariance, mean = grad.new_empty(grad.shape), x.new_empty(b, c)
     covariance_x, grad_scale = torch.empty_like(x), torch.empty_like(scale)
     operators.covariance_pool(x, scale, True, planes, covariance, mean, covariance_limit)
     operators.covariance_pool_backward(grad, x, scale, mean, True, covariance_x, grad_scale, covariance_limit)
-    return [pooled, offset, trace, grad_x, covariance, mean, covariance_x, grad_scale]
+    return [pooled, centre, trace, grad_x, covariance, mean, covariance_x, grad_scale]
 
 
 def assert_streamed_as_resident(
@@ -110,12 +110,12 @@ class TestOnGpu:
         x, scale, grad = (torch._lazy_clone(tensor) for tensor in operands(3, 70, 49, "cuda"))
         expected = results(torch.ops.gcp_kernels_cuda, x, scale, grad, 2, limits)
         assert all(map(torch._C._is_cow_tensor, (x, scale, grad)))
-        offset, trace = torch._lazy_clone(expected[1]), torch._lazy_clone(expected[2])
+        centre, trace = torch._lazy_clone(expected[1]), torch._lazy_clone(expected[2])
         grad_x = torch.empty_like(expected[3])
-        arguments = (grad, x, offset, trace, ITERATIONS, True, 2, grad_x, limits[0])
+        arguments = (grad, x, centre, trace, ITERATIONS, True, 2, grad_x, limits[0])
         torch.ops.gcp_kernels_cuda.isqrt_pool_backward(*arguments)
         assert torch.equal(grad_x, expected[3])
-        assert all(map(torch._C._is_cow_tensor, (x, grad, offset, trace)))
+        assert all(map(torch._C._is_cow_tensor, (x, grad, centre, trace)))
 
     @pytest.mark.parametrize("limits", [(None, None), LIMITS[1][-1]], ids=["resident", "streamed"])
     def test_captured_in_a_graph_after_a_first_call(self, limits):

@@ -20,7 +20,7 @@ SIZE = 64
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A folder of two classes of grey images, light and dark, and that of a run of one epoch on it."""
+    """Make a folder of two classes of grey images, light and dark, and that of a run of one epoch on it."""
     pytest.importorskip("torchvision", reason="torchvision is not installed (extra: models)")
     image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
     root = tmp_path_factory.mktemp("classes")
@@ -44,7 +44,7 @@ def train(data, output, *options):
 
 @pytest.fixture
 def run(finished, tmp_path):
-    """Copies of both, in which the run is where its data are."""
+    """Copy both, and tell the run where its data are now."""
     shutil.copytree(finished, tmp_path / "copy")
     config = tmp_path / "copy" / "run" / "config.json"
     config.write_text(config.read_text("utf-8").replace(str(finished), str(tmp_path / "copy")), "utf-8")

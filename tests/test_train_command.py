@@ -32,7 +32,7 @@ def run(folder, *options):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """The folder of a run of two epochs with average pooling."""
+    """Make the folder of a run of two epochs with average pooling."""
     training_runs.needs_digits()
     folder = tmp_path_factory.mktemp("runs") / "finished"
     assert run(folder, "--pool", "avg", "--epochs", "2", "--schedule", "adju", "--lr", "0.2") == 0

@@ -22,7 +22,7 @@ OPTIONS = ["--device", "cpu", "--pool", "avg", "--epochs", "1"]
 
 @pytest.fixture
 def data(tmp_path):
-    """A folder of two classes of four images, of which one in each part is damaged."""
+    """Make a folder of two classes of four images, of which one in each part is damaged."""
     pytest.importorskip("torchvision", reason="torchvision is not installed (extra: models)")
     image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
     for part in ("train", "val"):
@@ -50,7 +50,7 @@ def names(folder):
 
 @pytest.fixture
 def failed(tmp_path, capsys):
-    """The folder of a run of the digits whose loss was not finite in its first epoch."""
+    """Make the folder of a run of the digits whose loss was not finite in its first epoch."""
     training_runs.needs_digits()
     assert run(tmp_path / "run", "--lr", "1e30") == 1
     assert "in epoch 1" in capsys.readouterr().err

@@ -55,7 +55,7 @@ def example(name: str, device: str = "cpu", extra: tuple[int, ...] = ()) -> Tens
 
 
 def weighted(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """A scalar of the output that treats every element of it differently, mirrored ones too."""
+    """Make a scalar of the output that treats every element of it differently, mirrored ones too."""
 
     def loss(x: Tensor) -> Tensor:
         value = function(x)

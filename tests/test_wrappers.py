@@ -30,7 +30,7 @@ Wrap = Callable[[nn.Module], nn.Module]
 
 @pytest.fixture(scope="module", autouse=True)
 def process_group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Of this process alone, which DistributedDataParallel and both kinds of sharding want."""
+    """Make a group of this process alone, which DistributedDataParallel and both kinds of sharding want."""
     store = tmp_path_factory.mktemp("group") / "store"
     distributed.init_process_group("gloo", init_method=f"file://{store}", rank=0, world_size=1)
     yield

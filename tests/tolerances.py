@@ -62,7 +62,7 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def relative_error(actual: Tensor, exact: Tensor) -> float:
-    """Worst relative Frobenius error of a sample; infinite for NaN, and where zeros are due and not given."""
+    """Find the worst relative Frobenius error of a sample; infinite for NaN, and where zeros are due and not given."""
     if actual.shape[0] == 0:
         return 0.0
     actual, exact = actual.detach().cpu().double().flatten(1), exact.double().flatten(1)
@@ -77,7 +77,7 @@ def relative_error(actual: Tensor, exact: Tensor) -> float:
 
 
 def assert_as_accurate(actual: Tensor, unfused: Tensor, exact: Tensor, what: str) -> None:
-    """``actual`` errs by no more than the module docstring allows, given what the unfused computation errs."""
+    """Check that ``actual`` errs by no more than the module docstring allows for the unfused computation's error."""
     error, baseline = relative_error(actual, exact), relative_error(unfused, exact)
     floor = FLOOR * unit_roundoff(accumulation_dtype(actual.dtype)) + unit_roundoff(actual.dtype)
     bound = RATIO * baseline + floor
@@ -85,14 +85,14 @@ def assert_as_accurate(actual: Tensor, unfused: Tensor, exact: Tensor, what: str
 
 
 def assert_promise_kept(actual: Tensor, exact: Tensor, precision: str, what: str) -> None:
-    """``actual`` errs by no more than is promised of ``precision``, and the rounding to its own dtype."""
+    """Check that ``actual`` errs by no more than is promised of ``precision``, and the rounding to its own dtype."""
     error = relative_error(actual, exact)
     bound = PROMISE[precision] + unit_roundoff(actual.dtype)
     assert error <= bound, f"{what}: error {error:.2e} > {bound:.2e}, promised of precision={precision!r}"
 
 
 def assert_rounded(actual: Tensor, exact: Tensor, what: str) -> None:
-    """``actual`` is what is promised of "fast" in half precision, subnormal elements rounded to their spacing."""
+    """Check ``actual`` against the promise of "fast" in half precision; subnormal elements have their own spacing."""
     spacing = torch.finfo(actual.dtype).smallest_normal * torch.finfo(actual.dtype).eps
     distance = (actual.double() - exact).flatten(1).norm(dim=1)
     norm = exact.flatten(1).norm(dim=1)
@@ -125,7 +125,7 @@ class _RoundedProducts(TorchDispatchMode):
 
 @contextmanager
 def unfused_arithmetic(dtype: torch.dtype, precision: str | None = None) -> Iterator[None]:
-    """Matrix products as the unfused computation has them at ``precision``, or at the default one of ``dtype``."""
+    """Make a context with the unfused computation's products at ``precision``, or at the default one of ``dtype``."""
     half = dtype in (torch.float16, torch.bfloat16)
     if dtype != torch.float64 and (precision == "fast" or (half and precision is None)):
         with _RoundedProducts():
@@ -137,7 +137,7 @@ def unfused_arithmetic(dtype: torch.dtype, precision: str | None = None) -> Iter
 def unfused(
     function: Callable[[Tensor], Tensor], x: Tensor, grad: Tensor, precision: str | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Value and gradient of a function of the reference, computed unfused on the CPU and rounded to x.dtype."""
+    """Compute value and gradient of a function of the reference, unfused, on the CPU, rounded to x.dtype."""
     leaf = x.detach().cpu().to(accumulation_dtype(x.dtype)).requires_grad_()
     with unfused_arithmetic(x.dtype, precision):
         value = function(leaf)

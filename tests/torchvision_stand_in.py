@@ -28,7 +28,7 @@ def look_where_tests_may() -> None:
 
 
 def library_loads() -> bool:
-    """Whether torchvision's shared library can be loaded into this process, which is then done."""
+    """Load torchvision's shared library into this process, and say whether that worked."""
     spec = find_spec("torchvision")
     if spec is None or spec.origin is None:
         return False

@@ -28,7 +28,7 @@ def needs_digits():
 
 
 def run_processes(*command, import_first=()):
-    """Standard output and error of a command that must succeed; in time, or it ends with all that it has started."""
+    """Run a command that must succeed, in time, and give what it printed; else end it with all that it has started."""
     with subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -58,7 +58,7 @@ def run_scenarios(scenarios):
 
 
 def torchrun(processes, *arguments, import_first=()):
-    """Standard output of the training command in so many processes, with folders that are looked into for modules."""
+    """Run the training command in so many processes, with folders to look into for modules; give what it printed."""
     launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes))
     command = (sys.executable, *launch, "-m", "experiments", "train", *arguments)
     return run_processes(*command, import_first=import_first)[0]
@@ -97,7 +97,7 @@ def assert_identical(found, expected, name="state"):
 
 
 def assert_same_result(folder, expected):
-    """The two folders hold the same run: parameters, optimiser, random states, tables; but for the seconds."""
+    """Expect the same run in two folders: parameters, optimiser, random states, tables; all but the seconds."""
     assert sorted(path.name for path in folder.iterdir()) == sorted(path.name for path in expected.iterdir())
     assert_identical(checkpoint(folder), checkpoint(expected))
     assert without_seconds(rows(folder / "log.csv")) == without_seconds(rows(expected / "log.csv"))

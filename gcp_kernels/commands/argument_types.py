@@ -1,4 +1,4 @@
-"""Types of command line options for argparse: a value that is not allowed is refused with what is."""
+"""Types of command line options for argparse. What refuses a value says what is allowed."""
 
 import argparse
 import os
@@ -85,7 +85,7 @@ def device_argument(text: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
         raise argparse.ArgumentTypeError(f"{text!r} is not here: torch sees {count} CUDA devices")
-    # torch.cuda.set_device, for one, takes no device without an index.
+    # torch.cuda.set_device, for example, takes no device without an index.
     return torch.device("cuda", 0) if device == torch.device("cuda") else device
 
 

@@ -1,4 +1,4 @@
-"""The benchmark suite, from a checkout: it is no part of an installed package."""
+"""Run the benchmark suite of a checkout; an installed package does not have it."""
 
 import argparse
 import importlib
@@ -8,8 +8,8 @@ from pathlib import Path
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 
-# No argument begins with this: every option, --help too, is one of python -m benchmarks. (argparse.REMAINDER by itself
-# does not take an option that comes first.)
+# No argument begins with this prefix, so every option, --help too, goes to python -m benchmarks. (argparse.REMAINDER
+# alone would not pass on an option that comes first.)
 PARSER_OPTIONS = {"prefix_chars": "\0", "add_help": False}
 
 
@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the suite and return its exit code; 2 where there is none."""
+    """Run the suite and return its exit code; 2 where there is no suite."""
     if not (CHECKOUT / "benchmarks" / "__main__.py").is_file():
         print(
             f"python -m gcp_kernels bench needs a checkout of the repository, and {CHECKOUT} has no benchmarks folder; "

@@ -1,4 +1,4 @@
-"""How every command ends: with a documented exit code and one line, whatever stands behind its standard streams."""
+"""How every command ends: with a documented exit code and one line, whatever its standard streams lead to."""
 
 import io
 import os
@@ -14,13 +14,13 @@ NOT_READ = 141
 def run_to_its_end(name: str, command: Callable[[], int]) -> int:
     """Run a command and return its exit code.
 
-    What standard output cannot encode is printed as an escape, and a closed one swallows what is printed. When nobody
-    reads it any more (``| head``) the command ends with ``NOT_READ``, in silence, as others do. It ends with
-    ``INTERRUPTED`` when the user interrupts it, and with 1 when the system refuses something, for example on a full
+    What standard output cannot encode is printed as an escape. If it is closed, nothing is printed. If nobody reads it
+    any more (``| head``), the command ends with ``NOT_READ`` and without a message, as other programs do. It ends with
+    ``INTERRUPTED`` when the user interrupts it. It ends with 1 when the system refuses something, for example on a full
     disk, after a line that says what.
 
     Args:
-        name: before the line of an error.
+        name: printed before an error.
         command: returns its own exit code.
     """
     _prepare_streams()
@@ -30,7 +30,7 @@ def run_to_its_end(name: str, command: Callable[[], int]) -> int:
             code = command()
             return code
         finally:
-            # What is left is written while an error of it can still be told; at the interpreter's end it cannot.
+            # Write what is left now, while an error can still be reported. At the interpreter's end it cannot.
             sys.stdout.flush()
     except BrokenPipeError:
         _discard_output()

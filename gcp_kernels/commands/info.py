@@ -1,4 +1,4 @@
-"""Versions, devices, and which backend serves which operation here, with the reason for each that does not."""
+"""Print versions, devices, and which backend serves which operation here, with the reason for each that does not."""
 
 import argparse
 import importlib

@@ -1,4 +1,4 @@
-"""Every backend that can run on this machine, held against the float64 reference: outputs and gradients."""
+"""Compare every backend that can run on this machine with the float64 reference: outputs and gradients."""
 
 import argparse
 from collections.abc import Callable, Iterator
@@ -34,7 +34,7 @@ WITHOUT_PRECISION = ("triu_vec", "triu_unvec", "matrix_power", "matrix_log")
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """A dtype and precision, and the relative Frobenius error against float64 that is allowed in it."""
+    """A dtype and a precision, and the relative Frobenius error against float64 that they are allowed."""
 
     dtype: torch.dtype
     precision: str | None
@@ -59,7 +59,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print a row per backend, operation and arithmetic, the worst of all shapes; 0 if all are right, else 1."""
+    """Print a row for each backend, operation and arithmetic, with the largest error of all shapes.
+
+    Returns:
+        0 if all are right, else 1.
+    """
     shapes = ", ".join(map(str, SHAPES))
     print(f"largest relative error against the float64 reference, features (B, C, M) of {shapes}\n")
     print(f"{'backend':<9}{'device':<8}{'operation':<28}{'arithmetic':<14}{'output':>9}{'gradient':>10}{'allowed':>10}")
@@ -69,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
         row = f"{name:<9}{device:<8}{operation:<28}{arithmetic!s:<14}"
         try:
             found = _checked(name, device, operation, arithmetic)
-        except Exception as error:  # of whatever kind, it is this row's result, and the next ones go on
+        except Exception as error:  # whatever it is, it is the result of this row, and the next rows go on
             checks += 1
             failures += 1
             print(f"{row}  FAILED {type(error).__name__}: {error}", flush=True)
@@ -86,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
         failures += not right
         print(
             f"{row}{output:>9.1e}{gradient:>10.1e}{arithmetic.tolerance:>10.1e}  {'ok' if right else 'WRONG'}",
-            flush=True,  # of a table that is stopped, what is finished counts
+            flush=True,  # if the table is stopped, the finished rows are there
         )
     print("", *dict.fromkeys(skipped), "", f"{checks - failures} passed, {failures} failed", sep="\n")
     return 1 if failures else 0
@@ -119,8 +123,8 @@ def _input(operation: str, shape: tuple[int, int, int]) -> Tensor:
     if operation in ("isqrt_pool", "covariance_pool"):
         return features
     if operation in ("matrix_power", "matrix_log"):
-        # Eigenvalues near zero, whose root has an infinite derivative, would show how the input was rounded. With noise
-        # at three times as many positions as channels none of them is.
+        # The root of an eigenvalue near zero has an almost infinite derivative, which would show how the input was
+        # rounded. Noise at three times as many positions as channels has no such eigenvalue.
         noise = torch.randn(shape[0], shape[1], 3 * shape[1], generator=torch.Generator().manual_seed(2))
         features = noise.double()
     return functional.covariance_pool(
@@ -141,7 +145,7 @@ def _value_and_gradient(function: Callable[..., Tensor], x: Tensor, **options: A
     x = x.detach().requires_grad_()
     value = function(x, **options)
     upstream = torch.randn(value.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    # Rounded to bfloat16 first, so that every dtype is given the same gradient, exactly.
+    # Rounded to bfloat16 first, so that every dtype gets exactly the same gradient.
     upstream = upstream.bfloat16().to(value.device, value.dtype)
     return value.detach(), torch.autograd.grad(value, x, upstream)[0]
 

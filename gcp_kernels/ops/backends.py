@@ -1,8 +1,8 @@
 """The backends, and the choice of one for an operation on a tensor.
 
-"auto" takes the first backend of :func:`auto_order` that can; a backend asked for by name runs or raises, and is never
-replaced by another. What a backend runs for an operation is the module of its name in the room of the operation, such
-as ``isqrt_pool/cuda.py``, which is imported when it is first chosen.
+"auto" takes the first backend of :func:`auto_order` that can run the operation. A backend that is asked for by name
+either runs or raises; no other one takes over. The code of a backend for an operation is the module with the backend's
+name in the operation's room, such as ``isqrt_pool/cuda.py``. It is imported when it is first chosen.
 """
 
 from collections.abc import Callable
@@ -19,14 +19,14 @@ from .triton_device import backend as triton
 
 
 class Backend(Protocol):
-    """A way to run operations; a module with these is one."""
+    """A way to run operations. Any module that has these three names is a backend."""
 
     @property
     def OPERATIONS(self) -> tuple[str, ...]:
         """The operations that it serves, each with its backward pass."""
 
     def why_not(self, operation: str, tensor: Tensor, precision: str = "default") -> str | None:
-        """Why it cannot run ``operation`` on ``tensor``, as a sentence fragment; ``None`` where it can."""
+        """Say why it cannot run ``operation`` on ``tensor``, as a sentence fragment; ``None`` means that it can."""
 
     def status(self) -> str:
         """Say in one line, for ``python -m gcp_kernels info``, what it serves here, or why nothing."""
@@ -41,7 +41,7 @@ NAMES = ("auto", "reference", *BACKENDS)
 
 
 def auto_order(device_type: str) -> tuple[str, ...]:
-    """Name the backends that "auto" tries on a device, in order: kernels where they run, never in an interpreter."""
+    """Name the backends that "auto" tries on a device, in order. It never takes kernels that are interpreted."""
     return AUTO_ORDER if device_type == "cuda" else ("torch",)
 
 
@@ -71,7 +71,7 @@ def select(operation: str, tensor: Tensor, backend: str, precision: str = "defau
 
 @cache
 def implementation(operation: str, backend: str) -> Callable[..., Any]:
-    """Find what a backend runs for an operation, or for ``operation`` + "_backward"."""
+    """Find the function that a backend runs for an operation, or for its backward pass, ``operation`` + "_backward"."""
     room = ROOMS[operation.removesuffix("_backward")]
     function: Callable[..., Any] = getattr(import_module(f".{room}.{backend}", __package__), operation)
     return function

@@ -1,8 +1,8 @@
-"""Second derivatives, through the reference.
+"""Second derivatives, and derivatives in forward mode.
 
-The backward operators are differentiable in the upstream gradient and in the inputs. Their own backward formula
-differentiates the backward pass of the reference, which is plain autograd, so derivatives of any order are exact. It
-keeps the reference's iterates in memory: second order is for analysis, not for the training step.
+A backward operator can be differentiated by the upstream gradient and by the inputs. Its own backward formula
+differentiates the backward pass of the reference. That is plain autograd, so derivatives of any order are exact. It
+keeps the reference's iterates in memory: second derivatives are for analysis, not for the training step.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,13 +16,16 @@ from gcp_kernels.precision import accumulation_dtype, without_autocast
 def differentiate_backward(
     forward: Callable[..., Tensor], tangents: Sequence[Tensor | None], grad: Tensor, *primals: Tensor
 ) -> tuple[Tensor, ...]:
-    """Gradients of <tangents, J(primals)^T grad> with respect to ``grad`` and each primal, J being that of ``forward``.
+    """Differentiate <tangents, J(primals)^T grad> by ``grad`` and each primal, where J is the Jacobian of ``forward``.
 
     Args:
         forward: the reference, from ``primals`` to the operator's output.
         tangents: gradients of the backward operator's outputs, each shaped like its primal; ``None`` for zero.
         grad: upstream gradient that the backward operator was given, shaped like the output of ``forward``.
-        primals: inputs of the forward operator, the features or the matrices, which set the arithmetic, first.
+        primals: inputs of the forward operator. The first, the features or the matrices, sets the arithmetic.
+
+    Returns:
+        The gradient of ``grad`` and of each primal, in its dtype.
     """
     dtype = accumulation_dtype(primals[0].dtype)
 
@@ -45,15 +48,17 @@ def push_forward(
     outputs: Sequence[tuple[torch.Size, torch.dtype, torch.device] | None],
     tangents: tuple[Tensor | None, ...],
 ) -> tuple[Tensor | None, ...]:
-    """J tangents, for the function whose backward pass J^T grad is ``pull_back``: the backward pass of that one.
+    """Multiply tangents by the Jacobian J of a function whose backward pass, J^T grad, is ``pull_back``.
+
+    J^T grad is linear in ``grad``, so the backward pass of ``pull_back`` is J tangents.
 
     Args:
-        pull_back: from the upstream gradients of all outputs to those of all inputs.
-        outputs: shape, dtype and device of each output; ``None`` for one without derivative.
-        tangents: of each input; ``None`` for zero, and for what is no tensor.
+        pull_back: from the upstream gradients of all outputs to the gradients of all inputs.
+        outputs: shape, dtype and device of each output; ``None`` for an output without derivative.
+        tangents: tangent of each input; ``None`` for zero, and for an input that is no tensor.
 
     Returns:
-        The tangent of each output, ``None`` for one without derivative.
+        The tangent of each output, ``None`` for an output without derivative.
     """
     given = [i for i, tangent in enumerate(tangents) if tangent is not None]
     zeros = [torch.zeros(output[0], dtype=output[1], device=output[2]) for output in outputs if output]
@@ -63,6 +68,6 @@ def push_forward(
         pulled = pull_back(*(output and next(those) for output in outputs))
         return tuple(pulled[i] for i in given)
 
-    # The pull-back is linear, so that its derivative is the same everywhere, at zero too.
+    # The pull-back is linear, so its derivative is the same everywhere. Zero is as good a place as any.
     pushed = iter(torch.func.vjp(gradients, *zeros)[1](tuple(tangents[i] for i in given)))
     return tuple(output and next(pushed) for output in outputs)

@@ -1,7 +1,7 @@
-"""Whether the dispatcher of torch has anything to do for an operator that is called now.
+"""Find out whether torch's dispatcher has anything to do for an operator that is called now.
 
-It has where something traces, transforms, converts or watches: then a bit is set in what torch keeps for the thread,
-or in the keys of a tensor. Where none is set, what an operator runs may be called at once.
+It has work wherever something traces, transforms, converts or watches. Torch then sets a bit for the thread, or in the
+dispatch keys of a tensor. Where no such bit is set, an operator may call its backend directly.
 """
 
 from collections.abc import Sequence
@@ -14,14 +14,14 @@ from torch.autograd import forward_ad, profiler
 
 
 def _thread_state() -> tuple[int, int]:
-    """Give the keys that are included and excluded for all tensors of this thread: modes, transforms, autocast."""
+    """Return the dispatch keys that this thread includes and excludes for all tensors: modes, transforms, autocast."""
     return torch._C._dispatch_tls_local_include_set().raw_repr(), torch._C._dispatch_tls_local_exclude_set().raw_repr()
 
 
 def _untouched_states() -> frozenset[tuple[int, int]]:
-    """Find the state of a thread in which nothing has been set, and that of inference mode.
+    """Find the state of a thread in which nothing is set, and its state in inference mode.
 
-    In a thread of its own, since this module may be imported inside a mode.
+    They are found in a new thread, because this module may be imported inside a mode.
     """
     states = []
 
@@ -39,13 +39,14 @@ def _untouched_states() -> frozenset[tuple[int, int]]:
 _UNTOUCHED = _untouched_states()
 
 
-# Keys of tensors that have values and are no lazy negation, zero or wrapper; learnt with the first tensor of a device.
+# Keys of plain tensors: those with values of their own, neither a lazy negation nor a lazy zero nor a wrapper. The keys
+# of a device are added when its first tensor comes.
 _PLAIN: set[int] = set()
 
 
 @cache
 def _learn(device: torch.device) -> None:
-    """Add the keys of plain tensors on a device."""
+    """Add the keys that plain tensors on ``device`` have."""
     if device.type != "meta":
         for inference in (False, True):
             with torch.inference_mode(inference):
@@ -60,10 +61,10 @@ def _is_plain(tensor: Tensor) -> bool:
 
 
 def is_idle(tensors: Sequence[Tensor | None]) -> bool:
-    """Say whether an operator given ``tensors`` would only compute, and be differentiated by autograd at most."""
+    """Say whether the dispatcher may be left out: nothing but autograd would see an operator that gets ``tensors``."""
     if torch.compiler.is_compiling() or forward_ad._current_level >= 0 or _thread_state() not in _UNTOUCHED:
         return False
-    if profiler._is_profiler_enabled:  # it lists operators by name
+    if profiler._is_profiler_enabled:  # a profile lists operators by name
         return False
     for tensor in tensors:  # noqa: SIM110  # a generator would take longer than all the rest
         if tensor is not None and not _is_plain(tensor):

@@ -1,9 +1,10 @@
-"""Declare an operation: a pair of operators, forward and backward, differentiable to any order, from one description.
+"""Declare an operation from one description: a forward and a backward operator, differentiable to any order.
 
-The forward operator takes the tensors that the operation is differentiated by, then options. It returns the result, and
-after it whatever the backward pass needs besides the inputs, without gradient. The backward operator takes the upstream
-gradient of the result, the inputs, what was kept, and those of the options that it wants, known by their names; it
-returns a gradient for each input. Its own derivative is that of the backward pass of the reference.
+The forward operator takes the tensors that the operation is differentiated by, then the options. It returns the result,
+followed by what the backward pass needs besides the inputs; these further outputs have no gradient. The backward
+operator takes the upstream gradient of the result, the inputs, the further outputs, and options. It names the options
+that it wants in its signature. It returns a gradient for each input. The derivative of the backward operator is that of
+the backward pass of the reference.
 """
 
 from collections.abc import Callable
@@ -31,11 +32,16 @@ def declare(
 
     Args:
         operation: its name, in the library and in the choice of backends.
-        fake: of the forward operator: its signature is the schema, and its outputs have the right shapes.
-        check: raises for wrong arguments of the forward operator, of which it takes those that it names.
-        backward_fake: of the backward operator.
-        check_backward: the same for the backward operator.
-        reference: what the operation is, in plain PyTorch: from the inputs, and from options by name, to the result.
+        fake: returns empty outputs of the right shapes, strides and dtypes for the forward operator. The operator's
+            schema is read from its signature.
+        check: raises for wrong arguments of the forward operator, where it is called directly; it takes those that it
+            names.
+        backward_fake: the same as ``fake``, for the backward operator.
+        check_backward: the same as ``check``, for the backward operator.
+        reference: the operation in plain PyTorch. It takes the inputs, and options by their names.
+
+    Returns:
+        The forward and the backward operator.
     """
     forward = Operator(operation, fake, check)
     backward = Operator(operation, backward_fake, check_backward, backward=True)
@@ -56,7 +62,7 @@ def declare(
         kept = ctx.saved_tensors
         gradients = backward(grad, *kept, *(ctx.options[i] for i in passed_on))
         gradients = gradients if isinstance(gradients, tuple) else (gradients,)
-        # An operator returns an empty tensor as the gradient of an input that was not given.
+        # An operator cannot return None, so the gradient of an input that was not given is an empty tensor.
         by_input = (None if given is None else g for given, g in zip(kept, gradients, strict=False))
         return *by_input, *(None for _ in options)
 
@@ -90,7 +96,7 @@ def declare(
 
 
 def _keep(ctx: Any, *tensors: Tensor | None) -> None:
-    """Keep what a backward formula reads, for it and for the tangents that are made of it."""
+    """Keep the tensors that a backward formula reads, for reverse mode and for forward mode, which uses it too."""
     ctx.save_for_backward(*tensors)
     ctx.save_for_forward(*tensors)
     ctx.set_materialize_grads(False)

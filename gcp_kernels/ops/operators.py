@@ -1,4 +1,4 @@
-"""An operator of the library "gcp_kernels": schema, fake, autograd, tangents, vmap, autocast."""
+"""An operator of the library "gcp_kernels": its schema, fake, gradient, tangent, vmap rule and autocast rule."""
 
 import sys
 from collections.abc import Callable
@@ -22,18 +22,19 @@ _AUTOCAST_DEVICES = {"cpu": "AutocastCPU", "cuda": "AutocastCUDA"}
 
 
 class Operator:
-    """An operator as the package calls it, ``torch.ops.gcp_kernels.<name>`` for everyone else.
+    """An operator, as this package calls it. Everyone else calls it as ``torch.ops.gcp_kernels.<name>``.
 
-    Under autocast an operator takes what it is given: it runs with autocast disabled, since its matrix products choose
-    their own precision. Under ``torch.vmap`` the mapped dimension is folded into the batch, which comes first in every
-    tensor. Where the dispatcher has nothing to do, see :func:`is_idle`, it is left out.
+    Autocast does not convert its arguments: it runs with autocast disabled, because its matrix products choose their
+    own precision. Under ``torch.vmap`` the mapped dimension is merged with the batch, the first dimension of every
+    tensor. Where torch's dispatcher has nothing to do (see :func:`is_idle`), it is not called.
 
     Args:
-        operation: what backends are chosen for.
-        fake: gives empty outputs of the right shapes, strides and dtypes. Its annotated signature is that of the
-            operator: tensors first, options after them; ``backend`` is the last, and one may be ``precision``.
-        check: raises for wrong arguments; it takes those that it names. The public functions check before they call,
-            and what a backward pass is given is right, so it is for direct calls of ``torch.ops.gcp_kernels``.
+        operation: the operation that a backend is chosen for.
+        fake: returns empty outputs of the right shapes, strides and dtypes. Its annotated signature becomes that of
+            the operator: tensors first, then options, of which ``backend`` is the last and ``precision`` may be one.
+        check: raises for wrong arguments in direct calls of ``torch.ops.gcp_kernels``; it takes those that it names.
+            Calls from this package do not need it: the public functions check, and torch checks the gradient that a
+            backward pass gets.
         backward: whether this is the backward pass of the operation. Its first argument is the upstream gradient.
     """
 
@@ -81,7 +82,11 @@ class Operator:
         torch.library.register_vmap(self.name, _fold_into_batch(self._dispatched), lib=LIBRARY)
 
     def __call__(self, *args: Any) -> Any:
-        """Compute, and let autograd, an active transform, a mode or a compiler see it as an operator."""
+        """Compute; let autograd, an active transform, a mode or a compiler see the call as that of an operator.
+
+        Raises:
+            RuntimeError: a compiler traces through a derivative of ``torch.func``; or no backend can run it.
+        """
         tensors = args[: self.tensors]
         if is_idle(tensors):
             return self._recorded(*args) if is_differentiated(tensors) else self._compute(*args)
@@ -97,16 +102,16 @@ class Operator:
     def differentiate_by(self, differentiate: Callable[..., Any], save: Callable[..., None]) -> None:
         """Attach the backward formula, for each of the three ways in which an operator is called.
 
-        An autograd formula registered with ``torch.library`` is not seen by ``torch.func.grad`` and its kin, which want
-        a ``torch.autograd.Function``; nor by forward-mode differentiation, where the operator would drop the tangent
-        unseen. So while such a transform is active a call goes through one, made of the same formula; and so it does
-        where the dispatcher is left out.
+        Through the dispatcher, ``torch.library`` knows the formula. But ``torch.func.grad`` and similar transforms do
+        not see it there: they want a ``torch.autograd.Function``. Nor does forward-mode differentiation, under which
+        the operator would lose the tangent without a word. So while such a transform is active, a call goes through an
+        ``autograd.Function`` made of the same formula. A call that leaves the dispatcher out goes through another one.
 
         Args:
-            differentiate: from a context and the upstream gradients, ``None`` for zero, to a gradient or ``None`` for
-                each argument. It is linear in the upstream gradients, J^T grad, and so its own backward pass is
-                J tangent: the forward-mode formula.
-            save: from a context, the arguments and the output; keeps in the context what ``differentiate`` reads.
+            differentiate: takes a context and the upstream gradients, ``None`` for zero; returns a gradient or
+                ``None`` for each argument. It is linear in the upstream gradients (J^T grad), so its own backward
+                pass is J tangent, which is the formula of forward mode.
+            save: takes a context, the arguments and the output; keeps in the context what ``differentiate`` reads.
         """
         torch.library.register_autograd(self.name, differentiate, setup_context=save, lib=LIBRARY)
         compute, dispatched = self._compute, self._dispatched
@@ -116,7 +121,7 @@ class Operator:
             save(ctx, args, output)
             return output
 
-        # In one function: a context that is set up in another costs torch a look at its signature in every call.
+        # Both in one function: with a separate setup_context torch would inspect a signature in every call.
         methods = {"forward": staticmethod(record), "backward": staticmethod(differentiate)}
         self._recorded = type(self.name.split("::")[1], (torch.autograd.Function,), methods).apply  # type: ignore[attr-defined]
 
@@ -125,7 +130,7 @@ class Operator:
 
         @cache
         def uncompiled() -> Callable[..., Any]:
-            """Where a compiler gave up on what is around, it would trace the formulas below one by one, and fail."""
+            """Keep compilers out: one that gave up on the code around would trace each formula below, and fail."""
             return torch.compiler.disable(Transformed.apply)
 
         class Transformed(torch.autograd.Function):
@@ -156,7 +161,7 @@ class Operator:
 
 
 def _fold_into_batch(operator: Callable[..., Any]) -> Callable[..., Any]:
-    """Make the vmap rule of an operator, all of whose tensors have the batch in front."""
+    """Make the vmap rule of an operator whose tensors all have the batch as their first dimension."""
 
     def rule(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
         n = info.batch_size

@@ -1,4 +1,4 @@
-"""Public functions hand what only looks like a tensor to the class that it is, as those of torch do."""
+"""Let classes that only look like tensors take over a call of a public function, as they can with torch's functions."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -12,10 +12,10 @@ Result = TypeVar("Result")
 
 
 def overridable(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-    """A function that asks ``__torch_function__`` of its arguments, and of an active mode, before it runs.
+    """Let ``__torch_function__`` of an argument, or of an active mode, take over a call of ``function``.
 
-    So a ``torch.fx.Proxy`` makes a node of it instead of failing in its checks, and a tensor subclass sees it as a
-    whole. A compiler follows what is inside, modes of its own included, and is left to it.
+    A ``torch.fx.Proxy`` then makes one node of the call instead of failing in the checks of its arguments, and a tensor
+    subclass sees the call as a whole. A compiler traces ``function`` itself, and handles such modes by its own means.
     """
 
     @wraps(function)

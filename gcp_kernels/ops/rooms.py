@@ -1,4 +1,4 @@
-"""Every operation, and the room that has its code."""
+"""Every operation, with the name of its room: the folder that holds its code."""
 
 ROOMS = {
     "isqrt_pool": "isqrt_pool",

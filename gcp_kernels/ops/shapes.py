@@ -1,4 +1,4 @@
-"""Shapes that every layer agrees on, as plain integer and stride arithmetic."""
+"""Shapes and strides on which operators and backends agree, in plain integer arithmetic."""
 
 from math import isqrt
 from operator import index
@@ -9,17 +9,17 @@ from gcp_kernels.precision import accumulation_dtype
 
 
 def triangle_size(c: int) -> int:
-    """Elements of the upper triangle, diagonal included, of a C x C matrix: C(C+1)/2."""
+    """Count the elements of the upper triangle, diagonal included, of a C x C matrix: C(C+1)/2."""
     return c * (c + 1) // 2
 
 
 def triangle_order(size: int) -> int:
-    """The C whose triangle has ``size`` elements.
+    """Find the C whose triangle has ``size`` elements.
 
     Raises:
         ValueError: ``size`` is not C(C+1)/2 for any C.
     """
-    size = index(size)  # a compiler with dynamic shapes takes the length of a triangle as a constant here
+    size = index(size)  # from here on a compiler with dynamic shapes takes the length of a triangle for a constant
     c = (isqrt(8 * size + 1) - 1) // 2
     if triangle_size(c) != size:
         raise ValueError(
@@ -30,18 +30,18 @@ def triangle_order(size: int) -> int:
 
 
 def pooled_shape(b: int, c: int, triu: bool) -> tuple[int, ...]:
-    """Shape of a pooled batch: (B, C(C+1)/2) as a triangle, else (B, C, C)."""
+    """Give the shape of a pooled batch: (B, C(C+1)/2) for a triangle, else (B, C, C)."""
     return (b, triangle_size(c)) if triu else (b, c, c)
 
 
 def is_channels_last(x: Tensor) -> bool:
-    """Whether the channels of (B, C, M) features lie next to each other in memory, as in channels_last or tokens."""
+    """Say whether the channels of (B, C, M) features are neighbours in memory, as in channels_last or in tokens."""
     c = x.shape[1]
     return c > 1 and x.stride(1) == 1 and x.stride(2) >= c
 
 
 def empty_gradient(x: Tensor) -> Tensor:
-    """An uninitialised gradient of (B, C, M) features, with the channels where those of ``x`` are in memory."""
+    """Allocate a gradient of (B, C, M) features without values, with channels first or last in memory as in ``x``."""
     b, c, m = x.shape
     if is_channels_last(x):
         return x.new_empty(b, m, c).transpose(1, 2)
@@ -49,20 +49,20 @@ def empty_gradient(x: Tensor) -> Tensor:
 
 
 def empty_scale_gradient(x: Tensor, scale: Tensor | None) -> Tensor:
-    """An uninitialised gradient of the (B, C) scale of (B, C, M) features; (B, 0) in their dtype without a scale."""
+    """Allocate a gradient of the (B, C) scale without values; without a scale, (B, 0) in the dtype of ``x``."""
     b, c, _ = x.shape
     return x.new_empty(b, 0) if scale is None else scale.new_empty(b, c)
 
 
 def empty_iterates(like: Tensor, c: int, n_iter: int, keep: bool) -> Tensor:
-    """Uninitialised iterates of a batch like ``like``: (B, 2N, C, C), or (B, 0, C, C) if not kept.
+    """Allocate iterates without values for the batch of ``like``: (B, 2N, C, C), or (B, 0, C, C) if not kept.
 
-    The samples of one iterate are contiguous in memory, as batched products want them.
+    The samples of one iterate are contiguous in memory, as batched products need them.
     """
     count = 2 * n_iter if keep else 0
     return like.new_empty(count, like.shape[0], c, c, dtype=accumulation_dtype(like.dtype)).transpose(0, 1)
 
 
 def keeps_iterates(tensor: Tensor, wanted: bool, backend: str) -> bool:
-    """Say whether iterates are kept: where time is short and memory is not, by the torch backend on the CPU."""
+    """Say whether iterates are kept: only by the torch backend on the CPU, where time matters more than memory."""
     return wanted and tensor.device.type == "cpu" and backend in ("auto", "torch")

@@ -20,18 +20,18 @@ def covariance_pool(
     precision: str | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    """Population covariance of the channels over all positions, Sigma = (x - mu)(x - mu)^T / M.
+    """Compute the population covariance of the channels over all positions, Sigma = (x - mu)(x - mu)^T / M.
 
-    With a scale s the result is diag(s) Sigma diag(s): element i, j times s_i s_j. DropCov (Wang et al., "DropCov: A
-    Simple yet Effective Method for Improving Deep Architectures", NeurIPS 2022) drops and gates channels before the
-    covariance in this way, with s the gate times the mask.
+    With a scale s the result is diag(s) Sigma diag(s): element i, j is multiplied by s_i s_j. DropCov (Wang et al.,
+    "DropCov: A Simple yet Effective Method for Improving Deep Architectures", NeurIPS 2022) gates and drops channels in
+    this way; there s is the gate times the mask.
 
     Args:
         x: features, as for :func:`fused_gcp`.
         scale: s, (B, C), one number for each channel of each sample, of either sign or zero; float16, bfloat16, float32
-            or float64, not necessarily that of ``x``, any strides. It gets a gradient too, in its own dtype. ``None``
-            for no scaling.
-        channel_dim: where the channels are; not 0.
+            or float64, which need not be the dtype of ``x``; any strides. It gets a gradient too, in its own dtype.
+            ``None`` for no scaling.
+        channel_dim: which dimension has the channels; not 0.
         output: "full" for the symmetric matrix or "triu" for its row-major upper triangle.
         precision: as for :func:`fused_gcp`.
         backend: as for :func:`fused_gcp`.

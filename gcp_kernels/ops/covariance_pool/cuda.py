@@ -1,4 +1,4 @@
-"""covariance_pool: the plain covariance, with an optional scale for each channel, by csrc/kernels/covariance.cuh."""
+"""covariance_pool on the CUDA extension: it allocates the results, and csrc/covariance_pool fills them."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ def covariance_pool(x: Tensor, scale: Tensor | None, triu: bool, precision: str)
 def covariance_pool_backward(
     grad: Tensor, x: Tensor, scale: Tensor | None, centre: Tensor, triu: bool, precision: str
 ) -> tuple[Tensor, Tensor]:
-    """Backward: gradient of the covariance -> that of ``x``, laid out like it, and of the scale, (B, C) or (B, 0).
+    """Backward: gradient of the covariance -> gradient of ``x``, laid out like it, and of the scale, (B, C) or (B, 0).
 
-    It is float32-class in every precision: the one product may cancel, so its operands are always split.
+    It is as exact as float32 in every precision: its only product may cancel, so both operands are always split into
+    two planes.
     """
     grad_x, grad_scale = empty_gradient(x), empty_scale_gradient(x, scale)
     operators("covariance_pool").covariance_pool_backward(

@@ -1,7 +1,7 @@
 """Operators covariance_pool and covariance_pool_backward: population covariance of (B, C, M) features.
 
-The covariance may be scaled by a number for each channel, diag(s) Sigma diag(s) with s of shape (B, C). Without a scale
-its gradient is an empty tensor, (B, 0), since the outputs of an operator are never ``None``.
+The covariance may be scaled by one number for each channel: diag(s) Sigma diag(s) with s of shape (B, C). An operator
+cannot return ``None``, so without a scale its gradient is an empty tensor, (B, 0).
 """
 
 from torch import Tensor
@@ -15,7 +15,7 @@ from ..shapes import empty_gradient, empty_scale_gradient, pooled_shape
 
 
 def _fake(x: Tensor, scale: Tensor | None, triu: bool, precision: str, backend: str) -> tuple[Tensor, Tensor]:
-    """Covariance and centre (B, C)."""
+    """Allocate covariance and centre (B, C)."""
     b, c, _ = x.shape
     return x.new_empty(pooled_shape(b, c, triu)), x.new_empty(b, c, dtype=accumulation_dtype(x.dtype))
 

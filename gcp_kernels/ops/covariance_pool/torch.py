@@ -1,4 +1,4 @@
-"""Plain covariance pooling in batched products."""
+"""covariance_pool in batched products: the covariance, with an optional scale for each channel."""
 
 import torch
 from torch import Tensor
@@ -13,9 +13,10 @@ from ..torch_device.triangle import fold_gradient, triangle_map
 
 
 def covariance_pool(x: Tensor, scale: Tensor | None, triu: bool, precision: str) -> tuple[Tensor, Tensor]:
-    """Forward: (B, C, M) -> covariance (B, C(C+1)/2) or (B, C, C), centre (B, C), see :func:`subtract_mean`.
+    """Forward: (B, C, M), scale (B, C) -> covariance (B, C(C+1)/2) or (B, C, C), centre (B, C).
 
-    A scale (B, C) multiplies the centred features, which multiplies the covariance on both sides.
+    The centre is that of :func:`subtract_mean`. The scale multiplies the centred features, and with them the covariance
+    on both sides.
     """
     b, c, m = x.shape
     dtype = accumulation_dtype(x.dtype)
@@ -34,10 +35,11 @@ def covariance_pool(x: Tensor, scale: Tensor | None, triu: bool, precision: str)
 def covariance_pool_backward(
     grad: Tensor, x: Tensor, scale: Tensor | None, centre: Tensor, triu: bool, precision: str
 ) -> tuple[Tensor, Tensor]:
-    """Backward: gradient of the covariance -> that of ``x``, (B, C, M) laid out like it, and of the scale, (B, C).
+    """Backward: gradient of the covariance -> gradient of ``x``, laid out like it, and of the scale, (B, C) or (B, 0).
 
-    Without a scale H = (G + G^T)(x - mu) / M is the gradient of ``x``, and that of the scale is empty, (B, 0). With one
-    H = (G + G^T) diag(s) (x - mu) / M; the gradients are diag(s) H, and the sum of (x - mu) o H over the positions.
+    Let G be the upstream gradient. Without a scale, the gradient of ``x`` is (G + G^T)(x - mu) / M, and that of the
+    scale is empty, (B, 0). With a scale s, let H = (G + G^T) diag(s) (x - mu) / M. Then the gradient of ``x`` is
+    diag(s) H, and that of s is the sum of (x - mu) o H over the positions.
     """
     b, c, m = x.shape
     dtype = accumulation_dtype(x.dtype)

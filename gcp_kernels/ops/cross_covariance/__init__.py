@@ -11,12 +11,12 @@ from ..override import overridable
 
 @overridable
 def cross_covariance_pool(q: Tensor, k: Tensor) -> Tensor:
-    """Cross-covariance over the tokens, q^T k / N, q and k each less its mean over the N tokens.
+    """Compute the cross-covariance q^T k / N over N tokens, q and k each less its mean over the tokens.
 
-    The second-order pooling of vision transformers (Xie et al., "So-ViT: Mind Visual Tokens for Vision Transformer",
-    2021), of one head or of several at once. Sums are float32 at least; products of float32 follow torch's own setting
-    (``torch.set_float32_matmul_precision``), and those of a backward pass run inside an autocast block, which PyTorch
-    advises against, follow autocast.
+    This is the second-order pooling of vision transformers (Xie et al., "So-ViT: Mind Visual Tokens for Vision
+    Transformer", 2021), of one head or of several at once. Sums are float32 at least. Products of float32 follow the
+    setting of torch (``torch.set_float32_matmul_precision``). If a backward pass runs inside an autocast block, which
+    PyTorch advises against, its products follow autocast.
 
     Args:
         q: (B, N, wq), or (B, h, N, wq) for h heads; float16, bfloat16, float32 or float64, any strides.
@@ -56,20 +56,20 @@ def cross_covariance_pool(q: Tensor, k: Tensor) -> Tensor:
 def singular_value_power(m: Tensor, start: Tensor, alpha: float = 0.5) -> Tensor:
     """Raise the largest singular value to a power and divide the others accordingly, after one power iteration.
 
-    With v0 the start vector, u = m v0 / |m v0|, s = |m^T u| and v = m^T u / s approximate the largest singular value
-    and its vectors, and the result is (Xie et al., So-ViT, 2021)
+    Let v0 be the start vector. Then s = |m^T u|, with u = m v0 / |m v0| and v = m^T u / s, approximates the largest
+    singular value, and u and v its vectors. The result is (Xie et al., So-ViT, 2021)
 
         s^alpha u v^T + (m - s u v^T) / (s^(1 - alpha) + 1e-5).
 
-    The gradient is the exact one of this formula, with respect to the start vector too, which a layer learns: u, s and
-    v are functions of both. Computed in float32 at least. Where m v0 = 0, for a zero matrix above all, the result is
-    zeros, and so is the gradient.
+    The gradient is the exact one of this formula. It exists for the start vector too, which a layer learns, because u,
+    s and v are functions of both arguments. Computed in float32 at least. Where m v0 = 0, as for a zero matrix, the
+    result is zeros, and so is the gradient.
 
     Args:
         m: (..., wq, wk), float16, bfloat16, float32 or float64, any strides.
         start: v0, (..., wk) with leading dimensions that broadcast to those of ``m``, such as (wk,), or (h, wk) for
-            heads (B, h, wq, wk). Its length has no effect. On the device of ``m``, of any of the dtypes, in which its
-            gradient is too.
+            heads (B, h, wq, wk). Its length has no effect. It is on the device of ``m``, and has any of the dtypes; its
+            gradient has the same.
         alpha: the power, above 0 and at most 1.
 
     Returns:
@@ -99,7 +99,7 @@ def singular_value_power(m: Tensor, start: Tensor, alpha: float = 0.5) -> Tensor
 
 
 def _expands(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:
-    """Whether a tensor of ``shape``, whose last size must be that of ``target``, can be expanded to ``target``."""
+    """Say whether a tensor of ``shape``, whose last size must be that of ``target``, can be expanded to ``target``."""
     return (
         len(shape) <= len(target)
         and shape[-1] == target[-1]

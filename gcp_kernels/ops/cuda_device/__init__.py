@@ -1,1 +1,1 @@
-"""What operations share of the CUDA C++ extension: loading it, and what it can run."""
+"""What operations share of the CUDA C++ extension: how it is loaded, and what it can run."""

@@ -1,19 +1,20 @@
-"""The CUDA C++ backend: pooling of a sample within one CTA, from the compiled extension ``gcp_kernels._C``.
+"""The CUDA C++ backend, from the compiled extension ``gcp_kernels._C``: one thread block pools one sample.
 
-iSQRT-COV pooling and plain covariances of up to 256 channels, forward and backward, each in one launch, with every
-matrix of the sample in shared memory where that is large enough; and ``triu_vec`` and ``triu_unvec`` of any size.
+It serves iSQRT-COV pooling and plain covariances of up to 256 channels, forward and backward, each in one launch. Every
+matrix of the sample is in shared memory where that is large enough. It also serves ``triu_vec`` and ``triu_unvec`` of
+any size.
 
 Before a CUDA graph is captured, call once what it will contain, forward and backward, with the same number of channels,
-dtype and precision: the first call of a kernel loads its code, which must not happen during a capture.
+dtype and precision. The first call of a kernel loads its code, which must not happen during a capture.
 
-Matrices that do not fit are streamed from slabs, memory that each call takes from torch's allocator. In torch's
-deterministic mode (``torch.use_deterministic_algorithms(True)``) torch fills them with NaN each time, as it does with
-every fresh tensor, up to 92 MB on an H100; ``torch.utils.deterministic.fill_uninitialized_memory = False`` spares that.
-The kernels need neither: two runs give the same bits.
+Matrices that do not fit are streamed from slabs: memory that each call takes from torch's allocator. In torch's
+deterministic mode (``torch.use_deterministic_algorithms(True)``) torch fills fresh memory with NaN, so each call then
+writes up to 92 MB on an H100. ``torch.utils.deterministic.fill_uninitialized_memory = False`` avoids that. The kernels
+need neither setting: two runs give the same bits.
 
-It compiles, imports and, under a CPU emulation of the kernels, computes the right values; it has not run on
-a GPU yet. The extension is optional (see ``GCP_KERNELS_CUDA`` in setup.py), and importing this module never
-needs it: it is loaded when an operation is first asked for, and :func:`why_not` says why it cannot be.
+The backend compiles, imports and, under a CPU emulation of the kernels, computes the right values. It has not run on a
+GPU yet. The extension is optional (see ``GCP_KERNELS_CUDA`` in setup.py). Importing this module never needs it: it is
+loaded when an operation first asks for it, and :func:`why_not` says why it cannot be.
 """
 
 from __future__ import annotations
@@ -33,14 +34,14 @@ DTYPES = {
 }
 OPERATIONS = tuple(DTYPES)
 
-# As in csrc/kernels/layout.h, where positions are 32-bit.
+# As in csrc/policy.h: the kernels count positions in 32 bits.
 MOST_POSITIONS = 2**30
 
 
 def why_not(operation: str, tensor: torch.Tensor, precision: str = "default") -> str | None:
-    """Why this backend cannot run ``operation`` on ``tensor``, a sentence fragment, or ``None``: it can.
+    """Say why this backend cannot run ``operation`` on ``tensor``, as a sentence fragment; ``None`` means that it can.
 
-    The precision decides how much shared memory a sample takes. Covariances take the same in both.
+    The precision decides how much shared memory a sample takes. A plain covariance takes the same in both.
     """
     if operation not in OPERATIONS:
         return f"{operation} has no CUDA kernel in this version"
@@ -61,7 +62,7 @@ def why_not(operation: str, tensor: torch.Tensor, precision: str = "default") ->
 
 
 def status() -> str:
-    """One line for ``python -m gcp_kernels info``: available or not, and why."""
+    """Say in one line, for ``python -m gcp_kernels info``, what it serves here, or why nothing."""
     if (reason := why_not_loaded()) is not None:
         return f"unavailable: {reason}"
     return f"loaded (built with {build_detail()}); serves {', '.join(OPERATIONS)}; not yet run on a GPU"

@@ -1,4 +1,4 @@
-"""Loading the compiled extension, once, and the reason where that is impossible."""
+"""Load the compiled extension, once, or give the reason why that is impossible."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["build_detail", "operators", "why_not_device", "why_not_loaded", "why
 
 @functools.cache
 def why_not_loaded() -> str | None:
-    """Loads ``gcp_kernels._C``, which registers ``torch.ops.gcp_kernels_cuda``; why that failed, if it did."""
+    """Load ``gcp_kernels._C``, which registers ``torch.ops.gcp_kernels_cuda``; return why that failed, if it did."""
     try:
         build = importlib.import_module("gcp_kernels._build_info")
     except ModuleNotFoundError:
@@ -32,20 +32,22 @@ def why_not_loaded() -> str | None:
 
 @functools.cache
 def why_not_device(index: int) -> str | None:
-    """Why CUDA device ``index`` cannot run the loaded extension's code (an old driver, another architecture)."""
+    """Say why CUDA device ``index`` cannot run the loaded extension's code: an old driver, or another architecture."""
     error = torch.ops.gcp_kernels_cuda.device_error(index)
     return f"the extension (built with {build_detail()}) cannot run on cuda:{index}: {error}" if error else None
 
 
 @functools.cache
 def why_not_size(channels: int, planes: int, index: int) -> str | None:
-    """Why the pooling of so many channels, each matrix in ``planes`` planes, does not fit on CUDA device ``index``."""
+    """Say why pooling so many channels, each matrix in ``planes`` planes, does not fit on CUDA device ``index``."""
     limit = torch.ops.gcp_kernels_cuda.shared_memory_limit(index)
     return torch.ops.gcp_kernels_cuda.pooling_error(channels, planes, limit) or None
 
 
 def operators(operation: str) -> Any:
-    """The extension's own operators, for ``operation``: below autograd, and without a check of who may call them.
+    """Return the extension's own operators, ``torch.ops.gcp_kernels_cuda``, for ``operation``.
+
+    They are not differentiable, and do not check who calls them.
 
     Raises:
         RuntimeError: the extension cannot be loaded.
@@ -56,7 +58,7 @@ def operators(operation: str) -> Any:
 
 
 def build_detail() -> str:
-    """What the extension was built with, or why it was not built; empty in a tree that was never built."""
+    """Say what the extension was built with, or why it was not built; empty in a tree that was never built."""
     try:
         return str(importlib.import_module("gcp_kernels._build_info").DETAIL)
     except ModuleNotFoundError:

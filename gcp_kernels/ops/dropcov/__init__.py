@@ -1,4 +1,4 @@
-"""DropCov: channels gated and dropped before their covariance, with the probability found and used on the device."""
+"""DropCov: channels are gated and dropped before their covariance; the drop probability never leaves the device."""
 
 import math
 
@@ -29,7 +29,7 @@ def dropcov(
     precision: str | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    """DropCov pooling: the covariance of the channels, in training with channels gated and dropped adaptively.
+    """Pool features by DropCov: the covariance of the channels; in training, channels are gated and dropped first.
 
     In training (Wang et al., "DropCov: A Simple yet Effective Method for Improving Deep Architectures", NeurIPS 2022,
     and its published code), with mu and Sigma the mean and the population covariance of the C channels,
@@ -41,7 +41,7 @@ def dropcov(
 
     No gradient goes through p. In evaluation the result is Sigma, without gate or mask.
 
-    There is one covariance, and p stays on the device: no step waits for it, so that a CUDA graph can hold the whole.
+    Only one covariance is computed, and p stays on the device. No step waits for it, so a CUDA graph can hold them all.
 
     Args:
         x: features, (B, C, *spatial) or, with ``channel_dim=-1``, tokens (B, N, C); float16, bfloat16, float32 or
@@ -49,23 +49,24 @@ def dropcov(
         gate_weight: kernel of the convolution along the channels, (1, 1, k) with k odd, zero padding and no bias;
             float16, bfloat16, float32 or float64. It gets a gradient in training and is not used in evaluation.
         training: whether to gate and drop.
-        generator: what the mask is drawn from; on the device of ``x``. ``None`` is torch's default, which
-            :func:`torch.manual_seed` seeds and which alone :func:`torch.compile` can trace. Not used in evaluation.
-        mask: (B, C), bool, true for the channels that are kept, instead of a mask that is drawn. p is found, and kept
-            channels are multiplied by 1 / (1 - p), all the same. Not used in evaluation.
-        channel_dim: where the channels are; not 0.
+        generator: draws the mask; on the device of ``x``. ``None`` is torch's default, which
+            :func:`torch.manual_seed` seeds. It is the only one that :func:`torch.compile` can trace. Not used in
+            evaluation.
+        mask: (B, C), bool, true for the channels that are kept, instead of a mask that is drawn. p is found all the
+            same, and kept channels are multiplied by 1 / (1 - p). Not used in evaluation.
+        channel_dim: which dimension has the channels; not 0.
         output: "triu" for the row-major upper triangle, diagonal included, or "full" for the symmetric matrix.
         precision: of the covariance, as for :func:`fused_gcp`. Gate and p are computed in float32 (float64 for
             float64), whatever torch's matrix products are allowed.
         backend: of the covariance, as for :func:`fused_gcp`; "reference" takes all of :mod:`gcp_kernels.reference`.
 
     Returns:
-        (B, C(C+1)/2) or (B, C, C), in the dtype of ``x``; zeros where p = 1. A constant sample, or one of one position,
-        gives zeros, and counts as cos = 0.
+        (B, C(C+1)/2) or (B, C, C), in the dtype of ``x``; zeros where p = 1. A sample that is constant, or has one
+        position, gives zeros, and its cosine counts as 0.
 
-        r is a mean over the batch, as published, so in training the samples of a batch are not independent: NaN or
-        infinity in one sample makes p, and with it every sample, NaN. Under data parallelism the batch is that of one
-        process, and p differs between processes. An empty batch gives an empty result.
+        As published, r is a mean over the batch, so in training the samples of a batch are not independent: NaN or
+        infinity in one sample makes p NaN, and so every sample. Under data parallelism each process has its own batch
+        and its own p. An empty batch gives an empty result.
 
     Raises:
         TypeError: ``x`` or ``gate_weight`` is not a tensor of one of the dtypes, ``mask`` not one of bools,
@@ -104,50 +105,52 @@ def dropcov(
     weight = channel_weight(features, gate_weight)
     p = drop_probability(features, weight)
     if mask is None:
-        # Not torch.rand, which compilers cannot trace with a generator for sizes that are not fixed.
+        # torch.rand would be shorter, but compilers cannot trace it with a generator for sizes that are not fixed.
         mask = torch.empty_like(weight, requires_grad=False).uniform_(generator=generator) >= p
     if takes_reference(backend):
         cov = run_reference(reference.dropcov, features, gate_weight, mask)
         return reference.triu_vec(cov) if triu else cov
-    # At p = 1 nothing is kept, and 1 / (1 - p) is not a number to multiply zeros by. NaN must stay NaN.
+    # At p = 1 nothing is kept, and 1 / (1 - p) is infinite: times zero it would be NaN. A p of NaN must stay NaN.
     kept = mask * (1 / (1 - p)).masked_fill(p == 1, 0)
     # Gate and mask go into the covariance as its scale: no second copy of the features, and no matrix but the triangle
-    # that is returned. One full covariance, which would give s as a product with it, scaled element by element takes
-    # longer; forward and backward on one and on two CPU cores, in units of this (python -m benchmarks.dropcov):
-    # (16, 256, 14x14) 1.4, 1.3; (64, 256, 7x7) 2.3, 2.7; (16, 128, 7x7) 1.7, 1.3; (4, 64, 7x7) 1.1, 1.0; and only where
-    # positions outnumber channels by far less, (8, 256, 28x28) 0.9, 0.8; and it keeps full matrices for backward.
+    # that is returned. The other way is one full covariance, from which s follows by a product, scaled element by
+    # element. It takes longer, and keeps full matrices for the backward pass. Its time for forward and backward over
+    # that of this way, on one and on two CPU cores (python -m benchmarks.dropcov): (16, 256, 14x14) 1.4, 1.3;
+    # (64, 256, 7x7) 2.3, 2.7; (16, 128, 7x7) 1.7, 1.3; (4, 64, 7x7) 1.1, 1.0; and less only where positions outnumber
+    # channels by far, (8, 256, 28x28) 0.9, 0.8.
     return covariance.covariance_pool(features, kept * (1 + weight), triu, precision, backend)[0]
 
 
 def channel_weight(features: Tensor, gate_weight: Tensor) -> Tensor:
-    """w, the gate less 1, of features (B, C, M): shape (B, C), float32 at least, with gradient."""
+    """Compute w, the gate less 1, of features (B, C, M): shape (B, C), float32 at least, with gradient."""
     dtype = accumulation_dtype(features.dtype)
     size = gate_weight.shape[-1]
-    # A sum and a division, because the gradient of a mean is written out for every position before it is added.
+    # A sum and a division instead of a mean: torch writes out the gradient of a mean for every position.
     means = features.sum(dim=-1, dtype=dtype) / features.shape[-1]
-    # The convolution is written as a sum: cuDNN would round a float32 one to TF32, which torch allows by default, and
-    # need not give the same gradient twice.
+    # The convolution is written as a sum. cuDNN would round a float32 one to TF32, which torch allows by default, and
+    # might give another gradient in a second run.
     padded = functional.pad(means, (size // 2, size // 2))
-    # Not unfold, whose backward pass torch.vmap has to take sample by sample.
+    # Slices instead of unfold, whose backward pass torch.vmap has to run sample by sample.
     windows = torch.stack([padded[:, i : i + means.shape[1]] for i in range(size)], dim=-1)
     return (windows * gate_weight.to(dtype).view(size)).sum(-1).softmax(-1)
 
 
 def drop_probability(features: Tensor, weight: Tensor) -> Tensor:
-    """p for features (B, C, M) with the :func:`channel_weight` (B, C): a tensor of shape (1,), without gradient.
+    """Compute p for features (B, C, M) with the :func:`channel_weight` (B, C): a tensor (1,), without gradient.
 
     Sigma g is (x - mu) ((x - mu)^T g) / M: two products of a matrix and a vector, and no covariance. They are written
     as sums so that they stay float32 where torch is allowed TF32 or bfloat16 in matrix products.
     """
     b, c, _ = features.shape
-    features, weight = features.detach(), weight.detach()  # not no_grad, which tangents of forward mode pass through
-    # Less the first position before the mean, as the covariance itself: a constant sample is then exactly zero.
+    # detach and not no_grad, because tangents of forward mode pass through no_grad.
+    features, weight = features.detach(), weight.detach()
+    # The first position is subtracted before the mean, as in the covariance: a constant sample is then exactly zero.
     centred = features.to(weight.dtype) - features[..., :1].to(weight.dtype)
     gated = centred.sub_(centred.mean(dim=-1, keepdim=True)) * (1 + weight[..., None])
-    # M s / C, whose cosine is that of s. A mean over the channels, so that it is within what the covariance sums.
+    # This is M s / C, which has the cosine of s. The mean over the channels keeps it in the range of the covariance.
     row_sums = gated.mul_(gated.mean(dim=1, keepdim=True)).sum(dim=-1)
-    # The cosine takes squares, which would vanish or overflow for features that are fine otherwise. Scaled, the sums
-    # have an element of size 1 and so a length of at least 1, or they are zero and so is their cosine.
+    # The cosine takes squares, which could vanish or overflow for features that are otherwise fine. Divided by the
+    # largest, the sums have an element of size 1, so a length of at least 1. Or they are zero, and so is their cosine.
     largest = row_sums.abs().amax(dim=-1, keepdim=True)
     s = row_sums / largest.masked_fill(largest == 0, 1)
     cosine = (weight * s).sum(-1) / (weight.norm(dim=-1) * s.norm(dim=-1).clamp_min(1))

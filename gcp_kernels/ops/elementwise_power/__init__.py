@@ -11,10 +11,11 @@ from ..override import overridable
 
 @overridable
 def elementwise_power(v: Tensor) -> Tensor:
-    """sign(s) sqrt(|s| + 1e-8) of each element, then division of the vector by its L2 norm.
+    """Take sign(s) sqrt(|s| + 1e-8) of each element s, then divide the vector by its L2 norm.
 
-    The normalisation of improved bilinear pooling (Lin and Maji, BMVC 2017), for pooled vectors. Computed in
-    float32 at least, where 1e-8 is not zero. An element of zero stays zero, with zero gradient, as does a whole vector.
+    This is the normalisation of improved bilinear pooling (Lin and Maji, BMVC 2017), for pooled vectors. It is computed
+    in float32 at least, where 1e-8 is not zero. An element of zero stays zero, with zero gradient; so does a vector of
+    zeros.
 
     Args:
         v: (..., D), float16, bfloat16, float32 or float64, any strides.

@@ -20,7 +20,7 @@ def fused_gcp(
     precision: str | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    """iSQRT-COV pooling: the covariance of the channels, its Newton-Schulz square root, and its upper triangle.
+    """Pool features by iSQRT-COV: the covariance of the channels, its Newton-Schulz square root, its upper triangle.
 
     With mu and Sigma the mean and the population covariance over all M positions and t the trace of Sigma, the result
     is sqrt(t) Y_N, where Y_N is the N-th Newton-Schulz iterate for Sigma / t (Li et al., CVPR 2018, equations 2 to 5).
@@ -30,26 +30,26 @@ def fused_gcp(
         x: features, (B, C, *spatial) or, with ``channel_dim=-1``, tokens (B, N, C); float16, bfloat16, float32 or
             float64, any strides. Never changed.
         n_iter: N, at least 1.
-        channel_dim: where the channels are; not 0.
+        channel_dim: which dimension has the channels; not 0.
         output: "triu" for the row-major upper triangle, diagonal included (the order of published checkpoints), or
             "full" for the symmetric matrix.
         precision: "fast" (float16 or TF32 products, relative error about 7e-4), "high" (float32-class products, below
             5e-6 for up to 6 iterations, 5 on the CUDA backend), or ``None``: "high" for float32 unless torch is allowed
             TF32, "fast" for half precision. Statistics and sums are always float32; float64 is always float64
-            throughout. Each iteration more than doubles what rounding leaves where the covariance is singular: for
-            many of them give float64.
-        backend: "torch", "triton" or "cuda" to force one, "reference" for plain autograd of
-            :mod:`gcp_kernels.reference`, "auto" or ``None`` for the first that can.
+            throughout. Where the covariance is singular, each iteration more than doubles what rounding left in its
+            null space: give float64 for many iterations.
+        backend: "torch", "triton" or "cuda" to force one; "reference" for plain autograd of
+            :mod:`gcp_kernels.reference`; "auto" or ``None`` for the first backend that can run this.
 
     Returns:
         (B, C(C+1)/2) or (B, C, C), in the dtype of ``x``. A sample whose features are constant, or that has one
-        position, gives zeros with zero gradient; NaN or infinity stays within its sample. Squared deviations, and their
-        sum over the sample, must be in the range of float32 (float64 for float64): above it NaN, below it digits are
-        lost, then it counts as zero.
+        position, gives zeros with zero gradient. NaN or infinity stays within its sample. Squared deviations, and their
+        sum over the sample, must be in the range of float32 (float64 for float64): above that range the sample gives
+        NaN, below it digits are lost until it counts as constant.
 
     Raises:
         TypeError: ``x`` is not a tensor of one of the dtypes; ``n_iter`` or ``channel_dim`` is not an int.
-        ValueError: a shape without channels or positions, or an option outside what is listed here.
+        ValueError: a shape without channels or positions, or an option that is not listed here.
         RuntimeError: the backend asked for cannot run this.
 
     Example:

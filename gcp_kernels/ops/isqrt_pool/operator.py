@@ -13,7 +13,7 @@ from ..shapes import empty_gradient, empty_iterates, keeps_iterates, pooled_shap
 def _fake(
     x: Tensor, n_iter: int, triu: bool, keep_iterates: bool, precision: str, backend: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Pooled features, centre (B, C), trace (B,), and iterates if they are kept."""
+    """Allocate pooled features, centre (B, C), trace (B,), and iterates, none if they are not kept."""
     b, c, _ = x.shape
     dtype = accumulation_dtype(x.dtype)
     return (

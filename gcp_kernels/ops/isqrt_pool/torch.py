@@ -1,4 +1,4 @@
-"""iSQRT-COV pooling, (B, C, M) -> sqrt(t) Y_N of the covariance, one chunk of the batch at a time."""
+"""isqrt_pool in batched products: (B, C, M) -> sqrt(t) Y_N of the covariance, one slice of the batch after another."""
 
 import torch
 from torch import Tensor
@@ -20,8 +20,8 @@ def isqrt_pool(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Forward: (B, C, M) -> pooled (B, C(C+1)/2) or (B, C, C), centre (B, C), trace (B,), iterates.
 
-    The centre is the mean less the first position, see :func:`subtract_mean`. The iterates are (B, 2N, C, C), or
-    (B, 0, C, C) if not kept.
+    The centre is the mean less the first position (see :func:`subtract_mean`). The iterates are (B, 2N, C, C), or
+    (B, 0, C, C) if they are not kept.
     """
     b, c, m = x.shape
     dtype = accumulation_dtype(x.dtype)

@@ -12,26 +12,27 @@ from . import operator
 
 @overridable
 def matrix_power(cov: Tensor, alpha: float = 0.5, *, backend: str | None = None) -> Tensor:
-    """U diag(l^alpha) U^T for cov = U diag(l) U^T: exact MPN-COV, without trace normalisation.
+    """Raise matrices to a power: U diag(l^alpha) U^T for cov = U diag(l) U^T. This is exact MPN-COV.
 
-    Li et al., "Is Second-order Information Helpful for Large-scale Visual Recognition?", ICCV 2017. An
-    eigen-decomposition, so slower than :func:`newton_schulz_sqrt`, and for alpha = 1/2 what that tends to. It is
-    computed in float32 at least, without TF32; on a GPU it waits for the device, and cannot be captured in a graph.
+    Li et al., "Is Second-order Information Helpful for Large-scale Visual Recognition?", ICCV 2017; there is no
+    normalisation by the trace. It takes an eigen-decomposition, so it is slower than :func:`newton_schulz_sqrt`, which
+    tends to the same result for alpha = 1/2. It is computed in float32 at least, without TF32. On a GPU it waits for
+    the device, and cannot be captured in a graph.
 
-    The gradient is that of the Daleckii-Krein formula, with divided differences (l_i^alpha - l_j^alpha) / (l_i - l_j)
-    in a form in which nothing cancels, and finite for equal and zero eigenvalues. Two zero eigenvalues and alpha < 1,
-    where the derivative is infinite, contribute nothing, as in a pseudo-inverse. With respect to features whose
-    covariance is singular because they have no more positions than channels, the gradient is then exact, and so is the
-    second; only a change that raises the rank of ``cov`` is not seen. Third and higher derivatives go through those of
-    the eigenvectors: they want distinct eigenvalues, and are NaN for equal ones.
+    The gradient is the Daleckii-Krein formula. Its divided differences (l_i^alpha - l_j^alpha) / (l_i - l_j) are
+    written so that nothing cancels, and are finite for equal and for zero eigenvalues. For two zero eigenvalues and
+    alpha < 1 the derivative is infinite; such a pair contributes nothing, as in a pseudo-inverse. Features with no
+    more positions than channels have a singular covariance; with respect to them the first and the second gradient are
+    then exact. Only a change that raises the rank of ``cov`` is not seen. Third and higher derivatives go through
+    those of the eigenvectors: they want distinct eigenvalues, and are NaN for equal ones.
 
     Args:
         cov: (B, C, C), float16, bfloat16, float32 or float64, any strides, symmetric positive semi-definite: only the
-            symmetric part is used, and eigenvalues below zero, or up to 10 units of rounding of the largest (1.2e-6 of
-            it in float32), count as zero. Half precision is converted first: its own rounding is 1000 times that, and a
-            singular covariance is better given in float32.
-        alpha: the power, above 0. At 0 and below, which are not allowed, a singular matrix has none.
-        backend: "torch", or ``None`` or "auto", which take it; "reference" for :mod:`gcp_kernels.reference`.
+            symmetric part is used. Eigenvalues below zero, or up to 10 units of rounding of the largest (1.2e-6 of it
+            in float32), count as zero. Half precision is converted first; its own rounding is 1000 times that, so give
+            a singular covariance in float32.
+        alpha: the power, above 0. For 0 and below, a singular matrix has no power.
+        backend: "torch"; ``None`` or "auto", which choose it; or "reference" for :mod:`gcp_kernels.reference`.
 
     Returns:
         (B, C, C), in the dtype of ``cov``. NaN or infinity stays within its sample.
@@ -57,16 +58,16 @@ def matrix_power(cov: Tensor, alpha: float = 0.5, *, backend: str | None = None)
 
 @overridable
 def matrix_log(cov: Tensor, eps: float = 1e-3, *, backend: str | None = None) -> Tensor:
-    """U diag(log(l + eps)) U^T for cov = U diag(l) U^T: the logarithm of cov + eps I, for log-Euclidean pooling.
+    """Take the logarithm of cov + eps I: U diag(log(l + eps)) U^T for cov = U diag(l) U^T, for log-Euclidean pooling.
 
-    Ionescu et al., "Matrix Backpropagation for Deep Networks with Structured Layers", ICCV 2015. Computed, and
-    differentiated, as :func:`matrix_power` is; here every divided difference is finite, 1 / eps for two zero
+    Ionescu et al., "Matrix Backpropagation for Deep Networks with Structured Layers", ICCV 2015. It is computed and
+    differentiated as :func:`matrix_power` is. Here every divided difference is finite; it is 1 / eps for two zero
     eigenvalues.
 
     Args:
         cov: as for :func:`matrix_power`.
-        eps: added to the eigenvalues, above 0: in the unit of ``cov``, so choose it by the scale of your features. The
-            logarithm of a singular matrix without it is infinite.
+        eps: added to the eigenvalues, above 0. It has the unit of ``cov``, so choose it by the scale of your features.
+            Without it the logarithm of a singular matrix is infinite.
         backend: as for :func:`matrix_power`.
 
     Returns:

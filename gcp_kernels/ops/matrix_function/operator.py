@@ -1,7 +1,7 @@
 """Operators matrix_power and matrix_log with their backward passes: functions of the eigenvalues of (B, C, C) matrices.
 
-The eigenvalues that are kept for the backward pass are those that the function was applied to, after small ones were
-taken as zero and, for the logarithm, eps was added.
+The backward pass gets the eigenvalues to which the function was applied: small ones are zero already and, for the
+logarithm, eps is added.
 """
 
 from torch import Tensor
@@ -14,7 +14,7 @@ from ..library import declare
 
 
 def _outputs(cov: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Result, eigenvalues (B, C) and eigenvectors (B, C, C)."""
+    """Allocate result, eigenvalues (B, C) and eigenvectors (B, C, C)."""
     b, c, _ = cov.shape
     dtype = accumulation_dtype(cov.dtype)
     return cov.new_empty(b, c, c), cov.new_empty(b, c, dtype=dtype), cov.new_empty(b, c, c, dtype=dtype)

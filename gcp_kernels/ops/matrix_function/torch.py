@@ -1,7 +1,7 @@
-"""Functions of symmetric matrices by their eigenvalues: powers and the logarithm, exact, with their derivatives.
+"""matrix_power and matrix_log by an eigen-decomposition: exact, with their derivatives.
 
-Both take (B, C, C) matrices and return f(Sigma) = U diag(f(l)) U^T with the eigenvalues l and the eigenvectors U that
-the backward pass needs. Everything is computed in the accumulation dtype, products without TF32.
+Both take (B, C, C) matrices and return f(Sigma) = U diag(f(l)) U^T, with the eigenvalues l and the eigenvectors U that
+the backward pass needs. Everything is computed in the accumulation dtype, and no product uses TF32.
 """
 
 import torch
@@ -14,7 +14,7 @@ from ..torch_device.products import matmul_precision
 
 
 def matrix_power(cov: Tensor, alpha: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Forward: power (B, C, C), eigenvalues (B, C), eigenvectors (B, C, C)."""
+    """Forward: (B, C, C) -> power (B, C, C), eigenvalues (B, C), eigenvectors (B, C, C)."""
     eigenvalues, eigenvectors = decompose(cov)
     return compose(eigenvalues.pow(alpha), eigenvectors, cov), eigenvalues, eigenvectors
 
@@ -32,7 +32,7 @@ def matrix_power_backward(grad: Tensor, cov: Tensor, eigenvalues: Tensor, eigenv
 
 
 def matrix_log(cov: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Forward: logarithm of cov + eps I, its eigenvalues and eigenvectors."""
+    """Forward: (B, C, C) -> logarithm of cov + eps I (B, C, C), its eigenvalues (B, C) and eigenvectors (B, C, C)."""
     eigenvalues, eigenvectors = decompose(cov)
     eigenvalues += eps
     return compose(eigenvalues.log(), eigenvectors, cov), eigenvalues, eigenvectors
@@ -46,9 +46,10 @@ def matrix_log_backward(grad: Tensor, cov: Tensor, eigenvalues: Tensor, eigenvec
 
 
 def decompose(cov: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues, ascending and none negative, and eigenvectors of the symmetric part of (B, C, C) matrices.
+    """Find the eigenvalues, ascending and none negative, and eigenvectors of the symmetric part of (B, C, C) matrices.
 
-    A matrix with NaN or infinity, for which the decomposition of the whole batch would raise, has NaN eigenvalues.
+    A matrix with NaN or infinity gets NaN eigenvalues. Given to the decomposition, it would make that of the whole
+    batch raise.
     """
     matrix = cov.to(accumulation_dtype(cov.dtype))
     matrix = (matrix + matrix.mT).mul_(0.5)
@@ -60,15 +61,18 @@ def decompose(cov: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def compose(values: Tensor, eigenvectors: Tensor, like: Tensor) -> Tensor:
-    """U diag(values) U^T, (B, C, C), in the dtype of ``like``, the matrices under the operator."""
+    """Compute U diag(values) U^T, (B, C, C), in the dtype of ``like``, the matrices that the operator was given."""
     with matmul_precision(like.device, like.dtype, "high"):
         return torch.bmm(eigenvectors * values[:, None, :], eigenvectors.mT).to(like.dtype)
 
 
 def pairs(eigenvalues: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of each two eigenvalues the larger, the ratio to it of the smaller, and whether the ratio is 1; (B, C, C) each.
+    """Compare the eigenvalues in pairs: the larger, the smaller over the larger, and whether that ratio is 1.
 
-    Two zero eigenvalues have ratio 0. Where the ratio is 1, what is made of it is to be replaced by its limit.
+    Two zero eigenvalues have ratio 0. Where the ratio is 1, formulas that divide by 1 less the ratio need their limit.
+
+    Returns:
+        Three tensors, each (B, C, C).
     """
     left, right = eigenvalues[:, :, None], eigenvalues[:, None, :]
     high = torch.maximum(left, right)
@@ -77,10 +81,10 @@ def pairs(eigenvalues: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def rotate(differences: Tensor, eigenvectors: Tensor, grad: Tensor, cov: Tensor) -> Tensor:
-    """U (differences o U^T G U) U^T for the symmetric part G of the gradient, (B, C, C), in the dtype of ``cov``.
+    """Compute U (differences o U^T G U) U^T, (B, C, C), in the dtype of ``cov``; G is the symmetric part of ``grad``.
 
-    With divided differences it is the Frechet derivative of f in the direction G (Daleckii and Krein), which is its
-    own adjoint.
+    With divided differences this is the Frechet derivative of f in the direction G (Daleckii and Krein). As a map of G
+    it is its own adjoint.
     """
     grad = grad.to(eigenvectors.dtype)
     symmetric = (grad + grad.mT).mul_(0.5)

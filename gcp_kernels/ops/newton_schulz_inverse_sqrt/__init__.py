@@ -14,14 +14,14 @@ from . import operator
 def newton_schulz_inverse_sqrt(
     cov: Tensor, n_iter: int = 5, eps: float = 1e-2, *, precision: str | None = None, backend: str | None = None
 ) -> Tensor:
-    """Approximate inverse square root of cov + eps I by Newton-Schulz iterations, for ZCA whitening.
+    """Approximate the inverse square root of cov + eps I by Newton-Schulz iterations, for ZCA whitening.
 
-    The iteration of :func:`newton_schulz_sqrt` on (cov + eps I) / t, t being the trace, has a second limit: Z_N tends
-    to the inverse square root (Higham, "Functions of Matrices", SIAM 2008, equation 6.35), and the result is
-    Z_N / sqrt(t). No eigenvalue of Z_N exceeds 1.5^N, and few iterations are far from the limit: for covariances of
+    The iteration of :func:`newton_schulz_sqrt` on (cov + eps I) / t, where t is the trace, has a second limit: Z_N
+    tends to the inverse square root (Higham, "Functions of Matrices", SIAM 2008, equation 6.35). The result is
+    Z_N / sqrt(t). No eigenvalue of Z_N exceeds 1.5^N, so a few iterations are far from the limit. For covariances of
     rectified normal features of 14x14 positions and eps 1e-2, five are off by 89 % at 256 channels and 40 % at 64
-    (relative Frobenius norm), seven by 78 % and 10 %, ten by 41 % and 2e-5. Kept for the backward pass are ``cov`` and
-    its traces.
+    (relative Frobenius norm), seven by 78 % and 10 %, ten by 41 % and 2e-5. Only ``cov`` and its traces are kept for
+    the backward pass.
 
     Args:
         cov: (B, C, C), as for :func:`newton_schulz_sqrt`.
@@ -36,7 +36,7 @@ def newton_schulz_inverse_sqrt(
 
     Raises:
         TypeError: ``cov`` is not a floating-point tensor; ``n_iter`` is not an int, or ``eps`` not a number.
-        ValueError: ``cov`` is not (B, C, C), or an option is outside what is allowed.
+        ValueError: ``cov`` is not (B, C, C), or an option is not allowed.
         RuntimeError: the backend asked for cannot run this.
 
     Example:

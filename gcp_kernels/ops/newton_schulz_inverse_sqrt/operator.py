@@ -10,7 +10,7 @@ from ..library import declare
 
 
 def _fake(cov: Tensor, n_iter: int, eps: float, precision: str, backend: str) -> tuple[Tensor, Tensor]:
-    """Inverse root and trace (B,)."""
+    """Allocate inverse root and trace (B,)."""
     b, c, _ = cov.shape
     return cov.new_empty(b, c, c), cov.new_empty(b, dtype=accumulation_dtype(cov.dtype))
 

@@ -1,11 +1,11 @@
-"""Newton-Schulz inverse square root: the factor Z that the square root does without, and its derivative.
+"""newton_schulz_inverse_sqrt in batched products: the factor Z, which the square root does without, and its derivative.
 
-With W = Z Y, as in iteration.py, Z is the product of all T = (3 I - W) / 2:
+With W = Z Y, as in torch_device/iteration.py, Z is the product of all T = (3 I - W) / 2:
 
     Z <- Z T = 3/2 Z - 1/2 Z W;    W <- W T T = 9/4 W - 3/2 W^2 + 1/4 W^3
 
-in 3 N - 3 products. All matrices are polynomials of A, so the backward pass is the tangent of the same steps. It makes
-the iterates again as it goes, so that nothing is kept between the passes but the input and its trace.
+in 3 N - 3 products. All matrices are polynomials of A, so the backward pass is the tangent of the same steps. It
+computes the iterates again as it goes, so only the input and its trace are kept between the passes.
 """
 
 import torch
@@ -40,8 +40,8 @@ def newton_schulz_inverse_sqrt_backward(
 ) -> Tensor:
     """Backward: gradient of the inverse root -> gradient of ``cov``, symmetric, both (B, C, C).
 
-    With G the symmetric part of the gradient and L the derivative of A -> Z_N in its direction, dL/dSigma is
-    t^(-3/2) (L + a I) with a = -<G, Z_N> / 2 - <L, A>.
+    Let G be the symmetric part of the upstream gradient, and L the derivative of A -> Z_N in the direction G. Then the
+    gradient is t^(-3/2) (L + a I) with the trace term a = -<G, Z_N> / 2 - <L, A>.
     """
     b, c, _ = cov.shape
     dtype = accumulation_dtype(cov.dtype)
@@ -59,7 +59,7 @@ def newton_schulz_inverse_sqrt_backward(
 
 
 def start(cov: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """A and t: the symmetric part of (b, C, C) matrices plus eps I, divided by its trace, and the trace (b,)."""
+    """Find A and t: the symmetric part of (b, C, C) matrices plus eps I, divided by its trace; and the trace (b,)."""
     cov = cov.to(accumulation_dtype(cov.dtype))
     a = (cov + cov.mT).mul_(0.5)
     a.diagonal(dim1=-2, dim2=-1).add_(eps)
@@ -67,20 +67,20 @@ def start(cov: Tensor, eps: float) -> tuple[Tensor, Tensor]:
 
 
 def first_factor(a: Tensor) -> Tensor:
-    """Z_1 = T_0 = (3 I - A) / 2."""
+    """Compute Z_1 = T_0 = (3 I - A) / 2."""
     factor = a * -0.5
     factor.diagonal(dim1=-2, dim2=-1).add_(1.5)
     return factor
 
 
 def next_w(w: Tensor) -> Tensor:
-    """W T T for T = (3 I - W) / 2."""
+    """Compute the next W, W T T with T = (3 I - W) / 2."""
     wt = torch.baddbmm(w, w, w, beta=1.5, alpha=-0.5)
     return torch.baddbmm(wt, wt, w, beta=1.5, alpha=-0.5)
 
 
 def with_tangent(a: Tensor, g: Tensor, n_iter: int) -> tuple[Tensor, Tensor]:
-    """Z_N and its derivative in the direction ``g``, symmetric, which is not changed."""
+    """Compute Z_N and its derivative in the symmetric direction ``g``, which is not changed."""
     w, dw = a, g
     z, dz = first_factor(a), g * -0.5
     for _ in range(n_iter - 1):

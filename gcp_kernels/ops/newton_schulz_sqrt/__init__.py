@@ -14,16 +14,17 @@ from . import operator
 def newton_schulz_sqrt(
     cov: Tensor, *, n_iter: int = 5, precision: str | None = None, backend: str | None = None
 ) -> Tensor:
-    """Approximate square root of positive semi-definite matrices by ``n_iter`` Newton-Schulz iterations.
+    """Approximate the square root of positive semi-definite matrices by ``n_iter`` Newton-Schulz iterations.
 
-    The default, that of the published networks, is far from the exact root: for covariances of rectified normal
-    features of 14x14 positions it is off by 42 % at 256 channels and 24 % at 64 (relative Frobenius norm); 10
-    iterations by 2 % and 8e-6, 15 by 1.5e-5 and 7e-7. More of them lose digits again where the covariance is singular.
-    :func:`matrix_power` gives the exact root, by an eigen-decomposition.
+    The default is that of the published networks, and it is far from the exact root. For covariances of rectified
+    normal features of 14x14 positions it is off by 42 % at 256 channels and 24 % at 64 (relative Frobenius norm); 10
+    iterations are off by 2 % and 8e-6, 15 iterations by 1.5e-5 and 7e-7. Still more of them lose digits again where the
+    covariance is singular. :func:`matrix_power` gives the exact root, by an eigen-decomposition.
 
     Args:
-        cov: (B, C, C), floating point, symmetric: only the symmetric part is used, and the gradient is symmetric. It
-            is not checked that no eigenvalue is negative; such a matrix has no real root, and what comes is no root.
+        cov: (B, C, C), floating point, symmetric: only the symmetric part is used, and the gradient is symmetric. The
+            sign of the eigenvalues is not checked: a matrix with a negative one has no real root, and the result is
+            none.
         n_iter: number of iterations in all, at least 1.
         precision: as for :func:`fused_gcp`.
         backend: as for :func:`fused_gcp`.
@@ -33,7 +34,7 @@ def newton_schulz_sqrt(
 
     Raises:
         TypeError: ``cov`` is not a floating-point tensor; ``n_iter`` is not an int.
-        ValueError: ``cov`` is not (B, C, C), or an option is outside what is allowed.
+        ValueError: ``cov`` is not (B, C, C), or an option is not allowed.
         RuntimeError: the backend asked for cannot run this.
 
     Example:

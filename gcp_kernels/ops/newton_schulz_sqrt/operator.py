@@ -11,7 +11,7 @@ from ..shapes import empty_iterates, keeps_iterates
 
 
 def _fake(cov: Tensor, n_iter: int, keep_iterates: bool, precision: str, backend: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Root, trace (B,), and iterates if they are kept."""
+    """Allocate root, trace (B,), and iterates, none if they are not kept."""
     b, c, _ = cov.shape
     return (
         cov.new_empty(b, c, c),

@@ -1,4 +1,4 @@
-"""Newton-Schulz square root of given matrices in batched products."""
+"""newton_schulz_sqrt in batched products."""
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from ..torch_device.storage import IterateStorage
 
 
 def newton_schulz_sqrt(cov: Tensor, n_iter: int, keep_iterates: bool, precision: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Forward: (B, C, C) -> root (B, C, C), trace (B,), iterates (B, 2N, C, C), or (B, 0, C, C) if not kept."""
+    """Forward: (B, C, C) -> root (B, C, C), trace (B,), iterates (B, 2N, C, C), or (B, 0, C, C) if none are kept."""
     b, c, _ = cov.shape
     dtype = accumulation_dtype(cov.dtype)
     root = torch.empty_like(cov, memory_format=torch.contiguous_format)
@@ -33,7 +33,7 @@ def newton_schulz_sqrt(cov: Tensor, n_iter: int, keep_iterates: bool, precision:
 def newton_schulz_sqrt_backward(
     grad: Tensor, cov: Tensor, trace: Tensor, iterates: Tensor, n_iter: int, precision: str
 ) -> Tensor:
-    """Backward: dL/droot (B, C, C) -> dL/dcov (B, C, C), symmetric."""
+    """Backward: gradient of the root -> gradient of ``cov``, symmetric, both (B, C, C)."""
     b, c, _ = cov.shape
     dtype = accumulation_dtype(cov.dtype)
     grad_cov = torch.empty_like(cov, memory_format=torch.contiguous_format)
@@ -52,6 +52,6 @@ def newton_schulz_sqrt_backward(
 
 
 def start(iterates: Iterates, cov: Tensor) -> Tensor:
-    """Put the normalised symmetric part of ``cov`` (b, C, C) into ``iterates``; returns its trace (b,)."""
+    """Write the symmetric part of ``cov`` (b, C, C), divided by its trace, into ``iterates``; return the trace (b,)."""
     cov = cov.to(iterates.root.dtype)
     return normalise(torch.add(cov, cov.mT, out=iterates.w[0]).mul_(0.5))

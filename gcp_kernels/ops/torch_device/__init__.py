@@ -1,1 +1,1 @@
-"""What operations share in plain PyTorch: chunks of a batch, the iteration, index maps, precision of products."""
+"""What operations share in plain PyTorch: slices of a batch, the iteration, index maps, precision of products."""

@@ -1,7 +1,7 @@
 """The torch backend: the formulas of docs/mathematics.md in batched matrix products.
 
-It serves every operation, dtype and device: it is the CPU implementation, the float64 implementation, and what a GPU
-uses where no fused kernel can.
+It serves every operation, dtype and device. It is the only backend on CPUs and for float64, and runs on a GPU wherever
+no kernel can.
 """
 
 import torch

@@ -1,4 +1,8 @@
-"""Launch choices of the torch backend, as pure functions of shape, dtype and device."""
+"""How many samples of a batch the torch backend works on at a time, by shape, dtype and device.
+
+"Chunk" here means such a slice of the batch. Everywhere else in the package a chunk is a run of positions of one
+sample; see docs/glossary.md.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,19 +12,19 @@ import torch
 
 @dataclass(frozen=True)
 class ChunkConfig:
-    """Bytes that one batched matrix of a chunk may take; the batch is worked through in such chunks."""
+    """How many bytes one batched matrix of a slice of the batch may take."""
 
     matrix_bytes: int
 
 
-# CPU: about ten such matrices are live at once. Chunks keep them near the second-level caches of a few cores, and the
+# CPU: about ten such matrices are live at once. Slices keep them near the second-level caches of a few cores, and the
 # working memory independent of the batch. Two cores, forward + backward, ms for 0.5, 1, 2, 4 MiB and the whole batch:
 # (64, 256, 14x14) -, 338, 352, 345, 361; (64, 128, 14x14) -, 46, 50, 50, -; (8, 256, 14x14) 34.3, 34.0, 33.9, -, -.
 CPU = ChunkConfig(matrix_bytes=1 << 20)
 
-# CPU, the covariance alone: two or three such matrices are live, so that larger chunks take no more memory. Forward +
+# CPU, the covariance alone: only two or three such matrices are live, so larger slices take no more memory. Forward +
 # backward with a scale, one core, least ms for 1, 4 MiB: (16, 256, 14x14) 18.1, 17.9; (64, 256, 7x7) 27.4, 27.3;
-# (64, 128, 14x14) 21.5, 22.1. But fewer operations suffer less where threads wait for one another on busy cores:
+# (64, 128, 14x14) 21.5, 22.1. But fewer operations lose less time where threads wait for one another on busy cores:
 # two threads that spin, on cores that others use too, median ms: 1028, 385; 4885, 1448; 536, 321.
 COVARIANCE_CPU = ChunkConfig(matrix_bytes=4 << 20)
 
@@ -31,9 +35,9 @@ GPU = ChunkConfig(matrix_bytes=16 << 20)
 def chunk_size(
     batch: int, channels: int, positions: int, dtype: torch.dtype, device: torch.device, cpu: ChunkConfig = CPU
 ) -> int:
-    """Samples in one chunk, at least 1 and at most ``batch`` (1 for an empty batch).
+    """Choose how many samples to work on at a time: at least 1 and at most ``batch`` (1 for an empty batch).
 
-    Either a (C, C) matrix or the centred features (C, M) of a sample may be what takes the memory.
+    What takes the memory is the larger of a (C, C) matrix and the centred features (C, M) of a sample.
     """
     config = cpu if device.type == "cpu" else GPU
     sample_bytes = channels * max(channels, positions) * dtype.itemsize
@@ -41,6 +45,6 @@ def chunk_size(
 
 
 def chunks(batch: int, size: int) -> Iterator[slice]:
-    """Consecutive slices of the batch, of ``size`` samples each but for the last."""
+    """Yield consecutive slices of the batch, of ``size`` samples each; the last may be shorter."""
     for start in range(0, batch, size):
         yield slice(start, min(start + size, batch))

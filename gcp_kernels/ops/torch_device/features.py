@@ -1,4 +1,4 @@
-"""Centred features, and products with them, in plain PyTorch."""
+"""Centred features, and their product with a symmetric matrix, in plain PyTorch."""
 
 import torch
 from torch import Tensor
@@ -7,10 +7,10 @@ from ..shapes import is_channels_last
 
 
 def subtract_mean(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Give features (B, C, M) less their mean over M, and the centre of each channel (B, C), both in ``dtype``.
+    """Return features (B, C, M) less their mean over M, and the centre of each channel (B, C), both in ``dtype``.
 
-    The centre is the mean less the first position. Stored so, it makes a constant channel exactly zero, and a mean much
-    larger than the deviations costs no accuracy, in the backward pass either.
+    The centre is the mean less the first position. Kept in this form it makes a constant channel exactly zero, and a
+    mean much larger than the deviations costs no accuracy, neither here nor in the backward pass.
     """
     centred = x.to(dtype) - x[..., :1].to(dtype)
     centre = centred.mean(dim=-1, keepdim=True)
@@ -18,13 +18,13 @@ def subtract_mean(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 
 def subtract_centre(x: Tensor, centre: Tensor) -> Tensor:
-    """Give the centred features of :func:`subtract_mean`, bit for bit, from the centre that it found."""
+    """Compute the centred features of :func:`subtract_mean` again, bit for bit, from the centre that it returned."""
     dtype = centre.dtype
     return (x.to(dtype) - x[..., :1].to(dtype)).sub_(centre[..., None])
 
 
 def multiply_features(matrix: Tensor, centred: Tensor, out: Tensor) -> None:
-    """Write matrix @ centred into ``out``, (b, C, M), in its dtype and layout; ``matrix`` is symmetric."""
+    """Write ``matrix`` @ ``centred`` into ``out``, (b, C, M), in its dtype and strides; ``matrix`` is symmetric."""
     if is_channels_last(out):
         out, left, right = out.mT, centred.mT, matrix
     else:

@@ -1,16 +1,17 @@
 """The Newton-Schulz iteration and its derivative, in batched products written into preallocated memory.
 
-The published coupled iteration (Y, Z) is carried out in an equivalent form without Z. With W = Z Y, which starts at A,
+The published iteration has two matrices, Y and Z. This is an equivalent form without Z. With W = Z Y, which starts at
+A,
 
     T = (3 I - W) / 2;    Y <- Y T;    W <- W T T = 9/4 W - 3/2 W^2 + 1/4 W^3
 
-All matrices are polynomials of A, so they are symmetric and commute. In the directions of small eigenvalues nothing
-cancels, so that these keep their relative accuracy. (Those that are zero grow out of rounding by 9/4 in each iteration,
-as they do by 3/2 in each of Y and Z: fine for 7 iterations, not for 20.)
-What this form buys:
+All matrices are polynomials of A, so they are symmetric and commute. Nothing cancels in the directions of small
+eigenvalues, so these keep their relative accuracy. (Where an eigenvalue is zero, what rounding left of it grows by 9/4
+in each iteration, as it grows by 3/2 in each of Y and Z. That is fine for 7 iterations, not for 20.)
+This form has three advantages:
 
-- with P = W dW, d(W^2) = P + P^T and d(W^3) = H + H^T for H = W (P + P^T / 2): two products give the next dW, where the
-  coupled form takes four for dZ and dT;
+- with P = W dW, d(W^2) = P + P^T and d(W^3) = H + H^T for H = W (P + P^T / 2). So two products give the next dW, where
+  the coupled form takes four for dZ and dT;
 - Y_1 = A T_0 is a by-product of W_1 = A T_0 T_0, and dY_1 = 3/2 dA - 1/2 d(A^2) takes no product;
 - the last two steps are one: Y_N = Y_{N-2} Q with Q = T_{N-2} T_{N-1}, a quartic polynomial of W = W_{N-2},
   Q = 9/4 I - 39/16 W + 27/16 V + 1/16 V (V - 9 W) with V = W^2.
@@ -29,8 +30,8 @@ from torch import Tensor
 class Iterates:
     """The matrices of one forward pass that its derivative needs, each of shape (b, C, C).
 
-    ``w[k]`` and ``y[k]`` are W_k and Y_k for k = 0 .. N - 2, and ``w[0]`` is ``y[0]`` is A; ``square`` and ``factor``
-    are V and Q; ``root`` is Y_N. N = 1 has A and Y_1 alone.
+    ``w[k]`` and ``y[k]`` are W_k and Y_k for k = 0 .. N - 2; ``w[0]`` and ``y[0]`` are both A. ``square`` is V,
+    ``factor`` is Q, and ``root`` is Y_N. For N = 1 there are only A and Y_1.
     """
 
     w: list[Tensor]
@@ -51,7 +52,7 @@ class Iterates:
 
     @property
     def one_step(self) -> bool:
-        """Whether N = 1."""
+        """Say whether N = 1."""
         return self.root is self.square
 
 
@@ -61,7 +62,7 @@ def newton_schulz(iterates: Iterates) -> Tensor:
     if iterates.one_step:
         return torch.baddbmm(w[0], w[0], w[0], beta=1.5, alpha=-0.5, out=root)
 
-    # The matrices that are filled last are scratch until then.
+    # The matrices that are filled last serve as working memory until then.
     t, product = square, factor
     for k in range(len(w) - 1):
         torch.mul(w[k], -0.5, out=t).diagonal(dim1=-2, dim2=-1).add_(1.5)
@@ -78,12 +79,14 @@ def newton_schulz(iterates: Iterates) -> Tensor:
 
 
 def derivative(iterates: Iterates, g: Tensor, scratch: Tensor) -> Tensor:
-    """The Frechet derivative of A -> Y_N in the direction G, which is also its adjoint: dL/dA for G = dL/dY_N.
+    """Compute L_f(A, G), the Frechet derivative of A -> Y_N in the direction G.
+
+    This map of G is its own adjoint: with G = dL/dY_N the result is dL/dA.
 
     Args:
         iterates: filled by :func:`newton_schulz`.
         g: G, symmetric, shape (b, C, C). Overwritten.
-        scratch: uninitialised memory, shape (4, b, C, C).
+        scratch: working memory of any content, shape (4, b, C, C).
 
     Returns:
         L_f(A, G), symmetric, shape (b, C, C), in memory of ``g`` or ``scratch``.

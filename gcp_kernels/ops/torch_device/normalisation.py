@@ -1,4 +1,4 @@
-"""Division by the trace before the iteration, and the gradient through both."""
+"""Division of a covariance by its trace before the iteration, and the gradient through both."""
 
 import torch
 from torch import Tensor
@@ -10,44 +10,47 @@ SCRATCH_MATRICES = 4
 
 
 def normalise(matrix: Tensor) -> Tensor:
-    """Divide matrices (b, C, C) by their traces, in place, and return the traces (b,). Trace zero gives zeros."""
+    """Divide matrices (b, C, C) by their traces, in place, and return the traces (b,); a trace of zero gives zeros."""
     trace = matrix.diagonal(dim1=-2, dim2=-1).sum(-1)
     matrix.div_(torch.where(trace == 0, torch.inf, trace)[:, None, None])
     return trace
 
 
 class GradientScratch:
-    """Working memory of the backward pass for one chunk of the batch."""
+    """Working memory of the backward pass for one slice of the batch."""
 
     def __init__(self, like: Tensor, chunk: int) -> None:
         self._slab = like.new_empty(1 + SCRATCH_MATRICES, chunk, *like.shape[-2:])
 
     def covariance_gradient(self, iterates: Iterates, grad: Tensor, triu: bool) -> Tensor:
-        """2 sqrt(t) dL/dSigma, symmetric, (b, C, C), from the gradient of sqrt(t) Y_N.
+        """Compute 2 sqrt(t) dL/dSigma from the gradient of sqrt(t) Y_N.
 
-        With G the symmetric part of the gradient, L = L_f(A, G) and r = sqrt(t), docs/mathematics.md has
-        dL/dSigma = (r L + a I) / t with a = r <G, Y_N> / 2 - r <L, A>. The caller multiplies by
+        With G the symmetric part of the gradient and L = L_f(A, G), docs/mathematics.md derives
+        dL/dSigma = (L + a I) / sqrt(t) with the trace term a = <G, Y_N> / 2 - <L, A>. The caller multiplies by
         :func:`inverse_root`, so that neither t nor its inverse can overflow on the way.
 
         Args:
-            iterates: of the forward pass.
+            iterates: those of the forward pass.
             grad: (b, C(C+1)/2) with ``triu``, else (b, C, C).
-            triu: whether the upper triangle was returned.
+            triu: whether the forward pass returned the upper triangle.
+
+        Returns:
+            Shape (b, C, C), symmetric, in working memory that the next slice of the batch overwrites.
         """
         slab = self._slab[:, : grad.shape[0]]
         twice_g = fold_gradient(grad, triu, out=slab[0])
-        diagonal = inner(twice_g, iterates.root) / 2
+        trace_term = inner(twice_g, iterates.root) / 2
         gradient = derivative(iterates, twice_g, slab[1:])
-        diagonal -= inner(gradient, iterates.w[0])
-        gradient.diagonal(dim1=-2, dim2=-1).add_(diagonal[:, None])
+        trace_term -= inner(gradient, iterates.w[0])
+        gradient.diagonal(dim1=-2, dim2=-1).add_(trace_term[:, None])
         return gradient
 
 
 def inverse_root(trace: Tensor) -> Tensor:
-    """1 / sqrt(t) of traces (b,), shaped to scale matrices; 0 for a trace of zero, whose gradient is zero."""
+    """Compute 1 / sqrt(t) of traces (b,), as (b, 1, 1); 0 for a trace of zero, whose gradient is zero."""
     return torch.where(trace == 0, 0, trace.rsqrt())[:, None, None]
 
 
 def inner(left: Tensor, right: Tensor) -> Tensor:
-    """Frobenius inner products of matrices (b, C, C), shape (b,)."""
+    """Compute the Frobenius inner products of matrices (b, C, C), shape (b,)."""
     return torch.linalg.vecdot(left.flatten(1), right.flatten(1))

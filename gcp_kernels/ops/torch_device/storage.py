@@ -1,4 +1,4 @@
-"""Memory for the iterates of a batch, kept for the backward pass or reused by every chunk."""
+"""Memory for the iterates of a batch: kept for the backward pass, or used again for every slice of the batch."""
 
 from torch import Tensor
 
@@ -6,13 +6,13 @@ from .iteration import Iterates
 
 
 class IterateStorage:
-    """Hands out the :class:`Iterates` of one chunk of the batch after another.
+    """The :class:`Iterates` of a batch, indexed by slices of the batch.
 
     Args:
         kept: the tensor (B, 2 N, C, C) that goes from the forward to the backward pass, or (B, 0, C, C) where nothing
-            is kept; then one chunk's worth of memory, allocated here, serves all chunks.
+            is kept. In that case memory for one slice is allocated here, and serves all slices.
         n_iter: N.
-        chunk: samples in a chunk.
+        chunk: samples in a slice.
     """
 
     def __init__(self, kept: Tensor, n_iter: int, chunk: int) -> None:

@@ -1,4 +1,4 @@
-"""Index maps of upper triangles, and gradients of triangles as matrices."""
+"""Index maps of upper triangles, and the gradient of a triangle as a symmetric matrix."""
 
 from functools import lru_cache
 
@@ -7,12 +7,12 @@ from torch import Tensor
 
 
 def triangle_map(c: int, device: torch.device) -> Tensor:
-    """Flat position i * C + j of each element of the row-major upper triangle, shape (C(C+1)/2,)."""
+    """Map each element of the row-major upper triangle to its flat index i * C + j in the matrix, shape (C(C+1)/2,)."""
     return _cpu_triangle_map(c) if device.type == "cpu" else _triangle_map(c, device)
 
 
 def symmetric_map(c: int, device: torch.device) -> Tensor:
-    """Position in the triangle vector of each element of the symmetric (C, C) matrix, flat, shape (C * C,)."""
+    """Map each element of the symmetric (C, C) matrix, flat, to its packed index in the triangle, shape (C * C,)."""
     return _cpu_symmetric_map(c) if device.type == "cpu" else _symmetric_map(c, device)
 
 
@@ -27,8 +27,8 @@ def _symmetric_map(c: int, device: torch.device) -> Tensor:
     return (low * c - low * (low - 1) // 2 + high - low).flatten()
 
 
-# Kept on the CPU only, where making them takes as long as using them. A tensor made while a CUDA graph is captured
-# belongs to that graph's memory and must not be kept.
+# Maps are cached on the CPU only, where making one takes as long as using it. On a GPU a map must not be cached: if it
+# is made while a CUDA graph is captured, it belongs to that graph's memory.
 @lru_cache(maxsize=8)
 def _cpu_triangle_map(c: int) -> Tensor:
     return _triangle_map(c, torch.device("cpu"))
@@ -40,7 +40,10 @@ def _cpu_symmetric_map(c: int) -> Tensor:
 
 
 def fold_gradient(grad: Tensor, triu: bool, out: Tensor) -> Tensor:
-    """2 G = Gbar + Gbar^T in ``out`` (b, C, C), Gbar being zero below the diagonal for a triangle gradient."""
+    """Write 2 G = Gbar + Gbar^T into ``out`` (b, C, C), where Gbar is the upstream gradient.
+
+    For the gradient of a triangle, (b, C(C+1)/2), Gbar is the matrix that is zero below the diagonal.
+    """
     b, c, _ = out.shape
     grad = grad.to(out.dtype)
     if not triu:

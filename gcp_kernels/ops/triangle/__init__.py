@@ -1,4 +1,4 @@
-"""The upper triangle of symmetric matrices as vectors, and back."""
+"""The upper triangles of symmetric matrices as vectors, and the way back."""
 
 from math import prod
 
@@ -15,7 +15,7 @@ from . import operator
 
 @overridable
 def triu_vec(m: Tensor, *, backend: str | None = None) -> Tensor:
-    """Upper triangle of square matrices, row by row, diagonal included, without any factor.
+    """Read the upper triangle of square matrices, row by row, diagonal included, without any factor.
 
     Args:
         m: (..., C, C), floating point. Elements below the diagonal are not read, and get zero gradient.
@@ -25,7 +25,9 @@ def triu_vec(m: Tensor, *, backend: str | None = None) -> Tensor:
         (..., C(C+1)/2), in the dtype of ``m``.
 
     Raises:
-        TypeError, ValueError, RuntimeError: not square matrices of a floating-point dtype; a backend that cannot run.
+        TypeError: ``m`` is not a floating-point tensor.
+        ValueError: ``m`` is not (..., C, C) with C >= 1, or the backend is unknown.
+        RuntimeError: the backend asked for cannot run this.
 
     Example:
         >>> import torch, gcp_kernels
@@ -42,7 +44,7 @@ def triu_vec(m: Tensor, *, backend: str | None = None) -> Tensor:
 
 @overridable
 def triu_unvec(v: Tensor, *, backend: str | None = None) -> Tensor:
-    """Symmetric matrices from their upper triangles, the inverse of :func:`triu_vec`.
+    """Make symmetric matrices of their upper triangles: the inverse of :func:`triu_vec`.
 
     Args:
         v: (..., C(C+1)/2), floating point.
@@ -53,7 +55,7 @@ def triu_unvec(v: Tensor, *, backend: str | None = None) -> Tensor:
 
     Raises:
         TypeError: ``v`` is not a floating-point tensor.
-        ValueError: the last dimension is not C(C+1)/2 for any C >= 1.
+        ValueError: the last dimension is not C(C+1)/2 for any C >= 1, or the backend is unknown.
         RuntimeError: the backend asked for cannot run this.
 
     Example:

@@ -1,4 +1,4 @@
-"""triu_vec and triu_unvec: the upper triangle read from matrices and written to them, by csrc/kernels/triangle.cuh."""
+"""triu_vec and triu_unvec on the CUDA extension, in csrc/triangle."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from ..cuda_device.extension import operators
 
 
 def triu_vec(matrix: Tensor, fold: bool) -> Tensor:
-    """(B, C, C), any strides -> (B, C(C+1)/2), contiguous: the row-major upper triangle, diagonal included.
+    """Read upper triangles: (B, C, C), any strides -> (B, C(C+1)/2), contiguous, row by row, diagonal included.
 
-    With ``fold`` the element below the diagonal is added to its mirror image above it, which is the adjoint
-    of :func:`triu_unvec` with ``mirror``; without, it is ignored. Not differentiable by itself.
+    With ``fold`` each element below the diagonal is added to its mirror image above it, which is the adjoint of
+    :func:`triu_unvec` with ``mirror``. Without it, elements below the diagonal are ignored.
 
     Raises:
         RuntimeError: the extension cannot be loaded, or rejects the tensor (device, dtype, shape), or the
@@ -21,10 +21,10 @@ def triu_vec(matrix: Tensor, fold: bool) -> Tensor:
 
 
 def triu_unvec(vector: Tensor, mirror: bool) -> Tensor:
-    """(B, C(C+1)/2), any strides -> (B, C, C), contiguous: the upper triangle put back.
+    """Write upper triangles into matrices: (B, C(C+1)/2), any strides -> (B, C, C), contiguous.
 
-    Below the diagonal stands the mirror image with ``mirror``, else zero, which is the adjoint of
-    :func:`triu_vec` without ``fold``. Not differentiable by itself.
+    With ``mirror`` the elements below the diagonal are the mirror image of those above. Without it they are zero, which
+    is the adjoint of :func:`triu_vec` without ``fold``.
 
     Raises:
         RuntimeError: as for :func:`triu_vec`.

@@ -1,8 +1,8 @@
 """Operators triu_vec and triu_unvec: upper triangles read from, and written to, (B, C, C) matrices.
 
-Each has a flag, and the four linear maps are closed under taking the adjoint: reading the upper triangle alone is the
-adjoint of writing it alone, reading it with the mirrored elements added ("fold") that of writing both ("mirror"). So
-each operator is the backward pass of the other, to any order.
+Each has a flag, which makes four linear maps. Reading the upper triangle alone is the adjoint of writing it alone.
+Reading it with the mirrored elements added ("fold") is the adjoint of writing both triangles ("mirror"). So each
+operator is the backward pass of the other, to any order.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ def _write(vector: Tensor, mirror: bool, backend: str) -> Tensor:
 
 
 def _check() -> None:
-    """Leave the shapes to the backends, which cannot go on with others."""
+    """Check nothing: fakes and backends fail by themselves for a wrong shape."""
 
 
 triu_vec = Operator("triu_vec", _read, _check)

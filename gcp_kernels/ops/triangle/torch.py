@@ -1,4 +1,4 @@
-"""Upper triangles of square matrices, by gathering with index maps."""
+"""triu_vec and triu_unvec by index maps: each element of the result is gathered from its place."""
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ from ..torch_device.triangle import symmetric_map, triangle_map
 
 
 def triu_vec(matrix: Tensor, fold: bool) -> Tensor:
-    """Upper triangles (B, C(C+1)/2) of (B, C, C); ``fold`` adds the mirrored element to each off-diagonal one."""
+    """Read upper triangles, (B, C, C) -> (B, C(C+1)/2); ``fold`` adds to each off-diagonal element its mirror image."""
     b, c, _ = matrix.shape
     if fold:
         matrix = matrix + matrix.mT - torch.diag_embed(matrix.diagonal(dim1=-2, dim2=-1))
@@ -16,9 +16,9 @@ def triu_vec(matrix: Tensor, fold: bool) -> Tensor:
 
 
 def triu_unvec(vector: Tensor, mirror: bool) -> Tensor:
-    """Matrices (B, C, C) from upper triangles (B, C(C+1)/2): symmetric with ``mirror``, else zero below."""
+    """Write upper triangles, (B, C(C+1)/2) -> (B, C, C): symmetric with ``mirror``, else zero below the diagonal."""
     b, c = vector.shape[0], triangle_order(vector.shape[1])
-    # Not a view, which autograd would not let a user change in place.
+    # The result must not be a view, because autograd would not let a user change it in place.
     matrix = vector.new_empty(b, c, c)
     torch.index_select(vector, 1, symmetric_map(c, vector.device), out=matrix.view(b, c * c))
     return matrix if mirror else matrix.triu_()
