@@ -8,6 +8,7 @@ from torch import Tensor
 from gcp_kernels.ops.shapes import empty_gradient, empty_scale_gradient, pooled_shape
 from gcp_kernels.precision import PLANES, resolve_precision
 
+from ...triton_device import cache_keys
 from ...triton_device.architecture import current
 from ...triton_device.launch import alignment, is_wide, matrix_strides
 from ...triton_device.policy import COVARIANCE, Tiling

@@ -8,7 +8,7 @@ from torch import Tensor
 from gcp_kernels.ops.shapes import empty_gradient, empty_iterates, pooled_shape
 from gcp_kernels.precision import PLANES, resolve_precision
 
-from ...triton_device import policy
+from ...triton_device import cache_keys, policy
 from ...triton_device.architecture import architecture, current
 from ...triton_device.launch import alignment, is_wide, matrix_strides, new_slabs
 from ...triton_device.policy import Config, OnChip, Persistent
