@@ -56,7 +56,7 @@ def scale_of(scales, sample, rows, C, WIDE: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=["M"])
-def forward_kernel(
+def covariance_pool_forward_kernel(
     x,
     scales,
     pooled,
@@ -100,7 +100,7 @@ def forward_kernel(
 
 
 @triton.jit(do_not_specialize=["M"])
-def backward_kernel(
+def covariance_pool_backward_kernel(
     grad,
     x,
     scales,

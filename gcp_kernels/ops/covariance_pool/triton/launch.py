@@ -43,7 +43,7 @@ def launch_forward(
     """Fill ``pooled`` and ``centre``."""
     b, c, m = x.shape
     with current(x.device):
-        kernels.forward_kernel[(b * tiling.tiles(c),)](
+        kernels.covariance_pool_forward_kernel[(b * tiling.tiles(c),)](
             features_of(x), scales_of(scale), pooled, centre, c, m,
             pooled.dim() == 2, PLANES[precision], is_wide(x, scale), alignment(m, x),
             tiling.blocks(c), tiling.block, tiling.block_m,
@@ -58,7 +58,7 @@ def launch_backward(
     """Fill ``grad_x`` and, of a scale, ``grad_scale``."""
     b, c, m = x.shape
     with current(x.device):
-        kernels.backward_kernel[(b * tiling.blocks(c),)](
+        kernels.covariance_pool_backward_kernel[(b * tiling.blocks(c),)](
             matrices_of(grad), features_of(x), scales_of(scale), centre, features_of(grad_x), grad_scale, c, m,
             PLANES[precision], is_wide(x, grad, grad_x, scale), alignment(m, x, grad_x),
             tiling.blocks(c), tiling.block, tiling.block_k, tiling.block_m,

@@ -54,7 +54,7 @@ def launch_forward(
     given, align = _strided(source, centre), 1 if centre is None else alignment(m, source)
     with current(source.device):
         if isinstance(choice, OnChip):
-            on_chip.forward_kernel[(b,)](
+            on_chip.isqrt_pool_on_chip_forward_kernel[(b,)](
                 given, pooled, centre, trace, c, m, n_iter,
                 triu, planes, wide, align, choice.block_c, choice.block_m,
                 num_warps=choice.warps, num_stages=choice.stages,
@@ -62,7 +62,7 @@ def launch_forward(
         elif isinstance(choice, Persistent):
             tiling, blocks = choice.tiling, choice.tiling.blocks(c)
             slabs = new_slabs(source, choice.programs, blocks * tiling.block, tangents=False)
-            persistent.forward_kernel[(choice.programs,)](
+            persistent.isqrt_pool_persistent_forward_kernel[(choice.programs,)](
                 given, pooled, centre, trace, slabs, b, c, m, n_iter,
                 triu, planes, wide, align, blocks, tiling.block, tiling.block_k, tiling.block_m,
                 num_warps=tiling.warps, num_stages=tiling.stages,
@@ -82,7 +82,7 @@ def launch_backward(
     out, align = (grad_source, 1) if centre is None else (features_of(grad_source), alignment(m, source, grad_source))
     with current(source.device):
         if isinstance(choice, OnChip):
-            on_chip.backward_kernel[(b,)](
+            on_chip.isqrt_pool_on_chip_backward_kernel[(b,)](
                 upstream, given, centre, trace, out, c, m, n_iter,
                 planes, wide, align, choice.block_c, choice.block_m,
                 num_warps=choice.warps, num_stages=choice.stages,
@@ -90,7 +90,7 @@ def launch_backward(
         elif isinstance(choice, Persistent):
             tiling, blocks = choice.tiling, choice.tiling.blocks(c)
             slabs = new_slabs(source, choice.programs, blocks * tiling.block, tangents=True)
-            persistent.backward_kernel[(choice.programs,)](
+            persistent.isqrt_pool_persistent_backward_kernel[(choice.programs,)](
                 upstream, given, centre, trace, out, slabs, b, c, m, n_iter,
                 planes, wide, align, blocks, tiling.block, tiling.block_k, tiling.block_m,
                 num_warps=tiling.warps, num_stages=tiling.stages,

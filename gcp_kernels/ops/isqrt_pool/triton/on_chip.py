@@ -91,7 +91,7 @@ def root_and_tangent(a, d_a, n_iter, PLANES: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=["M", "n_iter"])
-def forward_kernel(
+def isqrt_pool_on_chip_forward_kernel(
     source,
     pooled,
     centre,
@@ -125,7 +125,7 @@ def forward_kernel(
 
 
 @triton.jit(do_not_specialize=["M", "n_iter"])
-def backward_kernel(
+def isqrt_pool_on_chip_backward_kernel(
     grad,
     source,
     centre,

@@ -77,7 +77,7 @@ def iterate(
 
 
 @triton.jit(do_not_specialize=["B", "M", "n_iter"])
-def forward_kernel(
+def isqrt_pool_persistent_forward_kernel(
     source,
     pooled,
     centre,
@@ -130,7 +130,7 @@ def forward_kernel(
 
 
 @triton.jit(do_not_specialize=["B", "M", "n_iter"])
-def backward_kernel(
+def isqrt_pool_persistent_backward_kernel(
     grad,
     source,
     centre,
