@@ -40,6 +40,7 @@ LAYERS = (
     "shapes",
     "precision",
     "matmul_setting",
+    "architectures",
 )
 
 

@@ -60,7 +60,8 @@ def features_of(x: Tensor) -> Features:
 def matrices_of(tensor: Tensor) -> Matrices:
     """Give (B, C, C) matrices, or (B, C(C+1)/2) triangles, as a kernel takes them."""
     if tensor.dim() == 2:
-        return Matrices(tensor, *tensor.stride(), None)
+        stride_b, stride = tensor.stride()
+        return Matrices(tensor, stride_b, stride, None)
     return Matrices(tensor, *tensor.stride())
 
 

@@ -9,7 +9,9 @@ estimates, and say of what.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
+from gcp_kernels.architectures import choices_of
 from gcp_kernels.ops.triton_device.architecture import Architecture
 from gcp_kernels.ops.triton_device.slab import slab_elements
 from gcp_kernels.precision import PLANES
@@ -159,12 +161,12 @@ COVARIANCE = Tiling(64, block_k=32, block_m=32, warps=4)
 
 
 def choices(arch: Architecture) -> Choices:
-    """The table of an architecture; one that is newer than all of them has that of the newest."""
-    if arch.capability < 90:
-        return AMPERE
-    if arch.capability < 100:
-        return HOPPER
-    return BLACKWELL if arch.capability < 120 else BLACKWELL_CONSUMER
+    """Find the table of an architecture; one that is newer than all of them has that of the newest."""
+    table: Choices = globals()[_table_name(arch.capability)]
+    return table
+
+
+_table_name = cache(choices_of)
 
 
 def isqrt_forward(b: int, c: int, m: int, precision: str, arch: Architecture) -> Config:
