@@ -22,7 +22,7 @@ from triton.runtime.driver import driver
 
 from gcp_kernels.ops.triton_device import architecture, backend
 
-from .static_kernels import MULTIPROCESSORS, Kernel
+from .static_kernels import MULTIPROCESSORS, Kernel, specialization
 from .stub_driver import StubDriver
 
 # Module, name and specialization data of a kernel: all that Triton's cache knows it by.
@@ -34,7 +34,7 @@ def pretend(arch: int, note: Callable[[Note], None]) -> None:
     asked: set[Note] = set()
 
     def before_compilation(*, fn: Any, compile: dict[str, Any], **_: Any) -> bool:
-        found = (fn.module, fn.name, compile["specialization_data"])
+        found = (fn.module, fn.name, specialization(compile))
         if found not in asked:
             asked.add(found)
             note(found)
@@ -55,16 +55,16 @@ def kernels_of(notes: Iterable[Note], arch: int) -> list[Kernel]:
     return [
         Kernel(
             arch=arch, form="", direction="", name=name, precision="", configuration="", variant="", module=module,
-            specialization=specialization,
+            specialization=data,
         )
-        for module, name, specialization in notes
+        for module, name, data in notes
     ]  # fmt: skip
 
 
 def read(files: Iterable[Path]) -> list[Note]:
     """The notes of all files, each once."""
     lines = [json.loads(line) for file in files for line in file.read_text(encoding="utf-8").splitlines()]
-    return list(dict.fromkeys((module, name, specialization) for module, name, specialization in lines))
+    return list(dict.fromkeys((module, name, data) for module, name, data in lines))
 
 
 def pytest_configure(config: Any) -> None:

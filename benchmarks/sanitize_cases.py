@@ -319,10 +319,10 @@ def triton_launches(capability: int) -> Iterator[LaunchCheck]:
                 yield case(Persistent(tiling, programs=2), c)
             yield case(Persistent(tiling, programs=2), 100, source="matrix", m=1, triu=False)
             by_phase = table.phases[planes]
-            span = by_phase.block_m * math.ceil(POSITIONS / 2 / by_phase.block_m)
+            chunk = by_phase.block_m * math.ceil(POSITIONS / 2 / by_phase.block_m)
             for c in (100, 256):
-                yield case(Phases(by_phase, splits=math.ceil(POSITIONS / span), span=span), c)
-            yield case(Phases(by_phase, splits=1, span=by_phase.block_m), 100, source="matrix", m=1, triu=False)
+                yield case(Phases(by_phase, splits=math.ceil(POSITIONS / chunk), chunk=chunk), c)
+            yield case(Phases(by_phase, splits=1, chunk=by_phase.block_m), 100, source="matrix", m=1, triu=False)
             for c in (100, 256):
                 yield case(policy.COVARIANCE, c)
                 yield case(policy.COVARIANCE, c, source="scaled features", channels_last=True)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from gcp_kernels.architectures import TARGETS
 from gcp_kernels.commands.argument_types import new_file
 from gcp_kernels.commands.atomic_files import write_text
 from gcp_kernels.commands.ending import run_to_its_end
@@ -30,7 +31,7 @@ from .static_gate import KIB, SHARED_LIMIT, Figures, problems
 if TYPE_CHECKING:
     from .static_kernels import Kernel
 
-ARCHITECTURES = (80, 90, 100, 120)
+ARCHITECTURES = tuple(capability for capability, target in TARGETS.items() if target.build is not None)
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         choices=sorted(SHARED_LIMIT),
         default=ARCHITECTURES,
         metavar="N",
-        help=f"compute capabilities, of {', '.join(map(str, sorted(SHARED_LIMIT)))} (80 90 100 120)",
+        help=f"compute capabilities, of {', '.join(map(str, sorted(SHARED_LIMIT)))} (those that are built for)",
     )
     parser.add_argument("--only", metavar="TEXT", help='kernels whose row has this text, such as "on chip backward"')
     parser.add_argument("--variants", action="store_true", help="other inputs too: layouts, dtypes, sizes; takes long")

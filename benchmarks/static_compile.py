@@ -11,6 +11,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections import namedtuple
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
@@ -97,12 +98,17 @@ def report(sender: Connection, output: str, kernel: Kernel) -> None:
     sender.send(found)
 
 
+def kind_of(kinds: Any, members: Sequence[str] | None) -> Any:
+    """The kind of an argument, of one with members by their names; which JSON has made a list."""
+    return kinds if members is None else namedtuple("Members", members)(*kinds)
+
+
 def asked_for(kernel: Kernel) -> tuple[ASTSource, dict[str, Any]]:
     """Source and options, as Triton has them of a launch."""
     data = json.loads(kernel.specialization)
     source = ASTSource(
         fn=getattr(importlib.import_module(kernel.module), kernel.name),
-        signature=data["signature"],
+        signature={name: kind_of(kinds, data["members"].get(name)) for name, kinds in data["signature"].items()},
         constexprs={tuple(key): value for key, value in zip(data["constant_keys"], data["constant_vals"], strict=True)},
         attrs={tuple(key): value for key, value in zip(data["attrs_keys"], data["attrs_vals"], strict=True)},
     )

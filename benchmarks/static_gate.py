@@ -4,20 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from gcp_kernels.architectures import TARGETS
+
 KIB = 1024
 
-# Shared memory that a block may have, by compute capability (CUDA C++ Programming Guide, technical specifications).
-SHARED_LIMIT = {
-    80: 163 * KIB,
-    86: 99 * KIB,
-    87: 163 * KIB,
-    89: 99 * KIB,
-    90: 227 * KIB,
-    100: 227 * KIB,
-    103: 227 * KIB,
-    120: 99 * KIB,
-    121: 99 * KIB,
-}
+# Shared memory that a block may have, by compute capability.
+SHARED_LIMIT = {capability: target.shared_bytes for capability, target in TARGETS.items()}
 # Columns of a multiprocessor's tensor memory, which sm_100 has.
 TENSOR_MEMORY_LIMIT = 512
 # Bytes of registers that a thread may spill. What is shipped spills between its loops of products, with at most a few

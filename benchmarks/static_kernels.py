@@ -7,7 +7,7 @@ compile, down to the integers that it specialises on. Nothing of a configuration
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -62,7 +62,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Kernel:
-    """A kernel as Triton is asked for it: ``specialization`` is what Triton itself calls specialization data, JSON."""
+    """A kernel as Triton is asked for it; for ``specialization`` see :func:`specialization`."""
 
     arch: int
     form: str
@@ -88,7 +88,7 @@ def shipped(arch: int) -> Iterator[Case]:
                 yield Case(choice, backward, precision, dtype, choice.block_c)
             yield Case(Persistent(tilings[planes], MULTIPROCESSORS), backward, precision, dtype, CHANNELS)
         for backward in (False, True):
-            phases = Phases(table.phases[planes], SPLITS, span=4 * table.phases[planes].block_m)
+            phases = Phases(table.phases[planes], SPLITS, chunk=4 * table.phases[planes].block_m)
             of_features = Case(phases, backward, precision, dtype, CHANNELS)
             yield of_features
             yield replace(of_features, source="matrix", m=1, triu=False)
@@ -140,10 +140,16 @@ def keep_most_general(found: dict[str, Kernel], candidates: list[Kernel]) -> Non
     """Add the candidates to ``found``, one for each kernel, dtypes and constants of the source."""
     for kernel in candidates:
         data = json.loads(kernel.specialization)
-        pointers = [kind for kind in data["signature"].values() if kind.startswith("*")]
+        pointers = [kind for kind in flat(data["signature"].values()) if kind.startswith("*")]
         key = json.dumps([kernel.name, kernel.module, pointers, kernel.configuration, data["options"]])
         if key not in found or specialised(kernel) < specialised(found[key]):
             found[key] = kernel if key not in found else replace(found[key], specialization=kernel.specialization)
+
+
+def flat(kinds: Iterable[Any]) -> Iterator[str]:
+    """List the kinds of arguments, and those of their members."""
+    for kind in kinds:
+        yield from [kind] if isinstance(kind, str) else flat(kind)
 
 
 def specialised(kernel: Kernel) -> int:
@@ -167,7 +173,7 @@ def launched(case: Case, arch: int) -> list[Kernel]:
                 configuration=configuration(fn.jit_function, compile),
                 variant=case.variant,
                 module=fn.module,
-                specialization=compile["specialization_data"],
+                specialization=specialization(compile),
             )
         )
         return True  # and so not compiled, nor launched
@@ -188,12 +194,27 @@ def before_compilation(hook: Any) -> Iterator[None]:
         knobs.runtime.jit_cache_hook = before
 
 
+def specialization(compilation: dict[str, Any]) -> str:
+    """Triton's specialization data with the names of the members of arguments, which JSON has no place for."""
+    data = json.loads(compilation["specialization_data"])
+    data["members"] = {
+        name: kinds._fields for name, kinds in compilation["signature"].items() if isinstance(kinds, tuple)
+    }
+    return json.dumps(data)
+
+
 def configuration(function: Any, compilation: dict[str, Any]) -> str:
-    """What the constants are that the kernel declares, flags by name where they are set; warps and stages."""
-    parts = []
-    for index in function.constexprs:
-        name, value = function.arg_names[index], compilation["constants"][(index,)]
-        parts += ([name] if value else []) if isinstance(value, bool) else [f"{name}={value}"]
+    """Describe the constants of a kernel: what it is not given, flags by name where they are set; warps and stages."""
+    constants, parts = compilation["constants"], []
+    for index, name in enumerate(function.arg_names):
+        if index in function.constexprs:
+            value = constants[(index,)]
+            parts += ([name] if value else []) if isinstance(value, bool) else [f"{name}={value}"]
+            continue
+        members = compilation["signature"][name]
+        parts += [f"no {name}"] if constants.get((index,), name) is None else []
+        for at, member in enumerate(members._fields if isinstance(members, tuple) else ()):
+            parts += [f"no {name}.{member}"] if constants.get((index, at), member) is None else []
     return " ".join((*parts, f"warps={compilation['num_warps']}", f"stages={compilation['num_stages']}"))
 
 
@@ -206,7 +227,7 @@ class Tensors:
 
     source: Tensor
     scale: Tensor | None
-    offset: Tensor
+    centre: Tensor
     trace: Tensor
     pooled: Tensor
     grad_source: Tensor
@@ -222,7 +243,7 @@ class Tensors:
         return cls(
             source=source,
             scale=scale,
-            offset=source.new_empty(b, c, dtype=torch.float32),
+            centre=source.new_empty(b, c, dtype=torch.float32),
             trace=source.new_empty(b, dtype=torch.float32),
             pooled=pooled,
             grad_source=torch.empty_like(pooled) if case.source == "matrix" else empty_gradient(source),
@@ -237,26 +258,22 @@ def launch(case: Case) -> None:
 
 def launch_on(case: Case, tensors: Tensors) -> None:
     """The launches of a pass."""
-    source, pooled, offset, trace = tensors.source, tensors.pooled, tensors.offset, tensors.trace
-    of_features = case.source != "matrix"
+    source, pooled = tensors.source, tensors.pooled
+    centre = None if case.source == "matrix" else tensors.centre
     if isinstance(case.choice, Tiling):
         if case.backward:
-            grad_scale = source.new_empty(case.b, 0) if tensors.grad_scale is None else tensors.grad_scale
             covariance.launch_backward(
-                pooled, source, tensors.scale, offset, tensors.grad_source, grad_scale, case.triu, case.precision,
-                case.choice,
+                pooled, source, tensors.scale, tensors.centre, tensors.grad_source, tensors.grad_scale,
+                case.precision, case.choice,
             )  # fmt: skip
         else:
-            covariance.launch_forward(source, tensors.scale, pooled, offset, case.triu, case.precision, case.choice)
+            covariance.launch_forward(source, tensors.scale, pooled, tensors.centre, case.precision, case.choice)
     elif case.backward:
         isqrt.launch_backward(
-            pooled, source, offset, trace, tensors.grad_source, case.m, case.n_iter, of_features, case.triu,
-            case.precision, case.choice,
-        )  # fmt: skip
-    else:
-        isqrt.launch_forward(
-            source, pooled, offset, trace, case.m, case.n_iter, of_features, case.triu, case.precision, case.choice
+            pooled, source, centre, tensors.trace, tensors.grad_source, case.n_iter, case.precision, case.choice
         )
+    else:
+        isqrt.launch_forward(source, pooled, centre, tensors.trace, case.n_iter, case.precision, case.choice)
 
 
 def features(case: Case, device: torch.device | str) -> Tensor:

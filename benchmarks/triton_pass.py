@@ -41,7 +41,7 @@ class Pass:
         if self.case.source == "matrix":
             self.tensors.trace.copy_(exact.diagonal(dim1=1, dim2=2).sum(1))
         else:
-            self.tensors.offset.copy_(exact.mean(2) - exact[:, :, 0])
+            self.tensors.centre.copy_(exact.mean(2) - exact[:, :, 0])
             self.tensors.trace.copy_(exact.var(2, correction=0).sum(1))
 
     @property

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 
+from gcp_kernels.architectures import FIRST_WITH, choices_of
 from gcp_kernels.ops.triton_device import policy
 from gcp_kernels.ops.triton_device.architecture import Architecture
 from gcp_kernels.ops.triton_device.policy import Choices, OnChip, Tiling
@@ -15,7 +16,7 @@ from .static_gate import SHARED_LIMIT
 from .static_kernels import DTYPES, Case
 
 # Tables by their name in the configuration, and the architecture that each is compiled for first.
-TABLES = {"AMPERE": 80, "HOPPER": 90, "BLACKWELL": 100, "BLACKWELL_CONSUMER": 120}
+TABLES = dict(sorted(FIRST_WITH.items(), key=lambda named: named[1]))
 KERNELS = ("on-chip-forward", "on-chip-backward", "persistent-forward", "persistent-backward", "phases", "covariance")
 
 ON_CHIP_SIDES = (128, 64, 32, 16)
@@ -67,8 +68,7 @@ class Entry:
 
 def table_name(arch: int) -> str:
     """The name of the table that serves an architecture."""
-    table = policy.choices(Architecture(arch, 1))
-    return next(name for name in TABLES if getattr(policy, name) is table)
+    return choices_of(arch)
 
 
 def served(name: str) -> tuple[int, ...]:

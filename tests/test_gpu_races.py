@@ -73,8 +73,8 @@ def cases() -> Iterator[Case]:
                 yield case(policy.persistent(1 << 20, c, tiling, arch), c=c)
             yield case(Persistent(tiling, 2), c=100, b=9)
             tiling = table.phases[planes]
-            span = tiling.block_m
-            yield case(Phases(tiling, splits=-(-49 // span), span=span), c=256)
+            chunk = tiling.block_m
+            yield case(Phases(tiling, splits=-(-49 // chunk), chunk=chunk), c=256)
             yield case(policy.COVARIANCE, c=256)
             yield case(policy.COVARIANCE, c=100, source="scaled features")
 
@@ -152,7 +152,7 @@ def test_persistent_against_phases(precision: str, backward: bool, poisoned_slab
         table, planes = policy.choices(architecture.architecture(DEVICE)), PLANES[precision]
         whole, by_phase = (table.backward if backward else table.forward)[planes], table.phases[planes]
     results = []
-    for choice in (Persistent(whole, programs=2), Phases(by_phase, splits=1, span=64)):
+    for choice in (Persistent(whole, programs=2), Phases(by_phase, splits=1, chunk=64)):
         case = case_of(choice, backward, precision, 256 if ON_GPU else 20, m=49 if ON_GPU else 16)
         held = Pass(case, DEVICE)
         # The same numbers in both: those of a pass are drawn from a seed.

@@ -43,6 +43,7 @@ LAYERS = (
     "validation",
     "precision",
     "matmul_setting",
+    "architectures",
 )
 
 

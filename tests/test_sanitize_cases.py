@@ -30,7 +30,8 @@ import json, sys
 from benchmarks.sanitize_cases import triton_launches
 from benchmarks.static_kernels import launched, shipped
 arch = int(sys.argv[1])
-CHOSEN = {"FEATURES", "TANGENTS", "SCALED", "PLANES", "BLOCK", "BLOCK_C", "BLOCK_K", "BLOCK_M", "warps", "stages"}
+CHOSEN = {"no", "centre", "matrices", "grad", "scales", "TANGENTS", "PLANES", "warps", "stages"}
+CHOSEN |= {"BLOCK", "BLOCK_C", "BLOCK_K", "BLOCK_M"}
 
 def kernels(cases):
     for kernel in (kernel for case in cases for kernel in launched(case, arch)):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ast
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +13,7 @@ from test_extension import NVCC, built, run
 from benchmarks import static_extension
 from benchmarks.static_extension import FORMS, Row, described, read, rows_of
 from benchmarks.static_gate import Figures
+from gcp_kernels import architectures
 from gcp_kernels.ops.cuda_device.extension import build_detail
 
 pytestmark = pytest.mark.slow
@@ -56,10 +55,7 @@ def runs(code: str, gpu: str) -> bool:
 
 
 def test_the_default_architectures_serve_every_gpu_without_translation():
-    setup = (Path(__file__).parent.parent / "setup.py").read_text(encoding="utf-8")
-    found = re.search(r"^ARCHITECTURES = (\{.*\})$", setup, re.MULTILINE)
-    assert found is not None
-    codes = [name.removesuffix("+PTX") for name in ast.literal_eval(found[1]).values()]
+    codes = [name.removesuffix("+PTX") for name in architectures.BUILT.values()]
     assert [gpu for gpu in GPUS if not any(runs(code, gpu) for code in codes)] == []
     assert runs("10.0", "10.3")
     assert not runs("10.3", "10.0")

@@ -12,6 +12,7 @@ import inputs
 import pytest
 import torch
 import triton_forms as forms
+from kernel_sources import SOURCES
 
 from gcp_kernels import fused_gcp
 from gcp_kernels.ops import backends
@@ -19,7 +20,7 @@ from gcp_kernels.ops.triton_device import backend, policy
 from gcp_kernels.ops.triton_device.architecture import Architecture
 from gcp_kernels.ops.triton_device.policy import OnChip, Persistent, Phases, Tiling
 
-KERNELS = sorted((Path(backend.__file__).parent / "kernels").glob("*.py"))
+KERNELS = [*SOURCES]
 SERVED = ("isqrt_pool", "covariance_pool", "newton_schulz_sqrt")
 
 
@@ -145,7 +146,7 @@ def test_many_positions(monkeypatch):
     tilings = {planes: Tiling(16, block_k=16, block_m=256, warps=4) for planes in (1, 2)}
     monkeypatch.setattr(policy, "HOPPER", dataclasses.replace(policy.HOPPER, phases=tilings))
     for choose in (policy.isqrt_forward, policy.isqrt_backward):
-        assert choose(1, 3, 4099, "high", arch) == Phases(tilings[2], splits=9, span=512)
+        assert choose(1, 3, 4099, "high", arch) == Phases(tilings[2], splits=9, chunk=512)
     forms.check_pooling(inputs.relu_features(1, 3, 4099, torch.float32), 3, "high", "full")
 
 

@@ -71,10 +71,10 @@ def assert_legal(choice, b, c, m, arch):
 
 
 def assert_covered_once(choice, m):
-    """Parts of ``span`` positions, in whole steps of block_m, cover all m of them; none is empty."""
-    assert choice.span >= 1
-    assert choice.span % choice.tiling.block_m == 0
-    bounds = [(part * choice.span, min((part + 1) * choice.span, m)) for part in range(choice.splits)]
+    """Parts of ``chunk`` positions, in whole steps of block_m, cover all m of them; none is empty."""
+    assert choice.chunk >= 1
+    assert choice.chunk % choice.tiling.block_m == 0
+    bounds = [(part * choice.chunk, min((part + 1) * choice.chunk, m)) for part in range(choice.splits)]
     assert bounds[0][0] == 0
     assert bounds[-1][1] == m
     assert all(start < stop for start, stop in bounds)
@@ -196,10 +196,10 @@ TILING = Tiling(64, block_k=32, block_m=16, warps=4)
         (Persistent(Tiling(64, block_k=32, block_m=16, warps=8), programs=216), "too many registers"),
         (Persistent(Tiling(64, block_k=48, block_m=16, warps=4), programs=108), "a block that is no multiple"),
         (Persistent(Tiling(32, block_k=64, block_m=16, warps=4), programs=108), "a block that is no multiple"),
-        (Phases(TILING, splits=2, span=104), "a span that is no multiple"),
-        (Phases(TILING, splits=1, span=96), "positions left out"),
-        (Phases(TILING, splits=3, span=112), "an empty part"),
-        (Phases(TILING, splits=2, span=96), "positions left out"),
+        (Phases(TILING, splits=2, chunk=104), "a chunk that is no multiple"),
+        (Phases(TILING, splits=1, chunk=96), "positions left out"),
+        (Phases(TILING, splits=3, chunk=112), "an empty part"),
+        (Phases(TILING, splits=2, chunk=96), "positions left out"),
     ],
 )
 def test_what_is_illegal_is_found(choice, why):

@@ -100,8 +100,8 @@ def test_spectra(form, spectrum, monkeypatch):
 @pytest.mark.parametrize("m", [17, 33, 50])
 def test_a_covariance_in_several_parts(m, monkeypatch):
     """The last of them cut short; in a backward pass with other tiles than the forward pass had."""
-    forward = forms.Phases(forms.Tiling(16, block_k=16, block_m=16, warps=1), splits=-(-m // 16), span=16)
-    backward = forms.Phases(forms.Tiling(32, block_k=16, block_m=16, warps=1), splits=2, span=32)
+    forward = forms.Phases(forms.Tiling(16, block_k=16, block_m=16, warps=1), splits=-(-m // 16), chunk=16)
+    backward = forms.Phases(forms.Tiling(32, block_k=16, block_m=16, warps=1), splits=2, chunk=32)
     forms.force(monkeypatch, forward, backward if m > 32 else forward)
     forms.check_pooling(inputs.relu_features(1, 18, m, FLOAT32), 2, "high", "triu")
 

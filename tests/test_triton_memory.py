@@ -137,14 +137,13 @@ def test_samples_that_span_2_to_the_31_elements(form, kind, dim, monkeypatch):
     choice = forms.choice_of(form, c, m, tiling=TILING)
     x = torch.randn(2, c, m).half() if kind != "matrices" else inputs.covariance_matrices(2, c, torch.float16)
     grad = torch.randn(2, c, c).half() if kind != "features_triu" else torch.randn(2, c * (c + 1) // 2).half()
-    m, features, triu = (m, True, kind == "features_triu") if kind != "matrices" else (1, False, False)
+    features, triu = kind != "matrices", kind == "features_triu"
 
     def results(x: Tensor, grad: Tensor, grad_x: Tensor) -> tuple[Tensor, Tensor]:
         value = torch.empty(2, c * (c + 1) // 2) if triu else torch.empty(2, c, c)
-        offset, trace = torch.empty(2, c), torch.empty(2)
-        options = m, 2, features, triu, "fast", choice
-        isqrt.launch_forward(x, value, offset if features else trace, trace, *options)
-        isqrt.launch_backward(grad, x, offset if features else trace, trace, grad_x, *options)
+        centre, trace = torch.empty(2, c) if features else None, torch.empty(2)
+        isqrt.launch_forward(x, value, centre, trace, 2, "fast", choice)
+        isqrt.launch_backward(grad, x, centre, trace, grad_x, 2, "fast", choice)
         return value, grad_x.clone(memory_format=torch.contiguous_format)
 
     expected = results(x, grad, torch.empty_like(x))
@@ -166,9 +165,9 @@ def test_covariances_of_samples_that_span_2_to_the_31_elements(output, dim, monk
 
     def results(x: Tensor, grad: Tensor, grad_x: Tensor) -> tuple[Tensor, Tensor]:
         value = torch.empty(2, c * (c + 1) // 2) if triu else torch.empty(2, c, c)
-        offset = torch.empty(2, c)
-        plain.launch_forward(x, None, value, offset, triu, "fast", TILING)
-        plain.launch_backward(grad, x, None, offset, grad_x, x.new_empty(2, 0), triu, "fast", TILING)
+        centre = torch.empty(2, c)
+        plain.launch_forward(x, None, value, centre, "fast", TILING)
+        plain.launch_backward(grad, x, None, centre, grad_x, None, "fast", TILING)
         return value, grad_x.clone(memory_format=torch.contiguous_format)
 
     expected = results(x, grad, torch.empty_like(x))
@@ -183,10 +182,10 @@ def test_covariances_of_samples_that_span_2_to_the_31_elements(output, dim, monk
 def test_scales_that_span_2_to_the_31_elements(monkeypatch):
     """As a scale does that is one position of features of such an extent."""
     x, scale = torch.randn(2, 5, 6), torch.randn(2, 5)
-    value, expected, offset = torch.empty(2, 5, 5), torch.empty(2, 5, 5), torch.empty(2, 5)
-    plain.launch_forward(x, scale.half(), expected, offset, False, "fast", TILING)
+    value, expected, centre = torch.empty(2, 5, 5), torch.empty(2, 5, 5), torch.empty(2, 5)
+    plain.launch_forward(x, scale.half(), expected, centre, "fast", TILING)
     Watch(monkeypatch)
-    plain.launch_forward(x, spread_out(scale, 1), value, offset, False, "fast", TILING)
+    plain.launch_forward(x, spread_out(scale, 1), value, centre, "fast", TILING)
     assert torch.equal(value, expected)
 
 

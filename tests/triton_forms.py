@@ -54,8 +54,8 @@ def choice_of(form: str, c: int, m: int, *, tiling: Tiling | None = None, progra
     tiling = tiling or tiling_of(c)
     if form == "persistent":
         return Persistent(tiling, programs)
-    span = -(-m // (parts * tiling.block_m)) * tiling.block_m
-    return Phases(tiling, splits=-(-m // span), span=span)
+    chunk = -(-m // (parts * tiling.block_m)) * tiling.block_m
+    return Phases(tiling, splits=-(-m // chunk), chunk=chunk)
 
 
 def force(monkeypatch: pytest.MonkeyPatch, forward: Config, backward: Config | None = None) -> None:

@@ -11,6 +11,8 @@ that needs another's result changes a value there; and reading a neighbour's mem
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 import numpy
 import pytest
 import torch
@@ -52,7 +54,7 @@ class Watch:
 
         def launch(executor, *args, **options):
             watch.launches += 1
-            watch._elements = numpy.unique(numpy.concatenate([addresses_of(a) for a in args if torch.is_tensor(a)]))
+            watch._elements = numpy.unique(numpy.concatenate([addresses_of(tensor) for tensor in tensors_of(args)]))
             watch._loaded, watch._stored, watch._programs = [], [], []
             watch._touched = watch._written = numpy.empty(0, numpy.uint64)
             watch._launch(executor, *args, **options)
@@ -98,6 +100,15 @@ class Watch:
         written = numpy.concatenate([p[1] for p in self._programs])
         if (shared := numpy.intersect1d(touched[times > 1], written)).size:
             raise Race(f"{shared.size} elements are written by one program and touched by another")
+
+
+def tensors_of(args: Iterable[object]) -> Iterator[torch.Tensor]:
+    """The tensors among arguments and their members."""
+    for argument in args:
+        if torch.is_tensor(argument):
+            yield argument
+        elif isinstance(argument, tuple):
+            yield from tensors_of(argument)
 
 
 def addresses_of(tensor: torch.Tensor) -> numpy.ndarray:

@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from gcp_kernels.architectures import TARGETS
+
 from .guarded import GuardedBuffer, guarded_copy
 
 HERE = Path(__file__).parent
@@ -18,7 +20,7 @@ ELEMENTS = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2, torch.float64
 PLANES = {"fast": 1, "high": 2}
 
 # Shared memory that a block may use: H100, H200 and B200; A100; GeForce RTX 30, 40 and 50.
-SHARED_LIMITS = {"sm_90": 232448, "sm_80": 166912, "sm_120": 101376}
+SHARED_LIMITS = {TARGETS[arch].name: TARGETS[arch].shared_bytes for arch in (90, 80, 120)}
 
 # How tensor cores round, see tensor_cores.h: products that are summed at once, and guard bits. What is known of B200 is
 # known of H100 too; A100, and GPUs of 8.6 and 8.9, are the least accurate of those that the kernels run on.

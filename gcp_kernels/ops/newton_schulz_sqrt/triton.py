@@ -14,25 +14,25 @@ from ..triton_device.architecture import architecture
 
 
 def newton_schulz_sqrt(cov: Tensor, n_iter: int, keep_iterates: bool, precision: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Forward: (B, C, C) -> root (B, C, C), trace (B,), no iterates (B, 0, C, C)."""
+    """Take the root of (B, C, C) matrices; give it, their traces (B,) and no iterates (B, 0, C, C)."""
     b, c, _ = cov.shape
     precision = resolve_precision(precision, cov.dtype)
     root = torch.empty_like(cov, memory_format=torch.contiguous_format)
     trace = cov.new_empty(b, dtype=torch.float32)
     if b:
         choice = policy.isqrt_forward(b, c, 1, precision, architecture(cov.device))
-        launch_forward(cov, root, trace, trace, 1, n_iter, False, False, precision, choice)
+        launch_forward(cov, root, None, trace, n_iter, precision, choice)
     return root, trace, empty_iterates(cov, c, n_iter, False)
 
 
 def newton_schulz_sqrt_backward(
     grad: Tensor, cov: Tensor, trace: Tensor, iterates: Tensor, n_iter: int, precision: str
 ) -> Tensor:
-    """Backward: dL/droot (B, C, C) -> dL/dcov (B, C, C), symmetric."""
+    """Turn the gradient of the root into that of the matrices, (B, C, C) and symmetric."""
     b, c, _ = cov.shape
     precision = resolve_precision(precision, cov.dtype)
     grad_cov = torch.empty_like(cov, memory_format=torch.contiguous_format)
     if b:
         choice = policy.isqrt_backward(b, c, 1, precision, architecture(cov.device))
-        launch_backward(grad, cov, trace, trace, grad_cov, 1, n_iter, False, False, precision, choice)
+        launch_backward(grad, cov, None, trace, grad_cov, n_iter, precision, choice)
     return grad_cov

@@ -9,8 +9,11 @@ estimates, and say of what.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
+from gcp_kernels.architectures import choices_of
 from gcp_kernels.ops.triton_device.architecture import Architecture
+from gcp_kernels.ops.triton_device.slab import slab_elements
 from gcp_kernels.precision import PLANES
 
 
@@ -57,14 +60,14 @@ class Persistent:
 
 @dataclass(frozen=True)
 class Phases:
-    """One launch for each phase; covariances are summed in ``splits`` parts of ``span`` positions.
+    """One launch for each phase; covariances are summed in ``splits`` parts of ``chunk`` positions.
 
-    ``span`` is a multiple of the tiling's ``block_m``, in which positions are read.
+    ``chunk`` is a multiple of the tiling's ``block_m``, in which positions are read.
     """
 
     tiling: Tiling
     splits: int
-    span: int
+    chunk: int
 
 
 Config = OnChip | Persistent | Phases
@@ -158,12 +161,12 @@ COVARIANCE = Tiling(64, block_k=32, block_m=32, warps=4)
 
 
 def choices(arch: Architecture) -> Choices:
-    """The table of an architecture; one that is newer than all of them has that of the newest."""
-    if arch.capability < 90:
-        return AMPERE
-    if arch.capability < 100:
-        return HOPPER
-    return BLACKWELL if arch.capability < 120 else BLACKWELL_CONSUMER
+    """Find the table of an architecture; one that is newer than all of them has that of the newest."""
+    table: Choices = globals()[_table_name(arch.capability)]
+    return table
+
+
+_table_name = cache(choices_of)
 
 
 def isqrt_forward(b: int, c: int, m: int, precision: str, arch: Architecture) -> Config:
@@ -191,18 +194,14 @@ def persistent(b: int, c: int, tiling: Tiling, arch: Architecture) -> Persistent
     """As many programs as are resident at a time, and as there is memory for."""
     # Four warps of at most 255 registers leave room for a second program.
     per_multiprocessor = 2 if tiling.warps == 4 else 1
-    affordable = max(1, SLAB_BYTES // _most_slab_bytes(tiling.blocks(c) * tiling.block))
+    # Both passes have as many, so a slab with tangents counts, in float16.
+    affordable = max(1, SLAB_BYTES // (2 * slab_elements(tiling.blocks(c) * tiling.block, tangents=True)))
     return Persistent(tiling, programs=min(b, per_multiprocessor * arch.multiprocessors, affordable))
-
-
-def _most_slab_bytes(side: int) -> int:
-    """Bytes of a slab with tangents: ten matrices of two float16 planes."""
-    return 40 * side * side
 
 
 def by_phase(b: int, c: int, m: int, tiling: Tiling, arch: Architecture) -> Phases:
     """As many parts of a covariance as occupy the multiprocessors, none shorter than 256 positions."""
     wanted = -(-arch.multiprocessors // (b * tiling.tiles(c)))
     splits = max(1, min(wanted, m // 256))
-    span = -(-m // (splits * tiling.block_m)) * tiling.block_m
-    return Phases(tiling, splits=-(-m // span), span=span)
+    chunk = -(-m // (splits * tiling.block_m)) * tiling.block_m
+    return Phases(tiling, splits=-(-m // chunk), chunk=chunk)

@@ -1,7 +1,7 @@
 """Tiles of one sample's working matrices, which lie in a slab of global memory and pass through the L2 cache.
 
 A slab holds matrices of (P, P) elements, P being C rounded up to whole tiles, each as a high and a low float16 plane
-(see ``arithmetic``). Only tiles on or above the diagonal are computed; both they and their mirror images are stored, so
+(see ``products``). Only tiles on or above the diagonal are computed; both they and their mirror images are stored, so
 that operands are always read in rows. With tangents, the tangent of matrix m is matrix m + TANGENT.
 
 In "fast" precision products read high planes alone, but what is added to them keeps both: of an iterate
@@ -11,25 +11,33 @@ In "fast" precision products read high planes alone, but what is added to them k
 import triton
 import triton.language as tl
 
-from .features import centred_tile, first_position
+from . import slab as sizes
+from .features import centred_tile, first_position, load_centre
 from .products import UNLIFT, accumulate, accumulated, split
 
-# Matrices of a slab. W_k, Y_k and one that is free take turns in the last three, see ``iteration``.
+# Matrices of a slab. W_k, Y_k and one that is free take turns in the others, see ``iteration``.
 A = tl.constexpr(0)
 V = tl.constexpr(1)
-REAL_MATRICES = tl.constexpr(5)
-TANGENT = tl.constexpr(5)
+MATRICES = tl.constexpr(sizes.MATRICES)
+TANGENT = tl.constexpr(sizes.MATRICES)
+
+
+@triton.jit
+def slab_of(slabs, index, P: tl.constexpr, TANGENTS: tl.constexpr):
+    """Find the ``index``-th slab."""
+    matrices = 2 * MATRICES if TANGENTS else MATRICES
+    return slabs + index * (matrices * 2 * P * P)
 
 
 @triton.jit
 def block_of(index, BLOCK: tl.constexpr):
-    """Rows, or columns, of the ``index``-th block."""
+    """List the rows, or columns, of the ``index``-th block."""
     return index * BLOCK + tl.arange(0, BLOCK)
 
 
 @triton.jit
 def load_tile(slab, matrix, rows, columns, P: tl.constexpr):
-    """A tile on or above the diagonal, float32."""
+    """Load a tile on or above the diagonal, float32."""
     at = slab + matrix * (2 * P * P) + rows[:, None] * P + columns[None, :]
     return (tl.load(at).to(tl.float32) + tl.load(at + P * P).to(tl.float32)) * UNLIFT
 
@@ -63,7 +71,7 @@ def multiply_tiles(
     BLOCK: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """Tile of L R and, with TANGENTS, of dL R + L dR (else of no meaning), for matrices ``left`` and ``right``."""
+    """Compute a tile of L R and, with TANGENTS, of dL R + L dR (else of no meaning); L is ``left``, R is ``right``."""
     left_tile = slab + left * (2 * P * P) + rows[:, None] * P + tl.arange(0, BLOCK_K)[None, :]
     right_tile = slab + right * (2 * P * P) + tl.arange(0, BLOCK_K)[:, None] * P + columns[None, :]
     low = P * P
@@ -91,30 +99,24 @@ def multiply_tiles(
 @triton.jit
 def covariance_tile(
     x,
-    offset,
+    centre,
     scale,
     rows,
     columns,
     start,
     stop,
-    C,
-    M,
-    stride_c,
-    stride_m,
     PLANES: tl.constexpr,
     BLOCK: tl.constexpr,
     BLOCK_M: tl.constexpr,
 ):
-    """Tile of the sum over positions ``start`` to ``stop`` of (scale (x - mu)) (scale (x - mu))^T."""
-    row_shift = first_position(x, rows, C, stride_c)
-    column_shift = first_position(x, columns, C, stride_c)
-    row_offset = tl.load(offset + rows, mask=rows < C, other=0.0)
-    column_offset = tl.load(offset + columns, mask=columns < C, other=0.0)
+    """Compute a tile of the sum over positions ``start`` to ``stop`` of (scale (x - mu)) (scale (x - mu))^T."""
+    row_shift, column_shift = first_position(x, rows), first_position(x, columns)
+    row_centre, column_centre = load_centre(centre, x, rows), load_centre(centre, x, columns)
     total = tl.zeros((BLOCK, BLOCK), tl.float32)
     for m in range(start, stop, BLOCK_M):
         positions = m + tl.arange(0, BLOCK_M)
-        left = centred_tile(x, rows, positions, row_shift, row_offset, C, M, stride_c, stride_m) * scale
-        right = centred_tile(x, columns, positions, column_shift, column_offset, C, M, stride_c, stride_m) * scale
+        left = centred_tile(x, rows, positions, row_shift, row_centre) * scale
+        right = centred_tile(x, columns, positions, column_shift, column_centre) * scale
         left_high, left_low = split(left)
         right_high, right_low = split(right)
         total = accumulate(left_high, left_low, tl.trans(right_high), tl.trans(right_low), total, PLANES)

@@ -21,7 +21,7 @@ from ...triton_device.triangle import upper_tile
 
 @triton.jit
 def matrices_of(step):
-    """The matrices that hold W_k, Y_k and nothing, before step k."""
+    """Name the matrices that hold W_k, Y_k and nothing, before step k."""
     turn = (step + 2) % 3
     w = tl.where(step == 0, A, tl.where(turn == 0, 3, tl.where(turn == 1, 2, 4)))
     y = tl.where(step == 0, A, tl.where(turn == 0, 2, tl.where(turn == 1, 4, 3)))
@@ -41,7 +41,7 @@ def square_tile(
     BLOCK: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """One of the TILES tiles of V and, from the second step on, one of as many of the next Y."""
+    """Compute one of the TILES tiles of V and, from the second step on, one of as many of the next Y."""
     w, y, free = matrices_of(step)
     next_y = job >= TILES
     i, j = upper_tile(job - tl.where(next_y, TILES, 0))
@@ -69,7 +69,7 @@ def cube_tile(
     BLOCK: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """One tile of the next W, which takes the place of the last Y; in the first step of Y_1 too."""
+    """Compute a tile of the next W, which is stored where the last Y was; in the first step of Y_1 too."""
     w, y, free = matrices_of(step)
     out = tl.where(step == 0, 3, y)
     i, j = upper_tile(tile)
@@ -101,7 +101,7 @@ def root_tile(
     BLOCK: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """Tile of Y_N and, with TANGENTS, of its tangent."""
+    """Compute a tile of Y_N and, with TANGENTS, of its tangent."""
     w, y, _ = matrices_of(n_iter - 1)
     total, d_total = multiply_tiles(slab, y, w, rows, columns, P, TANGENTS, PLANES, BLOCK, BLOCK_K)
     root = 1.5 * load_tile(slab, y, rows, columns, P) - 0.5 * total

@@ -1,66 +1,59 @@
 """One program, one sample, one launch: every matrix stays in registers and shared memory.
 
 All of docs/mathematics.md is here in its order: statistics, covariance, normalisation, iteration (:func:`root_of`) and,
-for the backward pass, the same iteration on matrices with tangents (:func:`root_and_tangent`). With FEATURES the source
-is (C, M) features, else a (C, C) covariance that is given.
+for the backward pass, the same iteration on matrices with tangents (:func:`root_and_tangent`). The source
+is features, which have centres, or covariances that are given, and have none.
 """
 
 import triton
 import triton.language as tl
 
-from ...triton_device.features import aligned, centred_tile, first_position, statistics, widen
+from ...triton_device.features import (
+    centred_tile,
+    first_position,
+    load_centre,
+    sample_of,
+    statistics,
+    store_features,
+)
 from ...triton_device.products import (
     accumulate,
     accumulated,
     direction,
+    growth_of,
     inverse_root,
     multiply,
     multiply_add,
     multiply_tangent,
-    span_of,
     split,
 )
-from ...triton_device.triangle import store_symmetric, symmetric_tile
+from ...triton_device.triangle import load_diagonal, normalised_tile, store_symmetric, symmetric_tile
 
 
 @triton.jit
-def normalised_covariance(
-    x,
-    shift,
-    offset,
-    scale,
-    C,
-    M,
-    stride_c,
-    stride_m,
-    BLOCK_C: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    PLANES: tl.constexpr,
-):
-    """A = (scale (x - mu)) (scale (x - mu))^T, (BLOCK_C, BLOCK_C)."""
+def normalised_covariance(x, shift, centre, scale, BLOCK_C: tl.constexpr, BLOCK_M: tl.constexpr, PLANES: tl.constexpr):
+    """Compute A = (scale (x - mu)) (scale (x - mu))^T, (BLOCK_C, BLOCK_C)."""
     rows = tl.arange(0, BLOCK_C)
     total = tl.zeros((BLOCK_C, BLOCK_C), tl.float32)
-    for start in range(0, M, BLOCK_M):
-        columns = start + tl.arange(0, BLOCK_M)
-        tile = centred_tile(x, rows, columns, shift, offset, C, M, stride_c, stride_m) * scale
+    for start in range(0, x.M, BLOCK_M):
+        positions = start + tl.arange(0, BLOCK_M)
+        tile = centred_tile(x, rows, positions, shift, centre) * scale
         high, low = split(tile)
         total = accumulate(high, low, tl.trans(high), tl.trans(low), total, PLANES)
     return accumulated(total, PLANES)
 
 
 @triton.jit
-def normalised_matrix(matrix, C, stride_row, stride_column, BLOCK_C: tl.constexpr):
-    """A and the trace of a given covariance."""
+def normalised_matrix(matrices, sample, C, WIDE: tl.constexpr, BLOCK_C: tl.constexpr):
+    """Compute A and the trace of a given covariance."""
     rows = tl.arange(0, BLOCK_C)
-    diagonal = tl.load(matrix + rows * (stride_row + stride_column), mask=rows < C, other=0.0).to(tl.float32)
-    trace = tl.sum(diagonal)
-    a = symmetric_tile(matrix, rows, rows, C, stride_row, stride_column, False) * 0.5
-    return tl.div_rn(a, tl.where(trace == 0, float("inf"), trace)), trace
+    trace = tl.sum(load_diagonal(matrices, sample, rows, C, WIDE))
+    return normalised_tile(matrices, sample, trace, rows, rows, C, WIDE), trace
 
 
 @triton.jit
 def root_of(a, n_iter, PLANES: tl.constexpr):
-    """Y_N of a matrix A with trace 1."""
+    """Compute Y_N of a matrix A with trace 1."""
     w = a
     v = multiply(w, w, tl.zeros_like(w), PLANES)
     y = 1.5 * w - 0.5 * v
@@ -76,7 +69,7 @@ def root_of(a, n_iter, PLANES: tl.constexpr):
 
 @triton.jit
 def root_and_tangent(a, d_a, n_iter, PLANES: tl.constexpr):
-    """Y_N of A, and its derivative in the direction ``d_a``."""
+    """Compute Y_N of A, and its derivative in the direction ``d_a``."""
     w, dw = a, d_a
     zero = tl.zeros_like(w)
     v = multiply(w, w, zero, PLANES)
@@ -98,18 +91,14 @@ def root_and_tangent(a, d_a, n_iter, PLANES: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=["M", "n_iter"])
-def forward_kernel(
+def isqrt_pool_on_chip_forward_kernel(
     source,
     pooled,
-    offset,
+    centre,
     trace,
     C,
     M,
     n_iter,
-    stride_b,
-    stride_0,
-    stride_1,
-    FEATURES: tl.constexpr,
     TRIU: tl.constexpr,
     PLANES: tl.constexpr,
     WIDE: tl.constexpr,
@@ -117,21 +106,18 @@ def forward_kernel(
     BLOCK_C: tl.constexpr,
     BLOCK_M: tl.constexpr,
 ):
+    """Pool one sample. Grid: B."""
     sample = tl.program_id(0).to(tl.int64)
-    M, stride_b = aligned(M, ALIGN), aligned(stride_b, ALIGN)
-    stride_0, stride_1 = widen(aligned(stride_0, ALIGN), WIDE), widen(stride_1, WIDE)
-    source += sample * stride_b
     rows = tl.arange(0, BLOCK_C)
-    if FEATURES:
-        shift, mean, squares = statistics(source, rows, C, M, stride_0, stride_1, BLOCK_M)
-        tl.store(offset + sample * C + rows, mean, mask=rows < C)
+    if centre is not None:
+        x = sample_of(source, sample, C, M, WIDE, ALIGN)
+        shift, mean, squares = statistics(x, rows, BLOCK_M)
+        tl.store(centre + sample * C + rows, mean, mask=rows < C)
         total = tl.sum(squares)
-        t = total / M
-        a = normalised_covariance(
-            source, shift, mean, inverse_root(total), C, M, stride_0, stride_1, BLOCK_C, BLOCK_M, PLANES
-        )
+        t = total / x.M
+        a = normalised_covariance(x, shift, mean, inverse_root(total), BLOCK_C, BLOCK_M, PLANES)
     else:
-        a, t = normalised_matrix(source, C, stride_0, stride_1, BLOCK_C)
+        a, t = normalised_matrix(source, sample, C, WIDE, BLOCK_C)
     tl.store(trace + sample, t)
     y = root_of(a, n_iter, PLANES) * tl.sqrt_rn(t)
     size = C * (C + 1) // 2 if TRIU else C * C
@@ -139,68 +125,51 @@ def forward_kernel(
 
 
 @triton.jit(do_not_specialize=["M", "n_iter"])
-def backward_kernel(
+def isqrt_pool_on_chip_backward_kernel(
     grad,
     source,
-    offset,
+    centre,
     trace,
     grad_source,
     C,
     M,
     n_iter,
-    stride_gb,
-    stride_g0,
-    stride_g1,
-    stride_b,
-    stride_0,
-    stride_1,
-    stride_ob,
-    stride_o0,
-    stride_o1,
-    FEATURES: tl.constexpr,
-    TRIU: tl.constexpr,
     PLANES: tl.constexpr,
     WIDE: tl.constexpr,
     ALIGN: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_M: tl.constexpr,
 ):
+    """Differentiate the pooling of one sample. Grid: B."""
     sample = tl.program_id(0).to(tl.int64)
-    M, stride_b = aligned(M, ALIGN), aligned(stride_b, ALIGN)
-    stride_0, stride_1 = widen(aligned(stride_0, ALIGN), WIDE), widen(stride_1, WIDE)
-    stride_ob, stride_o0 = aligned(stride_ob, ALIGN), widen(aligned(stride_o0, ALIGN), WIDE)
-    stride_o1 = widen(stride_o1, WIDE)
-    stride_g0, stride_g1 = widen(stride_g0, WIDE), widen(stride_g1, WIDE)
-    source += sample * stride_b
-    grad_source += sample * stride_ob
     rows = tl.arange(0, BLOCK_C)
     t = tl.load(trace + sample)
-    if FEATURES:
-        shift = first_position(source, rows, C, stride_0)
-        mean = tl.load(offset + sample * C + rows, mask=rows < C, other=0.0)
-        scale = inverse_root(t * M)
-        a = normalised_covariance(source, shift, mean, scale, C, M, stride_0, stride_1, BLOCK_C, BLOCK_M, PLANES)
+    if centre is not None:
+        x = sample_of(source, sample, C, M, WIDE, ALIGN)
+        shift = first_position(x, rows)
+        mean = load_centre(centre + sample * C, x, rows)
+        scale = inverse_root(t * x.M)
+        a = normalised_covariance(x, shift, mean, scale, BLOCK_C, BLOCK_M, PLANES)
     else:
-        a, _ = normalised_matrix(source, C, stride_0, stride_1, BLOCK_C)
-    twice_g = symmetric_tile(grad + sample * stride_gb, rows, rows, C, stride_g0, stride_g1, TRIU)
+        a, _ = normalised_matrix(source, sample, C, WIDE, BLOCK_C)
+    twice_g = symmetric_tile(grad, sample, rows, rows, C, WIDE)
     largest = tl.max(tl.abs(twice_g))
-    span = span_of(C, n_iter)
-    y, d = root_and_tangent(a, direction(twice_g, largest, span), n_iter, PLANES)
+    growth = growth_of(C, n_iter)
+    y, d = root_and_tangent(a, direction(twice_g, largest, growth), n_iter, PLANES)
     # Read a second time: kept, it would take registers through the whole iteration.
-    twice_g = symmetric_tile(grad + sample * stride_gb, rows, rows, C, stride_g0, stride_g1, TRIU)
-    g = direction(twice_g, largest, span)
-    shift_of_d = tl.sum(0.5 * g * y - d * a)
-    d = tl.where(rows[:, None] == rows[None, :], d + shift_of_d, d)
-    if FEATURES:
+    g = direction(symmetric_tile(grad, sample, rows, rows, C, WIDE), largest, growth)
+    trace_term = tl.sum(0.5 * g * y - d * a)
+    d = tl.where(rows[:, None] == rows[None, :], d + trace_term, d)
+    if centre is not None:
+        grad_x = sample_of(grad_source, sample, C, M, WIDE, ALIGN)
         high, low = split(d)
-        factor = span * largest / tl.sqrt_rn(M * 1.0)
-        for start in range(0, M, BLOCK_M):
-            columns = start + tl.arange(0, BLOCK_M)
-            tile = centred_tile(source, rows, columns, shift, mean, C, M, stride_0, stride_1) * scale
+        factor = growth * largest / tl.sqrt_rn(x.M * 1.0)
+        for start in range(0, x.M, BLOCK_M):
+            positions = start + tl.arange(0, BLOCK_M)
+            tile = centred_tile(x, rows, positions, shift, mean) * scale
             tile_high, tile_low = split(tile)
             gradient = multiply_add(high, low, tile_high, tile_low, tl.zeros((BLOCK_C, BLOCK_M), tl.float32), 2)
-            inside = (rows[:, None] < C) & (columns[None, :] < M)
-            pointers = grad_source + rows[:, None] * stride_o0 + columns[None, :] * stride_o1
-            tl.store(pointers, (gradient * factor).to(grad_source.dtype.element_ty), mask=inside)
+            store_features(grad_x, gradient * factor, rows, positions)
     else:
-        store_symmetric(grad_source, d * (0.5 * span * largest * inverse_root(t)), rows, rows, C, False)
+        factor = 0.5 * growth * largest * inverse_root(t)
+        store_symmetric(grad_source + sample * C * C, d * factor, rows, rows, C, False)

@@ -5,103 +5,100 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...triton_device.launch import matrix_strides, new_slabs
+from ...triton_device.arguments import Features, Matrices
+from ...triton_device.launch import new_slabs
 from ...triton_device.policy import Phases
 from . import phases
 
-# Channels of one program that finds means; samples here are few, so programs are made many.
+# Channels of one program that finds centres; samples here are few, so programs are made many.
 _STATISTICS_ROWS = 4
 _STATISTICS_COLUMNS = 256
 _TRACE_BLOCK = 64
 
 
 def launch_forward_phases(
-    source: Tensor, pooled: Tensor, offset: Tensor, trace: Tensor, m: int, n_iter: int, features: bool, triu: bool,
+    source: Features | Matrices, pooled: Tensor, centre: Tensor | None, trace: Tensor, m: int, n_iter: int,
     planes: int, wide: bool, align: int, choice: Phases,
 ) -> None:  # fmt: skip
-    """The forward pass; see ``isqrt.launch_forward``."""
-    b, c = source.shape[:2]
-    tiling, tiles = choice.tiling, choice.tiling.tiles(c)
-    options = {"num_warps": tiling.warps, "num_stages": tiling.stages}
-    squares = _launch_statistics(source, offset, m, wide, align) if features else trace
-    phases.trace_kernel[(b,)](
-        source, squares, trace, c, m, squares.shape[-1], *source.stride(), features, wide, _TRACE_BLOCK
-    )
-    slabs = new_slabs(source, b, tiling.blocks(c) * tiling.block, tangents=False)
-    parts = _launch_covariance(source, offset, trace, m, planes, wide, align, choice) if features else trace
-    phases.start_kernel[(b * tiles,)](
-        source, parts, trace, trace, trace, slabs, c, n_iter, choice.splits, *source.stride(), 0, 0, 0,
-        features, False, triu, planes, wide, tiling.blocks(c), tiling.block, **options,
-    )  # fmt: skip
+    """Launch the forward pass; see ``launch.launch_forward``."""
+    b, c = source.data.shape[:2]
+    tiling, blocks, tiles = choice.tiling, choice.tiling.blocks(c), choice.tiling.tiles(c)
+    if centre is None:
+        phases.matrix_trace_kernel[(b,)](source, trace, c, wide, _TRACE_BLOCK)
+    else:
+        squares = _launch_statistics(source, centre, m, wide, align)
+        phases.trace_kernel[(b,)](squares, trace, m, squares.shape[1])
+    slabs = new_slabs(trace, b, blocks * tiling.block, tangents=False)
+    _launch_start(source, centre, trace, None, None, slabs, m, n_iter, planes, wide, align, choice)
     _launch_steps(slabs, b, c, n_iter, False, planes, choice)
     phases.root_kernel[(b * tiles,)](
-        slabs, trace, pooled, c, n_iter, triu, planes, tiling.blocks(c), tiling.block, tiling.block_k, **options
-    )
+        slabs, trace, pooled, c, n_iter, pooled.dim() == 2, planes, blocks, tiling.block, tiling.block_k,
+        num_warps=tiling.warps, num_stages=tiling.stages,
+    )  # fmt: skip
 
 
 def launch_backward_phases(
-    grad: Tensor, source: Tensor, offset: Tensor, trace: Tensor, grad_source: Tensor, m: int, n_iter: int,
-    features: bool, triu: bool, planes: int, wide: bool, align: int, choice: Phases,
+    grad: Matrices, source: Features | Matrices, centre: Tensor | None, trace: Tensor, out: Features | Tensor, m: int,
+    n_iter: int, planes: int, wide: bool, align: int, choice: Phases,
 ) -> None:  # fmt: skip
-    """The backward pass; see ``isqrt.launch_backward``."""
-    b, c = source.shape[:2]
+    """Launch the backward pass; see ``launch.launch_backward``."""
+    b, c = source.data.shape[:2]
     tiling, blocks, tiles = choice.tiling, choice.tiling.blocks(c), choice.tiling.tiles(c)
     options = {"num_warps": tiling.warps, "num_stages": tiling.stages}
     largest = trace.new_empty(b, tiles)
-    diagonals = torch.empty_like(largest)
-    phases.largest_kernel[(b * tiles,)](
-        grad, largest, c, *matrix_strides(grad), triu, wide, blocks, tiling.block, **options
-    )
-    slabs = new_slabs(source, b, blocks * tiling.block, tangents=True)
-    parts = _launch_covariance(source, offset, trace, m, planes, wide, align, choice) if features else trace
-    phases.start_kernel[(b * tiles,)](
-        source, parts, trace, grad, largest, slabs, c, n_iter, choice.splits, *source.stride(), *matrix_strides(grad),
-        features, True, triu, planes, wide, blocks, tiling.block, **options,
-    )  # fmt: skip
+    trace_terms = torch.empty_like(largest)
+    phases.largest_kernel[(b * tiles,)](grad, largest, c, wide, blocks, tiling.block, **options)
+    slabs = new_slabs(trace, b, blocks * tiling.block, tangents=True)
+    _launch_start(source, centre, trace, grad, largest, slabs, m, n_iter, planes, wide, align, choice)
     _launch_steps(slabs, b, c, n_iter, True, planes, choice)
     phases.derivative_kernel[(b * tiles,)](
-        slabs, diagonals, n_iter, planes, blocks, tiling.block, tiling.block_k, **options
+        slabs, trace_terms, n_iter, planes, blocks, tiling.block, tiling.block_k, **options
     )
-    if features:
+    if centre is None:
+        phases.matrix_gradient_kernel[(b * tiles,)](
+            slabs, trace, largest, trace_terms, out, c, n_iter, blocks, tiling.block, **options
+        )
+    else:
         strips = -(-m // tiling.block_m)
         phases.feature_gradient_kernel[(b * blocks * strips,)](
-            slabs, source, offset, trace, largest, diagonals, grad_source, c, m, n_iter, *source.stride(),
-            *grad_source.stride(), wide, align, blocks, tiling.block, tiling.block_k, tiling.block_m, **options,
+            slabs, source, centre, trace, largest, trace_terms, out, c, m, n_iter,
+            wide, align, blocks, tiling.block, tiling.block_k, tiling.block_m, **options,
         )  # fmt: skip
-    else:
-        phases.matrix_gradient_kernel[(b * tiles,)](
-            slabs, trace, largest, diagonals, grad_source, c, n_iter, blocks, tiling.block, **options
-        )
 
 
-def _launch_statistics(x: Tensor, offset: Tensor, m: int, wide: bool, align: int) -> Tensor:
-    """Fills ``offset``; returns parts of the sums of squared deviations, (B, parts)."""
-    b, c = offset.shape
+def _launch_statistics(x: Features | Matrices, centre: Tensor, m: int, wide: bool, align: int) -> Tensor:
+    """Fill ``centre``; give parts of the sums of squared deviations, (B, parts)."""
+    b, c = centre.shape
     count = -(-c // _STATISTICS_ROWS)
-    squares = offset.new_empty(b, count)
-    phases.statistics_kernel[(b * count,)](
-        x, offset, squares, c, m, *x.stride(), wide, align, _STATISTICS_ROWS, _STATISTICS_COLUMNS
-    )
+    squares = centre.new_empty(b, count)
+    phases.statistics_kernel[(b * count,)](x, centre, squares, c, m, wide, align, _STATISTICS_ROWS, _STATISTICS_COLUMNS)
     return squares
 
 
-def _launch_covariance(
-    x: Tensor, offset: Tensor, trace: Tensor, m: int, planes: int, wide: bool, align: int, choice: Phases
-) -> Tensor:
-    """Parts of the tiles of A."""
-    b, c = offset.shape
-    tiling, tiles = choice.tiling, choice.tiling.tiles(c)
-    parts = offset.new_empty(b, tiles, choice.splits, tiling.block, tiling.block)
-    phases.covariance_kernel[(b * tiles * choice.splits,)](
-        x, offset, trace, parts, c, m, choice.span, choice.splits, *x.stride(),
-        planes, wide, align, tiling.blocks(c), tiling.block, tiling.block_m,
-        num_warps=tiling.warps, num_stages=tiling.stages,
+def _launch_start(
+    source: Features | Matrices, centre: Tensor | None, trace: Tensor, grad: Matrices | None, largest: Tensor | None,
+    slabs: Tensor, m: int, n_iter: int, planes: int, wide: bool, align: int, choice: Phases,
+) -> None:  # fmt: skip
+    """Fill the slabs with A and, where there is an upstream gradient, with its tangent."""
+    b, c = source.data.shape[:2]
+    tiling, blocks, tiles = choice.tiling, choice.tiling.blocks(c), choice.tiling.tiles(c)
+    options = {"num_warps": tiling.warps, "num_stages": tiling.stages}
+    parts = None
+    if centre is not None:
+        parts = trace.new_empty(b, tiles, choice.splits, tiling.block, tiling.block)
+        phases.covariance_kernel[(b * tiles * choice.splits,)](
+            source, centre, trace, parts, c, m, choice.chunk, choice.splits,
+            planes, wide, align, blocks, tiling.block, tiling.block_m, **options,
+        )  # fmt: skip
+    matrices, of_trace = (None, None) if centre is not None else (source, trace)
+    phases.start_kernel[(b * tiles,)](
+        parts, matrices, of_trace, grad, largest, slabs, c, n_iter, choice.splits,
+        planes, wide, blocks, tiling.block, **options,
     )  # fmt: skip
-    return parts
 
 
 def _launch_steps(slabs: Tensor, b: int, c: int, n_iter: int, tangents: bool, planes: int, choice: Phases) -> None:
-    """All steps of the iteration but the last."""
+    """Take all steps of the iteration but the last."""
     tiling, blocks, tiles = choice.tiling, choice.tiling.blocks(c), choice.tiling.tiles(c)
     constants = (tangents, planes, blocks, tiling.block, tiling.block_k)
     options = {"num_warps": tiling.warps, "num_stages": tiling.stages}
