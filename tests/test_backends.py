@@ -5,7 +5,7 @@ import torch
 
 from gcp_kernels import fused_gcp
 from gcp_kernels.ops import backends
-from gcp_kernels.ops.torch_device.chunks import CPU, GPU, chunk_size, chunks
+from gcp_kernels.ops.torch_device.batch_slices import CPU, GPU, slice_size, slices
 
 X = torch.zeros(1, 2, 3)
 
@@ -45,10 +45,10 @@ def test_a_backend_that_does_not_exist_is_named_with_those_that_do():
 @pytest.mark.parametrize("device_type", ["cpu", "cuda"])
 @pytest.mark.parametrize("batch", [0, 1, 7, 1000])
 @pytest.mark.parametrize(("channels", "positions"), [(1, 1), (64, 49), (256, 196), (1024, 49), (3, 50176)])
-def test_chunks_cover_the_batch_once_within_their_memory(device_type, batch, channels, positions):
+def test_slices_cover_the_batch_once_within_their_memory(device_type, batch, channels, positions):
     device, dtype = torch.device(device_type), torch.float32
-    size = chunk_size(batch, channels, positions, dtype, device)
-    parts = list(chunks(batch, size))
+    size = slice_size(batch, channels, positions, dtype, device)
+    parts = list(slices(batch, size))
     assert [i for part in parts for i in range(part.start, part.stop)] == list(range(batch))
     assert all(part.stop - part.start <= size for part in parts)
     limit = (CPU if device.type == "cpu" else GPU).matrix_bytes

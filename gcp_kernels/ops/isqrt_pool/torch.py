@@ -6,7 +6,7 @@ from torch import Tensor
 from gcp_kernels.precision import accumulation_dtype
 
 from ..shapes import empty_gradient, empty_iterates, keeps_iterates, pooled_shape
-from ..torch_device.chunks import chunk_size, chunks
+from ..torch_device.batch_slices import slice_size, slices
 from ..torch_device.features import multiply_features, subtract_centre, subtract_mean
 from ..torch_device.iteration import newton_schulz
 from ..torch_device.normalisation import GradientScratch, inverse_root, normalise
@@ -29,10 +29,10 @@ def isqrt_pool(
     centre = x.new_empty(b, c, dtype=dtype)
     trace = x.new_empty(b, dtype=dtype)
     kept = empty_iterates(x, c, n_iter, keeps_iterates(x, keep_iterates, "torch"))
-    chunk = chunk_size(b, c, m, dtype, x.device)
-    storage = IterateStorage(kept, n_iter, chunk)
+    size = slice_size(b, c, m, dtype, x.device)
+    storage = IterateStorage(kept, n_iter, size)
     with matmul_precision(x.device, x.dtype, precision):
-        for part in chunks(b, chunk):
+        for part in slices(b, size):
             iterates = storage[part]
             centred, centre[part] = subtract_mean(x[part], dtype)
             torch.bmm(centred, centred.mT, out=iterates.w[0])
@@ -52,11 +52,11 @@ def isqrt_pool_backward(
     b, c, m = x.shape
     dtype = accumulation_dtype(x.dtype)
     grad_x = empty_gradient(x)
-    chunk = chunk_size(b, c, m, dtype, x.device)
-    storage = IterateStorage(iterates, n_iter, chunk)
-    scratch = GradientScratch(iterates, chunk)
+    size = slice_size(b, c, m, dtype, x.device)
+    storage = IterateStorage(iterates, n_iter, size)
+    scratch = GradientScratch(iterates, size)
     with matmul_precision(x.device, x.dtype, precision):
-        for part in chunks(b, chunk):
+        for part in slices(b, size):
             saved = storage[part]
             centred = subtract_centre(x[part], centre[part])
             if not iterates.shape[1]:

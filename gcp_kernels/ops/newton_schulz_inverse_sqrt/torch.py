@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gcp_kernels.precision import accumulation_dtype
 
-from ..torch_device.chunks import chunk_size, chunks
+from ..torch_device.batch_slices import slice_size, slices
 from ..torch_device.normalisation import inner, inverse_root, normalise
 from ..torch_device.products import matmul_precision
 
@@ -25,7 +25,7 @@ def newton_schulz_inverse_sqrt(cov: Tensor, n_iter: int, eps: float, precision: 
     root = torch.empty_like(cov, memory_format=torch.contiguous_format)
     trace = cov.new_empty(b, dtype=dtype)
     with matmul_precision(cov.device, cov.dtype, precision):
-        for part in chunks(b, chunk_size(b, c, c, dtype, cov.device)):
+        for part in slices(b, slice_size(b, c, c, dtype, cov.device)):
             w, trace[part] = start(cov[part], eps)
             z = first_factor(w)
             for _ in range(n_iter - 1):
@@ -47,7 +47,7 @@ def newton_schulz_inverse_sqrt_backward(
     dtype = accumulation_dtype(cov.dtype)
     grad_cov = torch.empty_like(cov, memory_format=torch.contiguous_format)
     with matmul_precision(cov.device, cov.dtype, precision):
-        for part in chunks(b, chunk_size(b, c, c, dtype, cov.device)):
+        for part in slices(b, slice_size(b, c, c, dtype, cov.device)):
             a, _ = start(cov[part], eps)
             g = grad[part].to(dtype)
             g = (g + g.mT).mul_(0.5)

@@ -6,7 +6,7 @@ from torch import Tensor
 from gcp_kernels.precision import accumulation_dtype
 
 from ..shapes import empty_iterates, keeps_iterates
-from ..torch_device.chunks import chunk_size, chunks
+from ..torch_device.batch_slices import slice_size, slices
 from ..torch_device.iteration import Iterates, newton_schulz
 from ..torch_device.normalisation import GradientScratch, inverse_root, normalise
 from ..torch_device.products import matmul_precision
@@ -20,10 +20,10 @@ def newton_schulz_sqrt(cov: Tensor, n_iter: int, keep_iterates: bool, precision:
     root = torch.empty_like(cov, memory_format=torch.contiguous_format)
     trace = cov.new_empty(b, dtype=dtype)
     kept = empty_iterates(cov, c, n_iter, keeps_iterates(cov, keep_iterates, "torch"))
-    chunk = chunk_size(b, c, c, dtype, cov.device)
-    storage = IterateStorage(kept, n_iter, chunk)
+    size = slice_size(b, c, c, dtype, cov.device)
+    storage = IterateStorage(kept, n_iter, size)
     with matmul_precision(cov.device, cov.dtype, precision):
-        for part in chunks(b, chunk):
+        for part in slices(b, size):
             iterates = storage[part]
             trace[part] = start(iterates, cov[part])
             root[part] = newton_schulz(iterates) * trace[part].sqrt()[:, None, None]
@@ -37,11 +37,11 @@ def newton_schulz_sqrt_backward(
     b, c, _ = cov.shape
     dtype = accumulation_dtype(cov.dtype)
     grad_cov = torch.empty_like(cov, memory_format=torch.contiguous_format)
-    chunk = chunk_size(b, c, c, dtype, cov.device)
-    storage = IterateStorage(iterates, n_iter, chunk)
-    scratch = GradientScratch(iterates, chunk)
+    size = slice_size(b, c, c, dtype, cov.device)
+    storage = IterateStorage(iterates, n_iter, size)
+    scratch = GradientScratch(iterates, size)
     with matmul_precision(cov.device, cov.dtype, precision):
-        for part in chunks(b, chunk):
+        for part in slices(b, size):
             saved = storage[part]
             if not iterates.shape[1]:
                 start(saved, cov[part])

@@ -19,8 +19,8 @@ def normalise(matrix: Tensor) -> Tensor:
 class GradientScratch:
     """Working memory of the backward pass for one slice of the batch."""
 
-    def __init__(self, like: Tensor, chunk: int) -> None:
-        self._slab = like.new_empty(1 + SCRATCH_MATRICES, chunk, *like.shape[-2:])
+    def __init__(self, like: Tensor, size: int) -> None:
+        self._slab = like.new_empty(1 + SCRATCH_MATRICES, size, *like.shape[-2:])
 
     def covariance_gradient(self, iterates: Iterates, grad: Tensor, triu: bool) -> Tensor:
         """Compute 2 sqrt(t) dL/dSigma from the gradient of sqrt(t) Y_N.

@@ -12,13 +12,13 @@ class IterateStorage:
         kept: the tensor (B, 2 N, C, C) that goes from the forward to the backward pass, or (B, 0, C, C) where nothing
             is kept. In that case memory for one slice is allocated here, and serves all slices.
         n_iter: N.
-        chunk: samples in a slice.
+        size: samples in a slice.
     """
 
-    def __init__(self, kept: Tensor, n_iter: int, chunk: int) -> None:
+    def __init__(self, kept: Tensor, n_iter: int, size: int) -> None:
         _, count, c, _ = kept.shape
         self._per_batch = count > 0
-        self._slab = kept.transpose(0, 1) if count else kept.new_empty(2 * n_iter, chunk, c, c)
+        self._slab = kept.transpose(0, 1) if count else kept.new_empty(2 * n_iter, size, c, c)
 
     def __getitem__(self, part: slice) -> Iterates:
         samples = part if self._per_batch else slice(0, part.stop - part.start)

@@ -1,8 +1,4 @@
-"""How many samples of a batch the torch backend works on at a time, by shape, dtype and device.
-
-"Chunk" here means such a slice of the batch. Everywhere else in the package a chunk is a run of positions of one
-sample; see docs/glossary.md.
-"""
+"""How many samples of a batch the torch backend works on at a time, by shape, dtype and device."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +7,7 @@ import torch
 
 
 @dataclass(frozen=True)
-class ChunkConfig:
+class SliceConfig:
     """How many bytes one batched matrix of a slice of the batch may take."""
 
     matrix_bytes: int
@@ -20,20 +16,20 @@ class ChunkConfig:
 # CPU: about ten such matrices are live at once. Slices keep them near the second-level caches of a few cores, and the
 # working memory independent of the batch. Two cores, forward + backward, ms for 0.5, 1, 2, 4 MiB and the whole batch:
 # (64, 256, 14x14) -, 338, 352, 345, 361; (64, 128, 14x14) -, 46, 50, 50, -; (8, 256, 14x14) 34.3, 34.0, 33.9, -, -.
-CPU = ChunkConfig(matrix_bytes=1 << 20)
+CPU = SliceConfig(matrix_bytes=1 << 20)
 
 # CPU, the covariance alone: only two or three such matrices are live, so larger slices take no more memory. Forward +
 # backward with a scale, one core, least ms for 1, 4 MiB: (16, 256, 14x14) 18.1, 17.9; (64, 256, 7x7) 27.4, 27.3;
 # (64, 128, 14x14) 21.5, 22.1. But fewer operations lose less time where threads wait for one another on busy cores:
 # two threads that spin, on cores that others use too, median ms: 1028, 385; 4885, 1448; 536, 321.
-COVARIANCE_CPU = ChunkConfig(matrix_bytes=4 << 20)
+COVARIANCE_CPU = SliceConfig(matrix_bytes=4 << 20)
 
 # GPU: enough samples to fill the multiprocessors (64 of C = 256), at about 200 MiB of working memory. Not measured.
-GPU = ChunkConfig(matrix_bytes=16 << 20)
+GPU = SliceConfig(matrix_bytes=16 << 20)
 
 
-def chunk_size(
-    batch: int, channels: int, positions: int, dtype: torch.dtype, device: torch.device, cpu: ChunkConfig = CPU
+def slice_size(
+    batch: int, channels: int, positions: int, dtype: torch.dtype, device: torch.device, cpu: SliceConfig = CPU
 ) -> int:
     """Choose how many samples to work on at a time: at least 1 and at most ``batch`` (1 for an empty batch).
 
@@ -44,7 +40,7 @@ def chunk_size(
     return max(1, min(batch, config.matrix_bytes // sample_bytes))
 
 
-def chunks(batch: int, size: int) -> Iterator[slice]:
+def slices(batch: int, size: int) -> Iterator[slice]:
     """Yield consecutive slices of the batch, of ``size`` samples each; the last may be shorter."""
     for start in range(0, batch, size):
         yield slice(start, min(start + size, batch))
