@@ -32,9 +32,8 @@ GOOD = Figures(
 
 
 def python(*arguments, environment=COMPILING):
-    return subprocess.run(
-        [sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=3600
-    )
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=3600)
 
 
 def compiling_reason():
