@@ -51,7 +51,7 @@ def pretend(arch: int, note: Callable[[Note], None]) -> None:
 
 
 def kernels_of(notes: Iterable[Note], arch: int) -> list[Kernel]:
-    """The kernels as ``static_compile`` takes them."""
+    """Give the kernels as ``static_compile`` takes them."""
     return [
         Kernel(
             arch=arch, form="", direction="", name=name, precision="", configuration="", variant="", module=module,
@@ -62,7 +62,7 @@ def kernels_of(notes: Iterable[Note], arch: int) -> list[Kernel]:
 
 
 def read(files: Iterable[Path]) -> list[Note]:
-    """The notes of all files, each once."""
+    """Give the notes of all files, each once."""
     lines = [json.loads(line) for file in files for line in file.read_text(encoding="utf-8").splitlines()]
     return list(dict.fromkeys((module, name, data) for module, name, data in lines))
 

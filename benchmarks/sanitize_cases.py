@@ -221,7 +221,7 @@ class LaunchCheck:
         return reason
 
     def work(self, device: torch.device) -> Work:
-        """What the pass fills; it is filled with NaN before. Numbers and truth are made on the CPU."""
+        """Give what the pass fills; it is filled with NaN before. Numbers and truth are made on the CPU."""
         from .static_kernels import Tensors
         from .triton_pass import Pass
 

@@ -128,14 +128,14 @@ def why_not() -> str | None:
 
 
 def shipped(arch: int, variants: bool = False, only: str | None = None) -> list[Kernel]:
-    """The kernels of an architecture whose row has the text ``only``."""
+    """Give the kernels of an architecture whose row has the text ``only``."""
     from .static_kernels import kernels
 
     return [kernel for kernel in kernels(arch, variants) if only is None or only in str(row_of(kernel, Figures()))]
 
 
 def measure(kernels: Sequence[Kernel], jobs: int) -> Iterator[Row]:
-    """The kernels' rows, in order."""
+    """Give the kernels' rows, in order."""
     from .static_compile import compile_all
 
     for kernel, figures in zip(kernels, compile_all(kernels, jobs), strict=True):
@@ -169,7 +169,7 @@ def print_row(row: Row) -> None:
 
 
 def print_loops(row: Row) -> None:
-    """A trip through each loop of products: loads from global memory by bits."""
+    """Give a trip through each loop of products: loads from global memory by bits."""
     for loop in row.figures.loops:
         print(f"{'':11}in a trip: {', '.join(f'{name} {count}' for name, count in loop.items())}", flush=True)
 

@@ -47,7 +47,7 @@ class Compilation:
         sender.close()
 
     def figures(self) -> Figures:
-        """What it sent, or how it ended."""
+        """Give what it sent, or how it ended."""
         try:
             found = self.receiver.recv()
         except EOFError:
@@ -66,7 +66,7 @@ class Compilation:
 
 
 def compile_all(kernels: Sequence[Kernel], jobs: int) -> Iterator[Figures]:
-    """The figures of each kernel, in order, from up to ``jobs`` processes at a time."""
+    """Give the figures of each kernel, in order, from up to ``jobs`` processes at a time."""
     for kernel in kernels:
         importlib.import_module(kernel.module)
     triton_key()  # hashes all of Triton, once, for the processes to come
@@ -99,7 +99,7 @@ def report(sender: Connection, output: str, kernel: Kernel) -> None:
 
 
 def kind_of(kinds: Any, members: Sequence[str] | None) -> Any:
-    """The kind of an argument, of one with members by their names; which JSON has made a list."""
+    """Give the kind of an argument, of one with members by their names; which JSON has made a list."""
     return kinds if members is None else namedtuple("Members", members)(*kinds)
 
 

@@ -47,7 +47,7 @@ class Figures:
 
 
 def problems(arch: int, figures: Figures) -> list[str]:
-    """What is not accepted.
+    """Give what is not accepted.
 
     More spilled registers than :data:`SPILL_LIMIT`, more memory than a block may have, products without tensor cores,
     products that are read before they have ended.

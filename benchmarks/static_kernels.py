@@ -99,7 +99,7 @@ def shipped(arch: int) -> Iterator[Case]:
 
 
 def variants(case: Case) -> Iterator[Case]:
-    """The case with one thing changed at a time."""
+    """Give the case with one thing changed at a time."""
     yield replace(case, variant="full output", triu=False)
     yield replace(case, variant="channels last", channels_last=True)
     yield replace(case, variant="wide", wide=True)
@@ -119,7 +119,7 @@ def variants(case: Case) -> Iterator[Case]:
 
 
 def kernels(arch: int, with_variants: bool = False) -> list[Kernel]:
-    """The kernels of an architecture; of those that differ only in the integers they are specialised on, one.
+    """Give the kernels of an architecture; of those that differ only in the integers they are specialised on, one.
 
     Of them that is kept which knows least of its arguments. With variants each is kept that Triton would compile.
     """
@@ -159,7 +159,7 @@ def specialised(kernel: Kernel) -> int:
 
 
 def launched(case: Case, arch: int) -> list[Kernel]:
-    """What Triton is asked to compile in a pass, in the order of the launches."""
+    """Give what Triton is asked to compile in a pass, in the order of the launches."""
     asked: list[Kernel] = []
 
     def note(*, fn: Any, compile: dict[str, Any], **_: Any) -> bool:
@@ -252,12 +252,12 @@ class Tensors:
 
 
 def launch(case: Case) -> None:
-    """The launches of a pass on tensors without memory."""
+    """Give the launches of a pass on tensors without memory."""
     launch_on(case, Tensors.of(case, "meta"))
 
 
 def launch_on(case: Case, tensors: Tensors) -> None:
-    """The launches of a pass."""
+    """Give the launches of a pass."""
     source, pooled = tensors.source, tensors.pooled
     centre = None if case.source == "matrix" else tensors.centre
     if isinstance(case.choice, Tiling):

@@ -46,7 +46,7 @@ class Operation:
 
 
 def unwaited(ttgir: str) -> list[str]:
-    """Accesses to the accumulator of a product that may still be in flight, each by its line; empty when all is well.
+    """List accesses to the accumulator of a product that may still be in flight, each by its line; none if all is well.
 
     Raises:
         ValueError: it has no module with a function, so it is no TTGIR.
@@ -61,7 +61,7 @@ def unwaited(ttgir: str) -> list[str]:
 
 
 def _module(text: str) -> Operation:
-    """The lines of a text as a tree, below a line of no meaning."""
+    """Give the lines of a text as a tree, below a line of no meaning."""
     whole = Operation("", [[]])
     stack = [whole]
     for raw in text.splitlines():
@@ -90,7 +90,7 @@ class _Walk:
         self._conditions: set[str] = set()
 
     def block(self, block: Sequence[Operation], flying: list[Product]) -> list[Product]:
-        """The products in flight after a block, oldest first, which ``flying`` were before it."""
+        """Give the products in flight after a block, oldest first, which ``flying`` were before it."""
         for operation in block:
             name, operands = operation.line, operation.operands
             if "scf.for" in name:

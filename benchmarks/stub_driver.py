@@ -40,7 +40,7 @@ class StubDriver:
 
     @staticmethod
     def _load_binary(name: str, kernel: bytes, shared: int, device: int) -> tuple[int, int, int, int, int]:
-        """Module, function, registers, spills, and threads that a block may have."""
+        """Give module, function, registers, spills, and threads that a block may have."""
         return 0, 0, 0, 0, 1024
 
     @staticmethod

@@ -168,7 +168,7 @@ def dry_run(args: argparse.Namespace, table: Table, arch: Architecture, compiler
 def tuned(
     args: argparse.Namespace, table: Table, arch: Architecture, compiler: Compiler, clock: Stopwatch
 ) -> Iterator[Table]:
-    """The table after each search, which begins with what those before it have found."""
+    """Give the table after each search, which begins with what those before it have found."""
     from .tune_search import search
     from .tune_space import entry
     from .tune_thresholds import fitted, measured
@@ -187,7 +187,7 @@ def tuned(
 
 
 def header(setting: dict[str, str | float], arch: Architecture, kernels: Sequence[str]) -> list[str]:
-    """What a figure must be read with."""
+    """Give what a figure must be read with."""
     return [
         f"Measured by python -m benchmarks.tune {' '.join(kernels)} on {setting['device']} (sm_{arch.capability}, "
         f"{arch.multiprocessors} multiprocessors), driver {setting['driver']}, CUDA {setting['cuda']}, torch "

@@ -73,7 +73,7 @@ class Gpu:
         return [times[str(index)] for index in range(len(cases))]
 
     def _pass(self, case: Case) -> Pass:
-        """The tensors for the shape of a case, from an earlier one where there is one."""
+        """Give the tensors for the shape of a case, from an earlier one where there is one."""
         for one in self._passes:
             alike = (one.case.form == "covariance") == (case.form == "covariance")
             if alike and replace(case, choice=one.case.choice) == one.case:

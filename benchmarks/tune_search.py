@@ -53,7 +53,7 @@ class Found:
 
 
 def legal_options(entry: Entry, arch: Architecture, compiler: Compiler, only: str | None) -> Found:
-    """What is shipped, and the options that compile well on every architecture that the entry serves."""
+    """Give what is shipped, and the options that compile well on every architecture that the entry serves."""
     options = [option for option in entry.candidates if option is None or only is None or only in repr(option)]
     if entry.shipped not in options:
         options.append(entry.shipped)
@@ -69,7 +69,7 @@ def legal_options(entry: Entry, arch: Architecture, compiler: Compiler, only: st
 
 
 def search(entry: Entry, arch: Architecture, compiler: Compiler, clock: Stopwatch, only: str | None, say: Say) -> Found:
-    """The fastest option that is legal and right, or what is shipped where that is as fast."""
+    """Give the fastest option that is legal and right, or what is shipped where that is as fast."""
     found = legal_options(entry, arch, compiler, only)
     right = []
     for option in found.legal:
@@ -116,7 +116,7 @@ def wrong_passes(launches: Sequence[Case], clock: Stopwatch) -> Iterator[str]:
 def beside(
     entry: Entry, baseline: Option, options: Sequence[Option], arch: Architecture, clock: Stopwatch, rounds: int
 ) -> tuple[dict[Option, Spread], dict[Option, list[float]]]:
-    """Times over the baseline's, the geometric mean of all passes round by round; and milliseconds of each pass."""
+    """Give times over the baseline's, the geometric mean of all passes by round; and milliseconds of each pass."""
     together = [baseline, *options]
     by_pass = list(zip(*(entry.launches(option, arch) for option in together), strict=True))
     times = [clock.seconds(cases, rounds) for cases in by_pass]

@@ -53,7 +53,7 @@ class Entry:
         return f"{self.kernel} {self.precision}" + (f" up to {self.side} channels" if self.side else "")
 
     def launches(self, option: Option, arch: Architecture) -> list[Case]:
-        """The passes in the configuration that an option means for their shapes."""
+        """Give the passes in the configuration that an option means for their shapes."""
         return [replace(case, choice=self._configuration(option, case, arch)) for case in self.cases]
 
     def _configuration(self, option: Option, case: Case, arch: Architecture) -> policy.Config | Tiling:
@@ -67,12 +67,12 @@ class Entry:
 
 
 def table_name(arch: int) -> str:
-    """The name of the table that serves an architecture."""
+    """Give the name of the table that serves an architecture."""
     return choices_of(arch)
 
 
 def served(name: str) -> tuple[int, ...]:
-    """The architectures that a table serves."""
+    """Give the architectures that a table serves."""
     return tuple(arch for arch in SHARED_LIMIT if table_name(arch) == name)
 
 
@@ -89,7 +89,7 @@ def shared_limit(kernel: str, arch: int) -> int:
 
 
 def entry(kernel: str, precision: str, side: int, table: Choices, covariance: Tiling) -> Entry:
-    """An entry as ``table`` has it; ``side`` is zero for tilings."""
+    """Give an entry as ``table`` has it; ``side`` is zero for tilings."""
     timed = tuple(cases(kernel, precision, side))
     if kernel == "covariance":  # one tiling serves both precisions
         return Entry(kernel, precision, 0, covariance, None, tuple(tilings()), timed)
@@ -139,6 +139,6 @@ def cases(kernel: str, precision: str, side: int) -> Iterator[Case]:
 
 
 def described(case: Case) -> str:
-    """A pass without its configuration, such as "forward of 264x256x196 bfloat16"."""
+    """Give a pass without its configuration, such as "forward of 264x256x196 bfloat16"."""
     direction = "backward" if case.backward else "forward"
     return f"{direction} of {case.b}x{case.c}x{case.m} {str(case.dtype).removeprefix('torch.')}"

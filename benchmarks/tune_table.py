@@ -38,7 +38,7 @@ class Table:
     covariance_reason: str | None = None
 
     def with_found(self, found: Found) -> Table:
-        """The table with an entry as it was found."""
+        """Give the table with an entry as it was found."""
         entry, option = found.entry, found.option
         if entry.kernel == "covariance":
             assert isinstance(option, Tiling)

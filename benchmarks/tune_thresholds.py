@@ -46,7 +46,7 @@ class Point:
 
 
 def forms(case: Case, table: Choices, arch: Architecture) -> tuple[Config, Config]:
-    """The two configurations of a pass: a program for each sample, as the table has it, and by phase."""
+    """Give the two configurations of a pass: a program for each sample, as the table has it, and by phase."""
     planes = PLANES[case.precision]
     on_chip = (table.on_chip_backward if case.backward else table.on_chip_forward)[planes]
     tiling = (table.backward if case.backward else table.forward)[planes]
@@ -86,7 +86,7 @@ def loss(rule: Thresholds, points: Sequence[Point], multiprocessors: int) -> flo
 
 
 def fitted(points: Sequence[Point], multiprocessors: int, shipped: Thresholds) -> tuple[Thresholds, str]:
-    """The rule that loses least, and the reason in words; what is shipped where that loses hardly more."""
+    """Give the rule that loses least, and the reason in words; what is shipped where that loses hardly more."""
     rules = [Thresholds(*values) for values in product(RULE_SAMPLES, RULE_BLOCKS, RULE_POSITIONS)]
     best = min(rules, key=lambda rule: loss(rule, points, multiprocessors))
     least, before = (loss(rule, points, multiprocessors) for rule in (best, shipped))

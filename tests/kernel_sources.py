@@ -9,11 +9,11 @@ SOURCES = sorted(
 
 
 def module_name(path: Path) -> str:
-    """What a file is imported as."""
+    """Give what a file is imported as."""
     return ".".join(path.relative_to(ROOT).with_suffix("").parts)
 
 
 def form_of(path: Path) -> str:
-    """The form of launch that a module of kernels is for, as the static table names it."""
+    """Give the form of launch that a module of kernels is for, as the static table names it."""
     name = path.parents[1].name.removesuffix("_pool") if path.stem == "kernels" else path.stem
     return name.replace("_", " ")

@@ -99,7 +99,7 @@ def poisoned_slabs(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
 
 
 def assert_repeats(first: list[Tensor], launch_once: Callable[[], list[Tensor]], repeats: int = REPEATS) -> None:
-    """The first results again, bit for bit."""
+    """Give the first results again, bit for bit."""
     # Counted on the device, so that launches follow one another without a wait.
     differing = torch.zeros(len(first), dtype=torch.int64, device=first[0].device)
     for _ in range(repeats):
@@ -144,7 +144,7 @@ def test_persistent_against_phases(precision: str, backward: bool, poisoned_slab
     """Whole launches stand between phases in one form, block barriers in the other; a tile is computed alike.
 
     In the interpreter they agree bit for bit forward, for features whose statistics are exact (integers, M a power of
-    two), since nothing but the trace is added up in another order. Backward the diagonal term is too, of several tiles:
+    two), since nothing but the trace is added up in another order. Backward the trace term is too, of several tiles:
     within the roundings of a float32 sum. On a GPU, in the shipped tiles of each form, they agree within the promise.
     """
     whole = by_phase = SMALL

@@ -23,7 +23,7 @@ COMPILING = {
 
 @pytest.fixture(scope="module")
 def dots():
-    """What is unwaited for by the way in which dots are written, and which of them go on with the sum of a loop."""
+    """Give what is unwaited for by the way in which dots are written, and which go on with the sum of a loop."""
     done = subprocess.run(
         [sys.executable, str(Path(__file__).parent / "chained_dots.py")],
         cwd=ROOT, env=COMPILING, capture_output=True, text=True,

@@ -104,7 +104,7 @@ def test_covariances_are_pooled_without_races_or_stray_accesses(output, scaled, 
 
 
 def sparse(shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype = torch.float16) -> Tensor:
-    """A tensor of any extent that takes no memory but for the pages that are written."""
+    """Give a tensor of any extent that takes no memory but for the pages that are written."""
     extent = 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
     without_reserve = getattr(mmap, "MAP_NORESERVE", 0x4000)
     try:
@@ -115,7 +115,7 @@ def sparse(shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype 
 
 
 def spread_out(tensor: Tensor, dim: int) -> Tensor:
-    """A copy in which the elements of a sample lie 2^31 elements and more apart along dimension ``dim``."""
+    """Give a copy in which the elements of a sample lie 2^31 elements and more apart along dimension ``dim``."""
     strides = [3] * tensor.dim()
     strides[0] = 1
     strides[dim] = 2**31 // (tensor.shape[dim] - 1) + 5

@@ -45,7 +45,7 @@ def tiling_of(c: int) -> Tiling:
 
 
 def choice_of(form: str, c: int, m: int, *, tiling: Tiling | None = None, programs: int = 2, parts: int = 3) -> Config:
-    """A launch in ``form`` for (C, M) features, in some 3 x 3 tiles if not said; the covariance in ``parts`` parts."""
+    """Give a launch in ``form`` for (C, M) features, in 3 x 3 tiles if not said; the covariance in ``parts`` parts."""
     if form == "on_chip":
         block_c = max(16, 1 << (c - 1).bit_length())
         if not INTERPRETED and block_c > 64:
@@ -65,7 +65,7 @@ def force(monkeypatch: pytest.MonkeyPatch, forward: Config, backward: Config | N
 
 
 def on_device(tensor: Tensor) -> Tensor:
-    """The same numbers where Triton runs, at the same strides in the same gaps, which ``Tensor.to`` would close."""
+    """Give the same numbers where Triton runs, at the same strides and gaps, which ``Tensor.to`` would close."""
     whole = torch.empty(0, dtype=tensor.dtype).set_(tensor.untyped_storage())
     placed = whole.to(DEVICE).as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
     return torch._neg_view(placed) if tensor.is_neg() else placed

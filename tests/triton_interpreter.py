@@ -16,7 +16,7 @@ from triton.runtime.interpreter import GridExecutor, InterpretedFunction
 
 @triton.jit
 def count_kernel(counted, N):
-    """``counted`` becomes N, by a loop up to an argument, as in most of the kernels."""
+    """Let ``counted`` become N, by a loop up to an argument, as in most of the kernels."""
     total = 0
     for _ in range(0, N):
         total += 1

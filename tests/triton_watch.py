@@ -78,7 +78,7 @@ class Watch:
         return addresses
 
     def _end_interval(self) -> None:
-        """The end of what barriers do not order: a barrier, or the end of the program."""
+        """Give the end of what barriers do not order: a barrier, or the end of the program."""
         loaded = numpy.unique(numpy.concatenate([numpy.empty(0, numpy.uint64), *self._loaded]))
         stored = numpy.concatenate([numpy.empty((2, 0), numpy.uint64), *self._stored], axis=1)
         written = numpy.unique(stored[0])
@@ -103,7 +103,7 @@ class Watch:
 
 
 def tensors_of(args: Iterable[object]) -> Iterator[torch.Tensor]:
-    """The tensors among arguments and their members."""
+    """Give the tensors among arguments and their members."""
     for argument in args:
         if torch.is_tensor(argument):
             yield argument

@@ -23,7 +23,7 @@ INTERPRETED = Architecture(capability=90, multiprocessors=2)
 
 
 def architecture(device: torch.device) -> Architecture:
-    """The architecture of a CUDA device, or :data:`INTERPRETED` for the CPU."""
+    """Find the architecture of a CUDA device, or :data:`INTERPRETED` for the CPU."""
     return _cuda_architecture(device.index) if device.type == "cuda" else INTERPRETED
 
 
@@ -34,7 +34,7 @@ def _cuda_architecture(index: int) -> Architecture:
 
 
 def current(device: torch.device) -> AbstractContextManager[object]:
-    """Makes a device the current one, on which Triton launches, inside the block; free where it is already."""
+    """Make a device the current one, on which Triton launches, inside the block; free where it is already."""
     if device.type != "cuda" or device.index == torch.cuda.current_device():
         return nullcontext()
     return torch.cuda.device(device)

@@ -23,7 +23,7 @@ MOST_CHANNELS = 8192
 
 
 def why_not(operation: str, tensor: torch.Tensor, precision: str = "default") -> str | None:
-    """Why this backend cannot run ``operation`` on ``tensor``, a sentence fragment, or ``None``: it can.
+    """Say why this backend cannot run ``operation`` on ``tensor``, a sentence fragment, or ``None``: it can.
 
     It does not depend on the precision.
     """
@@ -43,7 +43,7 @@ def why_not(operation: str, tensor: torch.Tensor, precision: str = "default") ->
 
 
 def status() -> str:
-    """One line for ``python -m gcp_kernels info``: what it serves, or why nothing."""
+    """Say in one line, for ``python -m gcp_kernels info``, what it serves here, or why nothing."""
     if (reason := _why_not_imported()) is not None:
         return f"unavailable: {reason}"
     mode = "interpreted on the CPU (TRITON_INTERPRET=1)" if _interpreted() else "not yet run on a GPU"
@@ -61,7 +61,7 @@ def _why_not_imported() -> str | None:
 
 @functools.cache
 def _interpreted() -> bool:
-    """Whether Triton interprets the kernels: decided when the first of them is imported, so never asked again."""
+    """Say whether Triton interprets the kernels: decided when the first of them is imported, so never asked again."""
     return bool(importlib.import_module("triton").knobs.runtime.interpret)
 
 

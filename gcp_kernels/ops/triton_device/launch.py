@@ -20,10 +20,10 @@ def is_wide(*tensors: Tensor | None) -> bool:
     for tensor in tensors:
         if tensor is None:
             continue
-        shape, strides, span = tensor.shape, tensor.stride(), 0
+        shape, strides, last = tensor.shape, tensor.stride(), 0
         for dim in range(1, len(shape)):
-            span += (shape[dim] - 1) * strides[dim]
-        if span >= 2**31:
+            last += (shape[dim] - 1) * strides[dim]
+        if last >= 2**31:
             return True
     return False
 

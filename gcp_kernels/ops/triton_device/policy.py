@@ -1,6 +1,6 @@
 """Launch choices of the Triton backend: a frozen table, and pure functions of shape, precision and architecture.
 
-No choice here has been timed on a GPU: where a reason stands beside one, it was read from machine code. All compile on
+No choice here has been timed on a GPU: where one has a reason, it was read from machine code. All compile on
 their architecture, and spill no more registers than ``benchmarks/static_gate.py`` allows (``python -m
 benchmarks.static`` prints the figures, with ``--variants`` those of other inputs too). The thresholds between forms are
 estimates, and say of what.
@@ -42,11 +42,11 @@ class Tiling:
     stages: int = 2
 
     def blocks(self, c: int) -> int:
-        """Blocks in a side of a (C, C) matrix."""
+        """Count the blocks in a side of a (C, C) matrix."""
         return -(-c // self.block)
 
     def tiles(self, c: int) -> int:
-        """Tiles on or above the diagonal of a (C, C) matrix."""
+        """Count the tiles on or above the diagonal of a (C, C) matrix."""
         return self.blocks(c) * (self.blocks(c) + 1) // 2
 
 
@@ -87,7 +87,7 @@ class Thresholds:
     positions: int = 4096
 
     def wants_phases(self, b: int, m: int, blocks: int, multiprocessors: int) -> bool:
-        """Whether B samples of M positions, whose matrices have ``blocks`` blocks a side, are launched by phase."""
+        """Say whether B samples of M positions, whose matrices have ``blocks`` blocks a side, are launched by phase."""
         return b < self.samples * multiprocessors and (blocks > self.blocks or m > self.positions)
 
 
@@ -170,13 +170,13 @@ _table_name = cache(choices_of)
 
 
 def isqrt_forward(b: int, c: int, m: int, precision: str, arch: Architecture) -> Config:
-    """How ``isqrt_pool`` and ``newton_schulz_sqrt`` run (the latter with M = 1); for ``precision`` see PLANES."""
+    """Choose how ``isqrt_pool`` runs, and ``newton_schulz_sqrt`` with M = 1; for ``precision`` see PLANES."""
     table, planes = choices(arch), PLANES[precision]
     return _choose(b, c, m, table, planes, table.on_chip_forward[planes], table.forward[planes], arch)
 
 
 def isqrt_backward(b: int, c: int, m: int, precision: str, arch: Architecture) -> Config:
-    """How their backward passes run."""
+    """Choose how their backward passes run."""
     table, planes = choices(arch), PLANES[precision]
     return _choose(b, c, m, table, planes, table.on_chip_backward[planes], table.backward[planes], arch)
 
@@ -191,7 +191,7 @@ def _choose(
 
 
 def persistent(b: int, c: int, tiling: Tiling, arch: Architecture) -> Persistent:
-    """As many programs as are resident at a time, and as there is memory for."""
+    """Take as many programs as are resident at a time, and as there is memory for."""
     # Four warps of at most 255 registers leave room for a second program.
     per_multiprocessor = 2 if tiling.warps == 4 else 1
     # Both passes have as many, so a slab with tangents counts, in float16.
@@ -200,7 +200,7 @@ def persistent(b: int, c: int, tiling: Tiling, arch: Architecture) -> Persistent
 
 
 def by_phase(b: int, c: int, m: int, tiling: Tiling, arch: Architecture) -> Phases:
-    """As many parts of a covariance as occupy the multiprocessors, none shorter than 256 positions."""
+    """Take as many parts of a covariance as occupy the multiprocessors, none shorter than 256 positions."""
     wanted = -(-arch.multiprocessors // (b * tiling.tiles(c)))
     splits = max(1, min(wanted, m // 256))
     chunk = -(-m // (splits * tiling.block_m)) * tiling.block_m
