@@ -1,4 +1,4 @@
-"""``python -m gcp_kernels``: what runs here (info), is it right (selftest), how fast is it (bench); and trainings."""
+"""``python -m gcp_kernels``: what runs here (info), is it right (selftest), how fast (bench)."""
 
 import argparse
 import sys

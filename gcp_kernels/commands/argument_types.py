@@ -41,12 +41,12 @@ def number_from(lowest: float, *, above: bool = False, below: float = inf) -> Ca
 
 
 def new_folder(text: str) -> Path:
-    """Parse, for argparse, a folder that is empty or does not exist, so that nothing is overwritten."""
+    """Parse a folder that is empty or not there, so that nothing in it is overwritten."""
     return _unused(text, folder_problem(Path(text)))
 
 
 def new_file(text: str) -> Path:
-    """Parse, for argparse, a file that is empty or does not exist, in a folder that does; or a device or pipe."""
+    """Parse a file that is empty or not there, in a folder that is; or a device or pipe."""
     return _unused(text, file_problem(Path(text)))
 
 
@@ -57,14 +57,14 @@ def _unused(text: str, problem: str | None) -> Path:
 
 
 def folder_problem(path: Path) -> str | None:
-    """Say why results cannot be written to the folder ``path``, as a sentence fragment; ``None`` when they can."""
+    """Say why results cannot be written to the folder ``path``, as a sentence fragment; None when they can."""
     if path.is_dir():
         return "it is not empty; name a new folder" if any(path.iterdir()) else None
     return "it is a file; name a new folder" if path.exists() else None
 
 
 def file_problem(path: Path) -> str | None:
-    """Say why a result cannot be written to the file ``path``, as a sentence fragment; ``None`` when it can."""
+    """Say why a result cannot be written to the file ``path``, as a sentence fragment; None when it can."""
     if path.is_dir():
         return "it is a folder; name a new file"
     if path.is_file() and path.stat().st_size:
@@ -75,7 +75,7 @@ def file_problem(path: Path) -> str | None:
 
 
 def device_argument(text: str) -> torch.device:
-    """Parse, for argparse, a CPU, or a CUDA device of this machine by its index."""
+    """Parse a CPU, or a CUDA device that this machine has, by its index."""
     try:
         device = torch.device(text)
     except RuntimeError:

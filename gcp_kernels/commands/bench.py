@@ -14,7 +14,7 @@ PARSER_OPTIONS = {"prefix_chars": "\0", "add_help": False}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Pass every argument on."""
+    """Take everything, to pass it on."""
     parser.add_argument("arguments", nargs=argparse.REMAINDER)
 
 

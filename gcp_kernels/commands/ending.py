@@ -52,7 +52,7 @@ def _prepare_streams() -> None:
 
 
 def _discard_output() -> None:
-    """Lead standard output nowhere from now on: what it still holds would fail again at the interpreter's end."""
+    """Lead standard output nowhere: what it still holds would fail again at the interpreter's end."""
     with suppress(OSError, ValueError):
         sys.stdout.flush()
     with suppress(OSError, ValueError):

@@ -19,7 +19,7 @@ SHAPES = ((256, 256, 196), (10, 256, 784), (256, 128, 196), (256, 64, 196), (16,
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add nothing: this command takes no options."""
+    """Declare no options."""
 
 
 def run(args: argparse.Namespace) -> int:
@@ -59,7 +59,7 @@ def _devices() -> list[str]:
 
 
 def _backends() -> list[str]:
-    """Find the backend of each float32 shape in :data:`SHAPES`, by device and operation; equal answers share a row."""
+    """Name the backend of every float32 shape in :data:`SHAPES`, by device and operation; like answers share a row."""
     lines = [
         f"backends, in the order in which 'auto' tries them: on a GPU {', '.join(auto_order('cuda'))}; "
         f"on the CPU {', '.join(auto_order('cpu'))}"
@@ -80,7 +80,7 @@ def _backends() -> list[str]:
 
 
 def _answer(operation: str, tensor: torch.Tensor, precision: str) -> tuple[str, ...]:
-    """Say for each backend, in a line, whether it serves the tensor, could serve it, or why not."""
+    """Say of each backend, in a line, whether it serves the tensor, could, or why not."""
     chosen = select(operation, tensor, "auto", precision)
     lines = []
     for name in AUTO_ORDER:

@@ -53,7 +53,7 @@ ARITHMETIC = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add nothing: this command takes no options."""
+    """Declare no options."""
 
 
 def run(args: argparse.Namespace) -> int:
@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _checked(name: str, device: str, operation: str, arithmetic: Arithmetic) -> tuple[float, float] | str:
-    """Find the largest errors of output and gradient over all shapes, or why the backend cannot run them."""
+    """Return the largest errors of output and gradient over all shapes, or why the backend cannot run them."""
     inputs = [_input(operation, shape).to(device, arithmetic.dtype) for shape in SHAPES]
     precision = arithmetic.precision or "default"
     reasons = {reason for x in inputs if (reason := BACKENDS[name].why_not(operation, x, precision))}
@@ -116,7 +116,7 @@ def _cases() -> Iterator[tuple[str, str, str, Arithmetic]]:
 
 
 def _input(operation: str, shape: tuple[int, int, int]) -> Tensor:
-    """Make rectified random features, or the covariances or triangles of them that the operation takes."""
+    """Draw rectified random features, or compute what the operation takes of them."""
     features = torch.relu(torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
     if operation in ("isqrt_pool", "covariance_pool"):
         return features
@@ -131,7 +131,7 @@ def _input(operation: str, shape: tuple[int, int, int]) -> Tensor:
 
 
 def _errors(function: Callable[..., Tensor], x: Tensor, **options: Any) -> tuple[float, float]:
-    """Measure the relative Frobenius errors of the function's value and of its gradient."""
+    """Return the relative Frobenius errors of the function's value and of its gradient."""
     results = _value_and_gradient(function, x, **options)
     expected = _value_and_gradient(function, x.double(), backend="reference")
     output, gradient = (
