@@ -1,4 +1,4 @@
-"""covariance_pool on the CUDA extension: it allocates the results, and csrc/covariance_pool fills them."""
+"""covariance_pool: the plain covariance, with an optional scale for each channel, by csrc/covariance_pool."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ DTYPES = {
 }
 OPERATIONS = tuple(DTYPES)
 
-# As in csrc/policy.h: the kernels count positions in 32 bits.
+# As in csrc/policy.h, where positions are 32-bit.
 MOST_POSITIONS = 2**30
 
 

@@ -1,4 +1,4 @@
-"""isqrt_pool on the CUDA extension: it allocates the results, and csrc/isqrt_pool fills them."""
+"""isqrt_pool: iSQRT-COV pooling of (B, C, M) features by csrc/isqrt_pool."""
 
 from __future__ import annotations
 
