@@ -28,7 +28,7 @@ if int(setuptools.__version__.split(".")[0]) < 77:
 # Machine code for Ampere and Ada (8.x), Hopper (9.0) and Blackwell (10.x and 12.x); PTX for what is between and after.
 # What is compiled for one GPU runs on every later one of the same major number: 10.0 serves B200 and B300 (10.3).
 ARCHITECTURES = {"sm_80": "8.0", "sm_90": "9.0+PTX", "sm_100": "10.0", "sm_120": "12.0+PTX"}
-SOURCES = sorted(str(path) for pattern in ("*.cpp", "*.cu") for path in Path("csrc").glob(pattern))
+SOURCES = sorted(str(path) for pattern in ("*.cpp", "*.cu") for path in Path("csrc").rglob(pattern))
 DEPENDS = sorted(str(path) for pattern in ("*.h", "*.cuh") for path in Path("csrc").rglob(pattern))
 STABLE_ABI = ["-DTORCH_TARGET_VERSION=0x020a000000000000", "-DUSE_CUDA", "-DPy_LIMITED_API=0x030A0000"]
 

@@ -49,7 +49,7 @@ DTYPES = {
 }
 OPERATIONS = tuple(DTYPES)
 
-# As in csrc/kernels/layout.h, where positions are 32-bit.
+# As in csrc/policy.h, where positions are 32-bit.
 MOST_POSITIONS = 2**30
 
 

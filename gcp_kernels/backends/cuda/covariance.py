@@ -1,4 +1,4 @@
-"""covariance_pool: the plain covariance, with an optional scale for each channel, by csrc/kernels/covariance.cuh."""
+"""covariance_pool: the plain covariance, with an optional scale for each channel, by csrc/covariance_pool."""
 
 from __future__ import annotations
 

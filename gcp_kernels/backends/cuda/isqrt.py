@@ -1,4 +1,4 @@
-"""isqrt_pool: iSQRT-COV pooling of (B, C, M) features by csrc/kernels/isqrt_forward.cuh and isqrt_backward.cuh."""
+"""isqrt_pool: iSQRT-COV pooling of (B, C, M) features by csrc/isqrt_pool."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""triu_vec and triu_unvec: the upper triangle read from matrices and written to them, by csrc/kernels/triangle.cuh."""
+"""triu_vec and triu_unvec: the upper triangle read from matrices and written to them, by csrc/triangle."""
 
 from __future__ import annotations
 
