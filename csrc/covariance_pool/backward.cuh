@@ -2,6 +2,7 @@
 #pragma once
 
 #include "covariance_pool/arguments.h"
+#include "covariance_pool/matrices.h"
 #include "covariance_pool/scale.cuh"
 #include "device/direction.cuh"
 #include "device/feature_gradient.cuh"
@@ -13,7 +14,8 @@ namespace gcp_kernels {
 template <Form kForm>
 __global__ void __launch_bounds__(kMostThreadsOf<kForm>, kLeastCtasOf<kForm>)
     covariance_pool_backward_kernel(const CovariancePoolBackwardArguments arguments) {
-  constexpr int kDerivative = 1;  // its planes follow the place of the features
+  constexpr Floats<0> kGradient = covariance_gradient();
+  constexpr Split kDerivative = covariance_derivative();
   const Workspace workspace(arguments.layout, arguments.slabs);
   const int channels = arguments.x.channels;
   const bool scaled = arguments.scale.data != nullptr;
@@ -33,16 +35,17 @@ __global__ void __launch_bounds__(kMostThreadsOf<kForm>, kLeastCtasOf<kForm>)
       set_channel_value(workspace, kSecondExtra, channel, 0.0f);
     }
 
-    const float largest = load_gradient<kForm>(workspace, arguments.grad, sample.number(), kDerivative);
+    const float largest = load_gradient<kForm>(workspace, arguments.grad, sample.number(), kGradient);
     for_each_block<kForm>(workspace, [&](int i, int j) {
-      const BlockSum twice = load_floats<kForm>(workspace, kDerivative, packed_block(i, j));
-      store_planes<kForm, 2>(workspace, kDerivative, packed_block(i, j), direction_of(twice, largest, kLift));
+      const LiftedBlock<0> twice = load_floats<kForm>(workspace, kGradient, packed_block(i, j));
+      store_split<kForm>(workspace, kDerivative, packed_block(i, j), direction_of(twice, largest, lift()));
     });
 
-    const float factor = largest * sqrtf(total) / static_cast<float>(arguments.x.positions) * kUnlift * kUnlift;
+    const Lifted<-2> factor = largest * sqrtf(total) / static_cast<float>(arguments.x.positions) * unlift() * unlift();
     multiply_derivative<kForm>(
-        workspace, sample, kDerivative, [&](const BlockSum& product, const BlockSum&, int i, int j, int column) {
-          BlockSum gradient = times(factor, product);
+        workspace, sample, kDerivative,
+        [&](const LiftedBlock<2>& product, const LiftedBlock<1>&, int i, int j, int column) {
+          LiftedBlock<0> gradient = times(factor, product);
           if (scaled) {
 #pragma unroll
             for (int half = 0; half < 2; ++half) {

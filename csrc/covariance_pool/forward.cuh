@@ -7,6 +7,7 @@
 #pragma once
 
 #include "covariance_pool/arguments.h"
+#include "covariance_pool/matrices.h"
 #include "covariance_pool/scale.cuh"
 #include "device/feature_products.cuh"
 #include "device/pooled.cuh"
@@ -36,7 +37,7 @@ __device__ inline void normalise_channels(const Workspace& workspace, const Samp
 template <Form kForm>
 __global__ void __launch_bounds__(kMostThreadsOf<kForm>, kLeastCtasOf<kForm>)
     covariance_pool_forward_kernel(const CovariancePoolForwardArguments arguments) {
-  constexpr int kTotals = 1;  // behind the place of the features
+  constexpr Floats<2> kTotals = covariance_totals();
   const Workspace workspace(arguments.layout, arguments.slabs);
   const int channels = arguments.x.channels;
   TileSums<kForm> sums;
@@ -50,13 +51,15 @@ __global__ void __launch_bounds__(kMostThreadsOf<kForm>, kLeastCtasOf<kForm>)
     store_centres(workspace, channels, arguments.centre + sample.number() * channels);
     normalise_channels(workspace, sample);
     multiply_features<kForm>(workspace, sample, arguments.planes, kTotals, sums);
-    const float factor = kUnlift * kUnlift / static_cast<float>(arguments.x.positions);
+    const Lifted<-2> factor = unlift() * unlift() / static_cast<float>(arguments.x.positions);
     for_each_block<kForm>(workspace, [&](int i, int j) {
-      BlockSum covariance = load_floats<kForm>(workspace, kTotals, packed_block(i, j));
+      const LiftedBlock<2> total = load_floats<kForm>(workspace, kTotals, packed_block(i, j));
+      LiftedBlock<0> covariance;
 #pragma unroll
       for (int e = 0; e < 8; ++e) {
-        covariance.value[e] *= factor * channel_value(workspace, kFirstExtra, element_row(i, e)) *
-                               channel_value(workspace, kFirstExtra, element_column(j, e));
+        covariance.value[e] =
+            total.value[e] * (factor.value * channel_value(workspace, kFirstExtra, element_row(i, e)) *
+                              channel_value(workspace, kFirstExtra, element_column(j, e)));
       }
       store_result(arguments.pooled, sample.number(), i, j, covariance);
     });

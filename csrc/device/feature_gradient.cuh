@@ -5,6 +5,7 @@
 #pragma once
 
 #include "device/features.cuh"
+#include "device/pairs.cuh"
 #include "device/pooled.cuh"
 #include "device/stream.cuh"
 
@@ -14,7 +15,7 @@ constexpr int kGradientSide = 2;  // a warp's tile is two block rows by two bloc
 
 // Stores value[e] as the gradient of x at (element_row(i, e), element_column(j, e)).
 __device__ inline void store_gradient(const FeatureGradient& gradient, const Sample& sample, int i, int j,
-                                      const BlockSum& value) {
+                                      const LiftedBlock<0>& value) {
   with_element_pointer(sample.features.element, gradient.data, [&](auto* data) {
     auto* result = data + sample.number() * gradient.batch_stride;
 #pragma unroll
@@ -26,9 +27,9 @@ __device__ inline void store_gradient(const FeatureGradient& gradient, const Sam
   });
 }
 
-// A lane's share of a block of the staged z, lifted.
-__device__ inline BlockSum staged_elements(SharedAddress high, int low_plane) {
-  BlockSum elements;
+// A lane's share of a block of the staged z.
+__device__ inline LiftedBlock<1> staged_elements(SharedAddress high, int low_plane) {
+  LiftedBlock<1> elements;
 #pragma unroll
   for (int w = 0; w < 4; ++w) {
     const SharedAddress address = high + w * kTileBytes + lane_of_thread() * 4;
@@ -39,11 +40,11 @@ __device__ inline BlockSum staged_elements(SharedAddress high, int low_plane) {
   return elements;
 }
 
-// L stands in the planes `derivative` and `derivative` + 1, z passes through the place of the first matrix. Calls
-// visit(block of L z, lifted twice, block of z, lifted, block row, block of positions, column of tiles) once for every
-// block of the features; a column of tiles is one warp's, in each row, for the features staged at one time.
+// For L = `derivative`; z passes through kFeaturesPlace. Calls visit(block of L z, block of z, block row, block of
+// positions, column of tiles) once for every block of the features; a column of tiles is one warp's, in each row, for
+// the features staged at one time.
 template <Form kForm, typename Visit>
-__device__ inline void multiply_derivative(const Workspace& workspace, const Sample& sample, int derivative,
+__device__ inline void multiply_derivative(const Workspace& workspace, const Sample& sample, Split derivative,
                                            Visit visit) {
   const int blocks = workspace.layout.blocks;
   const int warps = blockDim.x / kWarpSize;
@@ -61,10 +62,10 @@ __device__ inline void multiply_derivative(const Workspace& workspace, const Sam
     for (int round = 0; round * warps < tiles; ++round) {
       const int tile = min(round * warps + warp_of_thread(), tiles - 1);
       const int row = tile / tile_columns * kGradientSide, column = tile % tile_columns * kGradientSide;
-      BlockSum sums[kGradientSide][kGradientSide] = {};
-      for (int pair = 0; pair < 3; ++pair) {  // low high, high low, high high
-        const int plane = derivative + (pair == 0 ? 1 : 0);
-        const SharedAddress z = workspace.start() + (pair == 1 ? low_plane : 0);
+      LiftedBlock<2> sums[kGradientSide][kGradientSide] = {};
+      for (int pair = first_pair(2); pair < kPairs; ++pair) {
+        const Plane plane = left_is_low(pair) ? next(derivative.high) : derivative.high;
+        const SharedAddress z = workspace.start() + (right_is_low(pair) ? low_plane : 0);
         const Stream<kForm> stream(workspace, plane, plane);
         // Without a stream there is no barrier that a warp without a tile would have to reach.
         if (stream.count() == 0 && round * warps + warp_of_thread() >= tiles) continue;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "device/features.cuh"
+#include "device/pairs.cuh"
 
 namespace gcp_kernels {
 
@@ -10,20 +11,20 @@ namespace gcp_kernels {
 // 1e-4: they sum no more than so many, and totals of these are rounded. It is as much as there is room for.
 constexpr int kMostSummedColumns = 8;
 
-// Adds this warp's sums to float32 totals in the plane `totals` and the next, or begins them.
+// Adds this warp's sums to the totals, or begins them.
 template <Form kForm>
-__device__ inline void add_to_totals(const Workspace& workspace, int totals, bool begin, TileSums<kForm>& sums) {
-  for_each_block<kForm>(workspace, sums, [&](BlockSum& sum, int i, int j) {
+__device__ inline void add_to_totals(const Workspace& workspace, Floats<2> totals, bool begin, TileSums<kForm>& sums) {
+  for_each_block<kForm>(workspace, sums, [&](LiftedBlock<2>& sum, int i, int j) {
     const int block = packed_block(i, j);
     if (!begin) sum = combine(1.0f, sum, 1.0f, load_floats<kForm>(workspace, totals, block));
     store_floats<kForm>(workspace, totals, block, sum);
   });
 }
 
-// Leaves the sum of z z^T, lifted twice, for z = weight (x - mu) split into `planes`, in float32 in the plane `totals`
-// and the next. The features pass through the place of the first matrix.
+// Leaves the sum of z z^T for z = weight (x - mu) split into `planes` in `totals`. The features pass through
+// kFeaturesPlace.
 template <Form kForm>
-__device__ inline void multiply_features(const Workspace& workspace, const Sample& sample, int planes, int totals,
+__device__ inline void multiply_features(const Workspace& workspace, const Sample& sample, int planes, Floats<2> totals,
                                          TileSums<kForm>& sums) {
   const int blocks = workspace.layout.blocks;
   const int positions = sample.features.positions;
@@ -38,12 +39,11 @@ __device__ inline void multiply_features(const Workspace& workspace, const Sampl
     block_barrier();  // the features are staged
     const WarpTile<kForm> tile = workspace.tile<kForm>();
     clear(sums);
-    // Of two planes: low high, high low, and high high last, the largest.
-    for (int pair = planes == 2 ? 0 : 2; pair < 3; ++pair) {
+    for (int pair = first_pair(planes); pair < kPairs; ++pair) {
       for (int k = 0; k < columns; ++k) {
         const SharedAddress column = workspace.start() + k * blocks * kBlockBytes;
-        const Operand left{column + (pair == 0 ? low_plane : 0), 0, false};
-        const Operand right{column + (pair == 1 ? low_plane : 0), 0, false};
+        const Operand left{column + (left_is_low(pair) ? low_plane : 0), 0, false};
+        const Operand right{column + (right_is_low(pair) ? low_plane : 0), 0, false};
         if (tile.again().diagonal()) {
           multiply_diagonal<Side::kStored, kForm>(tile.again(), left, right, 0, LaneOffset(), sums);
         } else {

@@ -101,7 +101,7 @@ struct WeightedChannel {
   }
 };
 
-// Stores `columns` block columns of weight (x - mu), lifted, from `position` on in the place of the first matrix: block
+// Stores `columns` block columns of weight (x - mu), lifted, from `position` on in kFeaturesPlace: block
 // (i, k) is number k * blocks + i. A second plane follows the first.
 __device__ inline void stage_features(const Workspace& workspace, const Sample& sample, int position, int columns,
                                       int planes) {
@@ -111,7 +111,7 @@ __device__ inline void stage_features(const Workspace& workspace, const Sample& 
   for (int group = warp_of_thread(); group < blocks * 2; group += blockDim.x / kWarpSize) {
     const int channel = group * kLaneRows + lane_of_thread() % kLaneRows;
     WeightedChannel weighted(workspace, channel);
-    weighted.weight *= kLift;
+    weighted.weight *= lift().value;
     const SharedAddress rows = workspace.start() + channel / kBlockSide * kBlockBytes +
                                channel / kLaneRows % 2 * kTileBytes + channel % kLaneRows * 16;
     sample.for_each_octet(

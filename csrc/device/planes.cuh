@@ -1,18 +1,13 @@
-// The matrices of one sample: where each lives, and products between them.
+// The matrices of one sample: where each lives, and how blocks of it are loaded and stored.
 //
 // A matrix is one plane of halves ("fast", an 11-bit significand), or a high and a low one that holds what the first
-// rounded away ("high", 22 bits; the product of two low planes is left out). Elements are lifted by 2^6, which keeps
-// the low planes of matrices with elements near 1/C out of the subnormal range of halves; no matrix of the iteration
-// grows beyond their range (docs/mathematics.md).
+// rounded away ("high", 22 bits). Its elements are lifted.
 #pragma once
 
 #include "device/symmetric.cuh"
-#include "policy.h"
+#include "planes.h"
 
 namespace gcp_kernels {
-
-constexpr float kLift = 64.0f;
-constexpr float kUnlift = 1.0f / kLift;
 
 // Nothing here is kept in registers: the layout is a kernel argument, and what is computed from it is cheap.
 struct Workspace {
@@ -34,18 +29,20 @@ struct Workspace {
   }
   __device__ float kept_scalar() const { return as_float(load_shared(start() + layout.scalar_offset())); }
 
-  // Planes are numbered through: matrix * layout.planes, and the next for the low one.
   template <Form kForm>
-  __device__ bool is_streamed(int plane) const {
-    return kStreams<kForm> && plane >= layout.resident * layout.planes;
+  __device__ bool is_streamed(Plane plane) const {
+    return kStreams<kForm> && static_cast<int>(plane) >= layout.resident * layout.planes;
   }
-  __device__ SharedAddress in_shared(int plane) const { return start() + plane * layout.plane_bytes(); }
-  __device__ char* in_slab(int plane) const {
+  __device__ SharedAddress in_shared(Plane plane) const {
+    return start() + static_cast<int>(plane) * layout.plane_bytes();
+  }
+  __device__ char* in_slab(Plane plane) const {
     const std::uint32_t cta = recomputed(static_cast<int>(blockIdx.x));
     const std::uint32_t streamed = (layout.matrices - layout.resident) * layout.planes;
     // 32 bits are enough: the host entry has checked that.
-    return slabs + (cta * streamed + static_cast<std::uint32_t>(plane - layout.resident * layout.planes)) *
-                       static_cast<std::uint32_t>(layout.plane_bytes());
+    return slabs +
+           (cta * streamed + static_cast<std::uint32_t>(static_cast<int>(plane) - layout.resident * layout.planes)) *
+               static_cast<std::uint32_t>(layout.plane_bytes());
   }
   // The blocks of the result that this warp owns.
   template <Form kForm>
@@ -80,8 +77,8 @@ struct BlockShare {
   SharedAddress shared;
   char* slab;  // null where the plane is resident
 
-  __device__ BlockShare(const Workspace& workspace, int plane, int block) {
-    const int number = kStreams<kForm> ? recomputed(plane) : plane;
+  __device__ BlockShare(const Workspace& workspace, Plane plane, int block) {
+    const Plane number = kStreams<kForm> ? static_cast<Plane>(recomputed(static_cast<int>(plane))) : plane;
     const int offset = block * kBlockBytes + lane_of_thread() * 4;
     const bool in_slab = workspace.is_streamed<kForm>(number);
     shared = in_slab ? 0 : workspace.in_shared(number) + offset;
@@ -101,19 +98,19 @@ struct BlockShare {
   }
 };
 
-// A lane's share of a block of what kPlanes planes from number `first` on hold, lifted.
+// A lane's share of a block of what kPlanes planes from `high` on hold.
 template <Form kForm, int kPlanes>
-__device__ inline BlockSum load_planes(const Workspace& workspace, int first, int block) {
-  BlockSum elements;
-  const BlockShare<kForm> high(workspace, first, block);
+__device__ inline LiftedBlock<1> load_planes(const Workspace& workspace, Plane high, int block) {
+  LiftedBlock<1> elements;
+  const BlockShare<kForm> share(workspace, high, block);
 #pragma unroll
   for (int w = 0; w < 4; ++w) {
-    const std::uint32_t word = high.load(w);
+    const std::uint32_t word = share.load(w);
     elements.value[2 * w] = first_half(word);
     elements.value[2 * w + 1] = second_half(word);
   }
   if constexpr (kPlanes == 2) {
-    const BlockShare<kForm> low(workspace, first + 1, block);
+    const BlockShare<kForm> low(workspace, next(high), block);
 #pragma unroll
     for (int w = 0; w < 4; ++w) {
       const std::uint32_t word = low.load(w);
@@ -124,9 +121,10 @@ __device__ inline BlockSum load_planes(const Workspace& workspace, int first, in
   return elements;
 }
 
-// Rounds lifted elements to halves in the plane `high`, and leaves what that takes away in the plane `low`.
+// Rounds elements to halves in the plane `high`, and leaves what that takes away in the plane `low`.
 template <Form kForm>
-__device__ inline void store_split(const Workspace& workspace, int high, int low, int block, const BlockSum& elements) {
+__device__ inline void store_split(const Workspace& workspace, Plane high, Plane low, int block,
+                                   const LiftedBlock<1>& elements) {
   const BlockShare<kForm> rounded(workspace, high, block);
   std::uint32_t words[4];
 #pragma unroll
@@ -142,47 +140,54 @@ __device__ inline void store_split(const Workspace& workspace, int high, int low
   }
 }
 
-// Splits lifted elements into kPlanes planes from number `first` on.
+template <Form kForm>
+__device__ inline void store_split(const Workspace& workspace, Split split, int block, const LiftedBlock<1>& elements) {
+  store_split<kForm>(workspace, split.high, next(split.high), block, elements);
+}
+
+template <Form kForm>
+__device__ inline LiftedBlock<1> load_split(const Workspace& workspace, Split split, int block) {
+  return load_planes<kForm, 2>(workspace, split.high, block);
+}
+
+// The same for a matrix of the iteration.
 template <Form kForm, int kPlanes>
-__device__ inline void store_planes(const Workspace& workspace, int first, int block, const BlockSum& elements) {
+__device__ inline LiftedBlock<1> load_elements(const Workspace& workspace, Matrix matrix, int block) {
+  return load_planes<kForm, kPlanes>(workspace, plane_of(matrix, kPlanes), block);
+}
+
+template <Form kForm, int kPlanes>
+__device__ inline void store_elements(const Workspace& workspace, Matrix matrix, int block,
+                                      const LiftedBlock<1>& elements) {
+  const Plane high = plane_of(matrix, kPlanes);
   if constexpr (kPlanes == 2) {
-    store_split<kForm>(workspace, first, first + 1, block, elements);
+    store_split<kForm>(workspace, Split{high}, block, elements);
   } else {
-    const BlockShare<kForm> share(workspace, first, block);
+    const BlockShare<kForm> share(workspace, high, block);
 #pragma unroll
     for (int w = 0; w < 4; ++w) share.store(w, pack_halves(elements.value[2 * w], elements.value[2 * w + 1]));
   }
 }
 
-// The same for a matrix of the iteration, whose planes are numbered through.
-template <Form kForm, int kPlanes>
-__device__ inline BlockSum load_elements(const Workspace& workspace, int matrix, int block) {
-  return load_planes<kForm, kPlanes>(workspace, matrix * kPlanes, block);
-}
-
-template <Form kForm, int kPlanes>
-__device__ inline void store_elements(const Workspace& workspace, int matrix, int block, const BlockSum& elements) {
-  store_planes<kForm, kPlanes>(workspace, matrix * kPlanes, block, elements);
-}
-
-// A lane's share of a block in float32, which takes the plane `first` and the next.
-template <Form kForm>
-__device__ inline BlockSum load_floats(const Workspace& workspace, int first, int block) {
-  BlockSum elements;
+// A lane's share of a block in float32.
+template <Form kForm, int kTimes>
+__device__ inline LiftedBlock<kTimes> load_floats(const Workspace& workspace, Floats<kTimes> floats, int block) {
+  LiftedBlock<kTimes> elements;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    const BlockShare<kForm> share(workspace, first + half, block);
+    const BlockShare<kForm> share(workspace, next(floats.first, half), block);
 #pragma unroll
     for (int w = 0; w < 4; ++w) elements.value[4 * half + w] = as_float(share.load(w));
   }
   return elements;
 }
 
-template <Form kForm>
-__device__ inline void store_floats(const Workspace& workspace, int first, int block, const BlockSum& elements) {
+template <Form kForm, int kTimes>
+__device__ inline void store_floats(const Workspace& workspace, Floats<kTimes> floats, int block,
+                                    const LiftedBlock<kTimes>& elements) {
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    const BlockShare<kForm> share(workspace, first + half, block);
+    const BlockShare<kForm> share(workspace, next(floats.first, half), block);
 #pragma unroll
     for (int w = 0; w < 4; ++w) share.store(w, as_word(elements.value[4 * half + w]));
   }

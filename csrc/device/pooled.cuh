@@ -15,7 +15,7 @@ __device__ inline int element_column(int j, int e) {
 
 // Stores a block of one sample's result; of a block on the diagonal its upper half, on both sides.
 __device__ inline void store_result(const SymmetricOutput& output, std::int64_t sample, int i, int j,
-                                    const BlockSum& values) {
+                                    const LiftedBlock<0>& values) {
   const int channels = output.channels;
   const std::int64_t size = output.triangle ? triangle_number(channels) : channels * channels;
   with_element_pointer(output.element, output.data, [&](auto* data) {
@@ -35,8 +35,9 @@ __device__ inline void store_result(const SymmetricOutput& output, std::int64_t 
 }
 
 // A block of G + G^T, where the gradient of a triangle is that of a matrix with zeros below the diagonal.
-__device__ inline BlockSum load_twice_symmetric(const SymmetricGradient& gradient, std::int64_t sample, int i, int j) {
-  BlockSum twice;
+__device__ inline LiftedBlock<0> load_twice_symmetric(const SymmetricGradient& gradient, std::int64_t sample, int i,
+                                                      int j) {
+  LiftedBlock<0> twice;
   const int last = gradient.channels - 1;
   with_element_pointer(gradient.element, gradient.data, [&](const auto* data) {
     const auto* matrix = data + sample * gradient.batch_stride;

@@ -88,7 +88,7 @@ __device__ inline void block_barrier() { __syncthreads(); }
 
 __device__ inline float shuffle_xor(float value, int mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }
 
-// Read anew each time: it is cheap, registers are not.
+// Read each time it is asked for: that is cheap, registers are not.
 __device__ inline int lane_of_thread() {
   int lane;
   asm volatile("mov.u32 %0, %%laneid;" : "=r"(lane));

@@ -14,15 +14,19 @@ struct Stream {
   // one twice being one; 20: columns of each that the ring holds, 1, 2 or 4, less one.
   int packed;
 
-  __device__ Stream(const Workspace& workspace_, int left, int right) : workspace(workspace_) {
+  __device__ Stream(const Workspace& workspace_, Plane left, Plane right) : workspace(workspace_) {
     const int l = workspace.is_streamed<kForm>(left), r = workspace.is_streamed<kForm>(right);
     const int number = l + (left != right ? r : 0);
     const int most = number == 2 ? workspace.layout.ring_columns / 2 : workspace.layout.ring_columns;
-    packed = left | right << 8 | l << 16 | r << 17 | number << 18 | ((most >= 4 ? 4 : most >= 2 ? 2 : 1) - 1) << 20;
+    packed = static_cast<int>(left) | static_cast<int>(right) << 8 | l << 16 | r << 17 | number << 18 |
+             ((most >= 4   ? 4
+               : most >= 2 ? 2
+                           : 1) -
+              1) << 20;
   }
 
-  __device__ int left() const { return recomputed(packed) & 0xff; }
-  __device__ int right() const { return recomputed(packed) >> 8 & 0xff; }
+  __device__ Plane left() const { return static_cast<Plane>(recomputed(packed) & 0xff); }
+  __device__ Plane right() const { return static_cast<Plane>(recomputed(packed) >> 8 & 0xff); }
   __device__ bool left_streamed() const { return kStreams<kForm> && (recomputed(packed) & 1 << 16); }
   __device__ bool right_streamed() const { return kStreams<kForm> && (recomputed(packed) & 1 << 17); }
   __device__ int count() const { return kStreams<kForm> ? recomputed(packed) >> 18 & 3 : 0; }
@@ -79,7 +83,7 @@ struct Stream {
   }
 
   // Where column k of a plane is, the one number `number` of those streamed.
-  __device__ Operand operand(bool streamed, int plane, int number, int k) const {
+  __device__ Operand operand(bool streamed, Plane plane, int number, int k) const {
     if (streamed) return {slot(k, number), 0, true};
     const SharedAddress start = workspace.in_shared(plane);
     return {start + triangle_number(k) * kBlockBytes, start, false};
@@ -88,9 +92,9 @@ struct Stream {
   __device__ Operand right_operand(int k) const { return operand(right_streamed(), right(), count() - 1, k); }
 };
 
-// sums += left right, lifted twice, for symmetric matrices given by one plane each.
+// sums += left right, for symmetric matrices given by one plane each.
 template <Form kForm>
-__device__ inline void multiply_planes(const Workspace& workspace, int left, int right, TileSums<kForm>& sums) {
+__device__ inline void multiply_planes(const Workspace& workspace, Plane left, Plane right, TileSums<kForm>& sums) {
   const Stream<kForm> stream(workspace, left, right);
   const WarpTile<kForm> tile = workspace.tile<kForm>();
   stream.start();

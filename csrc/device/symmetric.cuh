@@ -1,7 +1,7 @@
 // Symmetric matrices in 16x16 blocks of halves, of which only those on and above the diagonal are kept; and their
 // products on the tensor cores, of which only those blocks are computed.
 //
-// Block (i, j), i <= j, stands at packed_block(i, j): a block column after the other. Block (j, i) is the same one,
+// Block (i, j), i <= j, is at packed_block(i, j): a block column after the other. Block (j, i) is the same one,
 // loaded transposed. For the right operand of U V, block (k, j) of V is needed by the rows of its transpose, which is
 // block (j, k) of V itself: so both operands are loaded alike, but for the order of their tiles.
 //
@@ -15,6 +15,7 @@
 // belongs to this CTA, from which its block columns are streamed through a ring in shared memory (`Stream`).
 #pragma once
 
+#include "device/lifted.cuh"
 #include "device/primitives.cuh"
 #include "packed.h"
 #include "policy.h"
@@ -90,30 +91,9 @@ struct WarpTile {
   }
 };
 
+// Products of two lifted operands.
 template <Form kForm>
-using TileSums = BlockSum[kMostSums<kForm>];
-
-template <int kSums>
-__device__ inline void clear(BlockSum (&sums)[kSums]) {
-#pragma unroll
-  for (int s = 0; s < kSums; ++s) sums[s] = BlockSum{};
-}
-
-// a x, element by element.
-__device__ inline BlockSum times(float a, const BlockSum& x) {
-  BlockSum result;
-#pragma unroll
-  for (int e = 0; e < 8; ++e) result.value[e] = a * x.value[e];
-  return result;
-}
-
-// a x + b y, element by element.
-__device__ inline BlockSum combine(float a, const BlockSum& x, float b, const BlockSum& y) {
-  BlockSum result;
-#pragma unroll
-  for (int e = 0; e < 8; ++e) result.value[e] = a * x.value[e] + b * y.value[e];
-  return result;
-}
+using TileSums = LiftedBlock<2>[kMostSums<kForm>];
 
 // One block column k of an operand. Block (i, k) is at `column` + i blocks where it is stored, i <= k, or where the
 // column was streamed; else it is the mirror image of block (k, i), at `rows` + triangle_number(i) + k blocks.

@@ -23,21 +23,23 @@ __device__ inline float growth_of(int channels, int n_iter) {
 }
 
 // <u, v> over a whole symmetric matrix, from a lane's share of one of the blocks that are stored.
-__device__ inline float inner_product(const BlockSum& u, const BlockSum& v, int i, int j) {
+template <int kU, int kV>
+__device__ inline Lifted<kU + kV> inner_product(const LiftedBlock<kU>& u, const LiftedBlock<kV>& v, int i, int j) {
   float total = 0.0f;
 #pragma unroll
   for (int e = 0; e < 8; ++e) total += u.value[e] * v.value[e];
-  return i == j ? total : 2.0f * total;
+  return {i == j ? total : 2.0f * total};
 }
 
 template <Form kForm, int kPlanes>
 __global__ void __launch_bounds__(kMostThreadsOf<kForm>, kLeastCtasOf<kForm>)
     isqrt_pool_backward_kernel(const IsqrtPoolBackwardArguments arguments) {
-  using M = Matrices<true>;
   const Workspace workspace(arguments.layout, arguments.slabs);
   const int channels = arguments.x.channels;
-  constexpr int kDerivative = M::kDW * kPlanes;  // L takes the planes of dW and, where that is one, of V
-  constexpr int kFloats = kDerivative + 2;       // Y_N and then A again take two planes that are free by then
+  constexpr Split kDerivative = derivative_of<true>(kPlanes);
+  constexpr Floats<2> kTotals = backward_totals(kPlanes), kLastTotals = last_totals(kPlanes);
+  constexpr Floats<1> kRoot = backward_root(kPlanes);
+  constexpr Floats<0> kGradient = gradient_floats(kPlanes);
   const float positions = static_cast<float>(arguments.x.positions);
   TileSums<kForm> sums;
 
@@ -47,39 +49,38 @@ __global__ void __launch_bounds__(kMostThreadsOf<kForm>, kLeastCtasOf<kForm>)
     restore_means(workspace, sample, arguments.centre);
     const float weight = inverse_root(arguments.trace[sample.number()] * positions);
     set_weights(workspace, sample, [&](int) { return weight; });
-    multiply_features<kForm>(workspace, sample, kPlanes, kDerivative, sums);
-    store_covariance<kForm, kPlanes>(workspace, kDerivative);
+    multiply_features<kForm>(workspace, sample, kPlanes, kTotals, sums);
+    store_covariance<kForm, kPlanes>(workspace, kTotals);
 
-    constexpr int kGradient = M::kV * kPlanes;  // two planes that are not in use yet
     const float largest = load_gradient<kForm>(workspace, arguments.grad, sample.number(), kGradient);
     for_each_block<kForm>(workspace, [&](int i, int j) {
-      const BlockSum twice = load_floats<kForm>(workspace, kGradient, packed_block(i, j));
-      const BlockSum g = direction_of(twice, largest, kLift / growth_of(channels, arguments.n_iter));
+      const LiftedBlock<0> twice = load_floats<kForm>(workspace, kGradient, packed_block(i, j));
+      const LiftedBlock<1> g = direction_of(twice, largest, lift() / growth_of(channels, arguments.n_iter));
       store_term<kForm, kPlanes, true>(workspace, false, true, packed_block(i, j), g);
     });
     workspace.keep_scalar(largest);
 
-    iterate<kForm, kPlanes, true>(workspace, arguments.n_iter, kFloats, sums);
+    iterate<kForm, kPlanes, true>(workspace, arguments.n_iter, kRoot, sums);
     float trace_term = 0.0f;  // this thread's part
     for_each_block<kForm>(workspace, [&](int i, int j) {
-      const BlockSum root = load_floats<kForm>(workspace, kFloats, packed_block(i, j));
-      const BlockSum twice = load_twice_symmetric(arguments.grad, sample.number(), i, j);
-      const BlockSum g = direction_of(twice, workspace.kept_scalar(), 1.0f);
-      trace_term += 0.5f * kUnlift / growth_of(channels, arguments.n_iter) * inner_product(g, root, i, j);
+      const LiftedBlock<1> root = load_floats<kForm>(workspace, kRoot, packed_block(i, j));
+      const LiftedBlock<0> twice = load_twice_symmetric(arguments.grad, sample.number(), i, j);
+      const LiftedBlock<0> g = direction_of(twice, workspace.kept_scalar(), plain(1.0f));
+      trace_term += number(0.5f * unlift() / growth_of(channels, arguments.n_iter) * inner_product(g, root, i, j));
     });
-    multiply_features<kForm>(workspace, sample, kPlanes, kFloats, sums);
+    multiply_features<kForm>(workspace, sample, kPlanes, kLastTotals, sums);
     for_each_block<kForm>(workspace, [&](int i, int j) {
-      const BlockSum a = load_floats<kForm>(workspace, kFloats, packed_block(i, j));
-      const BlockSum l = load_planes<kForm, 2>(workspace, kDerivative, packed_block(i, j));
-      trace_term -= kUnlift * kUnlift * kUnlift * inner_product(l, a, i, j);
+      const LiftedBlock<2> a = load_floats<kForm>(workspace, kLastTotals, packed_block(i, j));
+      const LiftedBlock<1> l = load_split<kForm>(workspace, kDerivative, packed_block(i, j));
+      trace_term -= number(unlift() * unlift() * unlift() * inner_product(l, a, i, j));
     });
     trace_term = block_sum(workspace, trace_term);
 
     const float undo = growth_of(channels, arguments.n_iter) * workspace.kept_scalar();
-    const float factor = undo / sqrtf(positions) * kUnlift * kUnlift;
+    const Lifted<-2> factor = undo / sqrtf(positions) * unlift() * unlift();
     multiply_derivative<kForm>(
-        workspace, sample, kDerivative, [&](const BlockSum& product, const BlockSum& z, int i, int j, int) {
-          store_gradient(arguments.grad_x, sample, i, j, combine(factor, product, factor * kLift * trace_term, z));
+        workspace, sample, kDerivative, [&](const LiftedBlock<2>& product, const LiftedBlock<1>& z, int i, int j, int) {
+          store_gradient(arguments.grad_x, sample, i, j, combine(factor, product, factor * lift() * trace_term, z));
         });
   } while (sample.advance<kForm>(arguments.batch));
 }

@@ -7,13 +7,13 @@
 
 namespace gcp_kernels {
 
-// W = A from its totals, lifted twice.
+// W = A from its totals.
 template <Form kForm, int kPlanes>
-__device__ inline void store_covariance(const Workspace& workspace, int totals) {
-  block_barrier();  // the staged features, which are in the place of W, have been read
+__device__ inline void store_covariance(const Workspace& workspace, Floats<2> totals) {
+  block_barrier();  // the staged features, whose memory W takes, have been read
   for_each_block<kForm>(workspace, [&](int i, int j) {
-    const BlockSum total = load_floats<kForm>(workspace, totals, packed_block(i, j));
-    store_elements<kForm, kPlanes>(workspace, Matrices<false>::kW, packed_block(i, j), times(kUnlift, total));
+    const LiftedBlock<2> total = load_floats<kForm>(workspace, totals, packed_block(i, j));
+    store_elements<kForm, kPlanes>(workspace, Matrices<false>::kW, packed_block(i, j), times(unlift(), total));
   });
 }
 

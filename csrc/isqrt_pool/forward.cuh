@@ -33,14 +33,14 @@ __global__ void __launch_bounds__(kMostThreadsOf<kForm>, kLeastCtasOf<kForm>)
     workspace.keep_scalar(trace);
     if (threadIdx.x == 0) arguments.trace[sample.number()] = trace;
 
-    constexpr int kTotals = Matrices<false>::kV * kPlanes;
+    constexpr Floats<2> kTotals = forward_totals(kPlanes);
     multiply_features<kForm>(workspace, sample, kPlanes, kTotals, sums);
     store_covariance<kForm, kPlanes>(workspace, kTotals);
-    constexpr int kRoot = 0;  // takes the place of W and, where that is one plane, of V
+    constexpr Floats<1> kRoot = forward_root();
     iterate<kForm, kPlanes, false>(workspace, arguments.n_iter, kRoot, sums);
-    const float scale = sqrtf(workspace.kept_scalar()) * kUnlift;
+    const Lifted<-1> scale = sqrtf(workspace.kept_scalar()) * unlift();
     for_each_block<kForm>(workspace, [&](int i, int j) {
-      const BlockSum root = load_floats<kForm>(workspace, kRoot, packed_block(i, j));
+      const LiftedBlock<1> root = load_floats<kForm>(workspace, kRoot, packed_block(i, j));
       store_result(arguments.pooled, sample.number(), i, j, times(scale, root));
     });
   } while (sample.advance<kForm>(arguments.batch));

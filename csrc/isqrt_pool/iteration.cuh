@@ -8,31 +8,18 @@
 // for N = 1. With tangents each comes with d(L R) = dL R + L dR, first, since it needs the old L and R.
 #pragma once
 
+#include "device/pairs.cuh"
 #include "device/stream.cuh"
+#include "isqrt_pool/matrices.h"
 
 namespace gcp_kernels {
 
 enum class Product { kRoot = 0, kSquare = 1, kCube = 2 };
 
-// Numbers of the matrices, in the order in which they are kept on chip.
-template <bool kTangents>
-struct Matrices {
-  static constexpr int kW = 0;
-  static constexpr int kV = kTangents ? 2 : 1;
-  static constexpr int kY = kTangents ? 5 : 2;
-  static constexpr int kDW = 1;
-  static constexpr int kDV = 3;
-  static constexpr int kDY = 4;
-  // In "fast", what rounding to halves takes away from the tangents of W and Y. It enters the terms that are no
-  // products: without it a gradient that is small beside the tangents in the null space of A loses a digit.
-  static constexpr int kDWRest = 6;
-  static constexpr int kDYRest = 7;
-};
-
 // What one product reads and changes.
 struct Factors {
-  int left, right;      // matrices
-  int d_left, d_right;  // their tangents
+  Matrix left, right;
+  Matrix d_left, d_right;  // their tangents
 };
 
 template <bool kTangents>
@@ -43,45 +30,44 @@ __device__ inline Factors factors_of(Product product) {
   return {M::kW, M::kV, M::kDW, M::kDV};
 }
 
-// sums = left right, or dL R + L dR for `tangent`, lifted twice, of the factors of product number `product`.
+// sums = left right, or dL R + L dR for `tangent`, of the factors of product number `product`.
 template <Form kForm, int kPlanes, bool kTangents>
 __device__ inline void multiply(const Workspace& workspace, int product, bool tangent, TileSums<kForm>& sums) {
   clear(sums);
-  constexpr int pairs = kPlanes == 2 ? 3 : 1;
+  constexpr int kPairsOfEach = kPlanes == 2 ? kPairs : 1;
 #pragma unroll 1
-  for (int number = 0; number < (tangent ? 2 * pairs : pairs); ++number) {
-    // Found anew for each pair of planes: beside the sums of a tile every register counts.
+  for (int number = 0; number < (tangent ? 2 * kPairsOfEach : kPairsOfEach); ++number) {
+    // Found for each pair of planes once more: beside the sums of a tile every register counts.
     const Factors factors = factors_of<kTangents>(static_cast<Product>(recomputed(product) % 3));
-    const int left = !tangent ? factors.left : number < pairs ? factors.d_left : factors.left;
-    const int right = !tangent ? factors.right : number < pairs ? factors.right : factors.d_right;
-    // Of two planes: low high, high low, and high high last, the largest.
-    const int pair = number % pairs;
-    const int left_plane = left * kPlanes + (kPlanes == 2 && pair == 0 ? 1 : 0);
-    const int right_plane = right * kPlanes + (kPlanes == 2 && pair == 1 ? 1 : 0);
+    const Matrix left = !tangent ? factors.left : number < kPairsOfEach ? factors.d_left : factors.left;
+    const Matrix right = !tangent ? factors.right : number < kPairsOfEach ? factors.right : factors.d_right;
+    const int pair = kPairs - kPairsOfEach + number % kPairsOfEach;
+    const Plane left_plane = plane_of(left, kPlanes, left_is_low(pair));
+    const Plane right_plane = plane_of(right, kPlanes, right_is_low(pair));
     multiply_planes<kForm>(workspace, left_plane, right_plane, sums);
   }
 }
 
 // W or Y, or its tangent, as it enters the terms that are no products.
 template <Form kForm, int kPlanes, bool kTangents>
-__device__ inline BlockSum load_term(const Workspace& workspace, bool y, bool tangent, int block) {
+__device__ inline LiftedBlock<1> load_term(const Workspace& workspace, bool y, bool tangent, int block) {
   using M = Matrices<kTangents>;
-  const int matrix = y ? (tangent ? M::kDY : M::kY) : (tangent ? M::kDW : M::kW);
-  BlockSum elements = load_elements<kForm, kPlanes>(workspace, matrix, block);
+  const Matrix matrix = y ? (tangent ? M::kDY : M::kY) : (tangent ? M::kDW : M::kW);
+  LiftedBlock<1> elements = load_elements<kForm, kPlanes>(workspace, matrix, block);
   if (kTangents && kPlanes == 1 && tangent) {
-    const int rest = y ? M::kDYRest : M::kDWRest;
-    elements = combine(1.0f, elements, 1.0f, load_planes<kForm, 1>(workspace, rest, block));
+    const Matrix rest = y ? M::kDYRest : M::kDWRest;
+    elements = combine(1.0f, elements, 1.0f, load_elements<kForm, 1>(workspace, rest, block));
   }
   return elements;
 }
 
 template <Form kForm, int kPlanes, bool kTangents>
 __device__ inline void store_term(const Workspace& workspace, bool y, bool tangent, int block,
-                                  const BlockSum& elements) {
+                                  const LiftedBlock<1>& elements) {
   using M = Matrices<kTangents>;
-  const int matrix = y ? (tangent ? M::kDY : M::kY) : (tangent ? M::kDW : M::kW);
+  const Matrix matrix = y ? (tangent ? M::kDY : M::kY) : (tangent ? M::kDW : M::kW);
   if (kTangents && kPlanes == 1 && tangent) {
-    store_split<kForm>(workspace, matrix, y ? M::kDYRest : M::kDWRest, block, elements);
+    store_split<kForm>(workspace, plane_of(matrix, 1), plane_of(y ? M::kDYRest : M::kDWRest, 1), block, elements);
   } else {
     store_elements<kForm, kPlanes>(workspace, matrix, block, elements);
   }
@@ -89,47 +75,49 @@ __device__ inline void store_term(const Workspace& workspace, bool y, bool tange
 
 // Writes what product `number` changes in one block of the matrices, or of their tangents.
 template <Form kForm, int kPlanes, bool kTangents>
-__device__ inline void update(const Workspace& workspace, int number, bool tangent, const BlockSum& sum, int block) {
+__device__ inline void update(const Workspace& workspace, int number, bool tangent, const LiftedBlock<2>& sum,
+                              int block) {
   using M = Matrices<kTangents>;
   const Product product = static_cast<Product>(number % 3);
-  const int v = tangent ? M::kDV : M::kV;
+  const Matrix v = tangent ? M::kDV : M::kV;
   if (product == Product::kSquare) {
-    store_elements<kForm, kPlanes>(workspace, v, block, times(kUnlift, sum));
+    store_elements<kForm, kPlanes>(workspace, v, block, times(unlift(), sum));
     if (number != 1) return;
-    const BlockSum linear = load_term<kForm, kPlanes, kTangents>(workspace, false, tangent, block);
-    store_term<kForm, kPlanes, kTangents>(workspace, true, tangent, block, combine(1.5f, linear, -0.5f * kUnlift, sum));
+    const LiftedBlock<1> linear = load_term<kForm, kPlanes, kTangents>(workspace, false, tangent, block);
+    store_term<kForm, kPlanes, kTangents>(workspace, true, tangent, block,
+                                          combine(plain(1.5f), linear, -0.5f * unlift(), sum));
     return;
   }
   const bool root = product == Product::kRoot;
-  const BlockSum old = load_term<kForm, kPlanes, kTangents>(workspace, root, tangent, block);
-  BlockSum result = combine(root ? 1.5f : 2.25f, old, (root ? -0.5f : 0.25f) * kUnlift, sum);
+  const LiftedBlock<1> old = load_term<kForm, kPlanes, kTangents>(workspace, root, tangent, block);
+  LiftedBlock<1> result = combine(plain(root ? 1.5f : 2.25f), old, (root ? -0.5f : 0.25f) * unlift(), sum);
   if (!root) result = combine(1.0f, result, -1.5f, load_elements<kForm, kPlanes>(workspace, v, block));
   store_term<kForm, kPlanes, kTangents>(workspace, root, tangent, block, result);
 }
 
 // The last product, from Y or, where it is the only one, from W = A.
 template <Form kForm, int kPlanes, bool kTangents>
-__device__ inline void finish(const Workspace& workspace, bool only, bool tangent, int root, const BlockSum& sum,
-                              int block) {
-  const BlockSum old = load_term<kForm, kPlanes, kTangents>(workspace, !only, tangent, block);
-  const BlockSum result = combine(1.5f, old, -0.5f * kUnlift, sum);
+__device__ inline void finish(const Workspace& workspace, bool only, bool tangent, Floats<1> root,
+                              const LiftedBlock<2>& sum, int block) {
+  const LiftedBlock<1> old = load_term<kForm, kPlanes, kTangents>(workspace, !only, tangent, block);
+  const LiftedBlock<1> result = combine(plain(1.5f), old, -0.5f * unlift(), sum);
   if (tangent) {
-    store_planes<kForm, 2>(workspace, Matrices<kTangents>::kDW * kPlanes, block, result);
+    store_split<kForm>(workspace, derivative_of<kTangents>(kPlanes), block, result);
   } else {
     store_floats<kForm>(workspace, root, block, result);
   }
 }
 
-// How many products N iterations take; worked out anew wherever it is asked for.
+// How many products N iterations take; worked out wherever it is asked for.
 __device__ inline int last_product(int n_iter) {
   const int n = recomputed(n_iter);
   return n == 1 ? 1 : 3 * n - 3;
 }
 
-// Runs the iteration on W = A, and on dW where there are tangents. Leaves Y_N, lifted, in float32, in the plane
-// `root` and the next, and its tangent L split into two planes: the first of dW and the next.
+// Runs the iteration on W = A, and on dW where there are tangents. Leaves Y_N in `root`, and its tangent L in
+// derivative_of().
 template <Form kForm, int kPlanes, bool kTangents>
-__device__ inline void iterate(const Workspace& workspace, int n_iter, int root, TileSums<kForm>& sums) {
+__device__ inline void iterate(const Workspace& workspace, int n_iter, Floats<1> root, TileSums<kForm>& sums) {
 #pragma unroll 1
   for (int number = 1; number <= last_product(n_iter); ++number) {
     block_barrier();  // the matrices are written
@@ -137,9 +125,9 @@ __device__ inline void iterate(const Workspace& workspace, int n_iter, int root,
     for (int tangent = kTangents; tangent >= 0; --tangent) {
       multiply<kForm, kPlanes, kTangents>(workspace, number, tangent, sums);
       block_barrier();  // the operands have been read
-      for_each_block<kForm>(workspace, sums, [&](const BlockSum& sum, int i, int j) {
+      for_each_block<kForm>(workspace, sums, [&](const LiftedBlock<2>& sum, int i, int j) {
         const int block = packed_block(i, j);
-        // Worked out for each block anew: beside the sums of a tile every register counts.
+        // Worked out for each block once more: beside the sums of a tile every register counts.
         const int again = recomputed(number), last = last_product(n_iter);
         if (again < last) {
           update<kForm, kPlanes, kTangents>(workspace, again, recomputed(tangent), sum, block);
