@@ -30,7 +30,7 @@ from .static_gate import SHARED_LIMIT, Figures
 
 CHANNELS = (64, 128, 176, 192, 256)
 PRECISIONS = {1: "fast", 2: "high"}
-FORMS = ("small", "resident", "streamed")  # enum Form of csrc/kernels/layout.h
+FORMS = ("small", "resident", "streamed")  # enum Form of csrc/policy.h
 # The start of a mangled name gcp_kernels::NAME<...>, and template arguments in it: Form, int, and element types.
 NAME = re.compile(r"_ZN11gcp_kernels(\d+)(\w+)")
 ARGUMENTS = re.compile(r"I((?:LNS_4FormE\dE|Li\d+E|f|d|6__half|13__nv_bfloat16)+)E")

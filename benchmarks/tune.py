@@ -12,7 +12,7 @@ for each sample against a launch for each phase, over B, C and M.
 The CUDA C++ kernels have nothing to search for. Threads follow from C; matrices are resident in shared memory as far as
 they fit, and the ring for streaming takes what is left, because each resident one saves its traffic through L2 and
 nothing is paid for it: a block that streams has its multiprocessor to itself. Another rule would be another
-``layout_for`` in ``csrc/kernels/layout.h``, built and held against this one by ``python -m benchmarks compare``.
+``layout_for`` in ``csrc/policy.h``, built and held against this one by ``python -m benchmarks compare``.
 """
 
 from __future__ import annotations

@@ -89,15 +89,20 @@ def test_without_cuda(tree):
 
 
 STUB = """// Launches without kernels.
-#include "pooling.h"
+#include "covariance_pool/launch.h"
+#include "isqrt_pool/launch.h"
 
 namespace gcp_kernels {
-cudaError_t isqrt_forward_launch(const ForwardArguments&, unsigned, cudaStream_t) { return cudaErrorNotSupported; }
-cudaError_t isqrt_backward_launch(const BackwardArguments&, unsigned, cudaStream_t) { return cudaErrorNotSupported; }
-cudaError_t covariance_forward_launch(const CovarianceArguments&, unsigned, cudaStream_t) {
+cudaError_t isqrt_pool_forward_launch(const IsqrtPoolForwardArguments&, unsigned, cudaStream_t) {
   return cudaErrorNotSupported;
 }
-cudaError_t covariance_backward_launch(const CovarianceBackwardArguments&, unsigned, cudaStream_t) {
+cudaError_t isqrt_pool_backward_launch(const IsqrtPoolBackwardArguments&, unsigned, cudaStream_t) {
+  return cudaErrorNotSupported;
+}
+cudaError_t covariance_pool_forward_launch(const CovariancePoolForwardArguments&, unsigned, cudaStream_t) {
+  return cudaErrorNotSupported;
+}
+cudaError_t covariance_pool_backward_launch(const CovariancePoolBackwardArguments&, unsigned, cudaStream_t) {
   return cudaErrorNotSupported;
 }
 }  // namespace gcp_kernels
@@ -107,7 +112,7 @@ cudaError_t covariance_backward_launch(const CovarianceBackwardArguments&, unsig
 @pytest.mark.skipif(NVCC is None, reason="needs nvcc")
 def test_with_cuda(tree):
     # The pooling kernels compile for minutes, as this installation's own build has shown; here it is about the wheel.
-    for name in ("isqrt_forward.cu", "isqrt_backward.cu", "covariance_pool.cu"):
+    for name in ("isqrt_pool/forward.cu", "isqrt_pool/backward.cu", "covariance_pool/launch.cu"):
         (tree / "csrc" / name).unlink()
     (tree / "csrc" / "stub.cu").write_text(STUB)
     result = pip_wheel(tree, GCP_KERNELS_CUDA="1", TORCH_CUDA_ARCH_LIST="9.0", MAX_JOBS="2")

@@ -94,13 +94,13 @@ def test_operators_are_registered():
     for name, schema in {
         "triu_vec": "(Tensor matrix, bool fold) -> Tensor",
         "triu_unvec": "(Tensor vector, bool mirror) -> Tensor",
-        "isqrt_pool": "(Tensor x, int n_iter, bool triu, int planes, Tensor(a!) pooled, Tensor(b!) offset, "
+        "isqrt_pool": "(Tensor x, int n_iter, bool triu, int planes, Tensor(a!) pooled, Tensor(b!) centre, "
         "Tensor(c!) trace, int? shared_limit=None) -> ()",
-        "isqrt_pool_backward": "(Tensor grad, Tensor x, Tensor offset, Tensor trace, int n_iter, bool triu, "
+        "isqrt_pool_backward": "(Tensor grad, Tensor x, Tensor centre, Tensor trace, int n_iter, bool triu, "
         "int planes, Tensor(a!) grad_x, int? shared_limit=None) -> ()",
         "covariance_pool": "(Tensor x, Tensor? scale, bool triu, int planes, Tensor(a!) pooled, "
-        "Tensor(b!) offset, int? shared_limit=None) -> ()",
-        "covariance_pool_backward": "(Tensor grad, Tensor x, Tensor? scale, Tensor offset, bool triu, "
+        "Tensor(b!) centre, int? shared_limit=None) -> ()",
+        "covariance_pool_backward": "(Tensor grad, Tensor x, Tensor? scale, Tensor centre, bool triu, "
         "Tensor(a!) grad_x, Tensor(b!)? grad_scale, int? shared_limit=None) -> ()",
     }.items():
         operator = getattr(torch.ops.gcp_kernels_cuda, name).default
@@ -132,17 +132,23 @@ CSRC = Path(__file__).parent.parent / "csrc"
 def test_only_what_is_filled_is_asked_for_a_mutable_pointer():
     """Of an input it would make torch copy a lazy clone, a copy that nobody asked for."""
     asked = {
-        source.name: re.findall(r"(\w+)(?:\.|->)mutable_data_ptr\(", source.read_text(encoding="utf-8"))
-        for source in CSRC.glob("*_entry.cpp")
+        str(source.relative_to(CSRC)): found
+        for source in CSRC.rglob("*")
+        if source.is_file()
+        and (found := re.findall(r"(\w+)(?:\.|->)mutable_data_ptr\(", source.read_text(encoding="utf-8")))
     }
     assert asked == {
-        "pooling_entry.cpp": ["pooled", "grad_x", "statistic", "slabs", "grad_scale"],
-        "triangle_entry.cpp": ["vector", "matrix"],
+        "pooling_arguments.cpp": ["pooled", "grad_x", "statistic"],
+        "pooling_launch.h": ["slabs"],
+        "covariance_pool/entry.cpp": ["grad_scale"],
+        "triangle/entry.cpp": ["vector", "matrix"],
     }
     # Statistics of the forward pass are filled there and read by the backward pass.
-    passes = re.split(r"^void ", (CSRC / "pooling_entry.cpp").read_text(encoding="utf-8"), flags=re.MULTILINE)
-    filling = {part.partition("(")[0] for part in passes if "filled_statistic(offset" in part}
-    reading = {part.partition("(")[0] for part in passes if " statistic_of(offset" in part}
+    entries = [CSRC / operation / "entry.cpp" for operation in ("isqrt_pool", "covariance_pool")]
+    text = "".join(entry.read_text(encoding="utf-8") for entry in entries)
+    passes = re.split(r"^void ", text, flags=re.MULTILINE)
+    filling = {part.partition("(")[0] for part in passes if "filled_statistic(centre" in part}
+    reading = {part.partition("(")[0] for part in passes if " statistic_of(centre" in part}
     assert filling == {"isqrt_pool", "covariance_pool"}
     assert reading == {"isqrt_pool_backward", "covariance_pool_backward"}
 
@@ -234,35 +240,35 @@ class TestOnGpu:
     def test_opcheck_of_what_fills_its_arguments(self):
         """The schema says what is changed and that nothing else is; there is no fake and no autograd at this level."""
         x, operators = torch.randn(3, 20, 7, device="cuda"), torch.ops.gcp_kernels_cuda
-        pooled, offset, trace = x.new_empty(3, 210), x.new_empty(3, 20), x.new_empty(3)
+        pooled, centre, trace = x.new_empty(3, 210), x.new_empty(3, 20), x.new_empty(3)
         scale, grad_x = torch.randn(3, 20, device="cuda"), torch.empty_like(x)
-        operators.isqrt_pool(x, 3, True, 1, pooled, offset, trace)
+        operators.isqrt_pool(x, 3, True, 1, pooled, centre, trace)
         for operator, arguments in (
-            (operators.isqrt_pool, (x, 3, True, 1, pooled, offset, trace)),
-            (operators.isqrt_pool_backward, (pooled, x, offset, trace, 3, True, 2, grad_x)),
-            (operators.covariance_pool, (x, scale, True, 2, pooled, offset)),
-            (operators.covariance_pool_backward, (pooled, x, scale, offset, True, grad_x, scale.clone())),
+            (operators.isqrt_pool, (x, 3, True, 1, pooled, centre, trace)),
+            (operators.isqrt_pool_backward, (pooled, x, centre, trace, 3, True, 2, grad_x)),
+            (operators.covariance_pool, (x, scale, True, 2, pooled, centre)),
+            (operators.covariance_pool_backward, (pooled, x, scale, centre, True, grad_x, scale.clone())),
         ):
             torch.library.opcheck(operator.default, arguments, test_utils="test_schema")
 
     def test_pooling_rejections(self):
         x = torch.ones(2, 3, 4, device="cuda")
-        pooled, offset, trace = x.new_empty(2, 6), x.new_empty(2, 3), x.new_empty(2)
+        pooled, centre, trace = x.new_empty(2, 6), x.new_empty(2, 3), x.new_empty(2)
         operator = torch.ops.gcp_kernels_cuda.isqrt_pool
         for arguments, message in [
-            ((x[0], 5, True, 1, pooled, offset, trace), r"\(B, C, M\), got \(3, 4\)"),
-            ((x.double(), 5, True, 1, pooled, offset, trace), "float16, bfloat16 or float32, got Double"),
-            ((x, 0, True, 1, pooled, offset, trace), "n_iter must be from 1"),
-            ((x, 5, True, 3, pooled, offset, trace), "planes must be 1 or 2, got 3"),
-            ((x, 5, False, 1, pooled, offset, trace), r"pooled must have shape \(2, 3, 3\), got \(2, 6\)"),
-            ((x, 5, True, 1, pooled.half(), offset, trace), "pooled must be Float, got Half"),
+            ((x[0], 5, True, 1, pooled, centre, trace), r"\(B, C, M\), got \(3, 4\)"),
+            ((x.double(), 5, True, 1, pooled, centre, trace), "float16, bfloat16 or float32, got Double"),
+            ((x, 0, True, 1, pooled, centre, trace), "n_iter must be from 1"),
+            ((x, 5, True, 3, pooled, centre, trace), "planes must be 1 or 2, got 3"),
+            ((x, 5, False, 1, pooled, centre, trace), r"pooled must have shape \(2, 3, 3\), got \(2, 6\)"),
+            ((x, 5, True, 1, pooled.half(), centre, trace), "pooled must be Float, got Half"),
             (
-                (x.expand(2, 3, 4).repeat(1, 100, 1), 5, True, 1, pooled, offset, trace),
+                (x.expand(2, 3, 4).repeat(1, 100, 1), 5, True, 1, pooled, centre, trace),
                 "C must be from 1 to 256, got 300",
             ),
-            ((x, 5, True, 1, pooled, offset.cpu(), trace), "offset must be a CUDA tensor"),
-            ((x, 5, True, 1, pooled, offset, trace, 1 << 30), r"shared_limit must be from 0 to .*, got 1073741824"),
-            ((x, 5, True, 1, pooled, offset, trace, 1024), "needs .* bytes of shared memory, .* has 1024"),
+            ((x, 5, True, 1, pooled, centre.cpu(), trace), "centre must be a CUDA tensor"),
+            ((x, 5, True, 1, pooled, centre, trace, 1 << 30), r"shared_limit must be from 0 to .*, got 1073741824"),
+            ((x, 5, True, 1, pooled, centre, trace, 1024), "needs .* bytes of shared memory, .* has 1024"),
         ]:
             with pytest.raises(RuntimeError, match=message):
                 operator(*arguments)

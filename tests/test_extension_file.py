@@ -19,7 +19,7 @@ OWN, SHIPPED = "torch 2.11.0, nvcc release 13.0, for 9.0", "torch 2.11.0, nvcc 1
 def checkout(tmp_path):
     """Make a checkout with sources, and an extension built after them that is Python."""
     for name, text in (
-        ("setup.py", ""), ("csrc/pooling.cu", ""), ("csrc/kernels/layout.h", ""), ("gcp_kernels/__init__.py", ""),
+        ("setup.py", ""), ("csrc/pooling.cu", ""), ("csrc/device/planes.cuh", ""), ("gcp_kernels/__init__.py", ""),
         (extension_file.BUILD_INFO, DETAIL.format(True, SHIPPED)), (extension_file.FILE, ""),
     ):  # fmt: skip
         path = tmp_path / name
@@ -48,9 +48,9 @@ def test_anything_else_has_to_be_built(checkout, imports):
         return extension_file.why_not(checkout, architecture, imports)
 
     assert reason("10.0") == "it was built for 8.0, 9.0, 12.0, not for 10.0"
-    os.utime(checkout / "csrc/kernels/layout.h", (2e9, 2e9))
-    assert reason() == "csrc/kernels/layout.h is newer"
-    os.utime(checkout / "csrc/kernels/layout.h", (1e9, 1e9))
+    os.utime(checkout / "csrc/device/planes.cuh", (2e9, 2e9))
+    assert reason() == "csrc/device/planes.cuh is newer"
+    os.utime(checkout / "csrc/device/planes.cuh", (1e9, 1e9))
     (checkout / extension_file.BUILD_INFO).write_text(DETAIL.format(True, OWN))
     assert reason() is None
     assert reason("8.0") == "it was built for 9.0, not for 8.0"

@@ -95,9 +95,9 @@ def check_pooling(emulation, x, n_iter, precision, output, grad=None) -> None:
     value, gradient = tolerances.unfused(pool, x, grad, precision)
     exact = oracle.isqrt_pool(x.double(), n_iter)
     full = oracle.triangle_grad(grad.double(), x.shape[1]) if triu else grad.double()
-    pooled, offset, trace = emulation.isqrt_pool(x, n_iter, triu, precision)
+    pooled, centre, trace = emulation.isqrt_pool(x, n_iter, triu, precision)
     check("pooled", pooled, value, oracle.triangle(exact) if triu else exact, precision)
-    grad_x = emulation.isqrt_pool_backward(grad, x, offset, trace, n_iter, triu, precision)
+    grad_x = emulation.isqrt_pool_backward(grad, x, centre, trace, n_iter, triu, precision)
     check("gradient", grad_x, gradient, oracle.isqrt_pool_grad(x.double(), n_iter, full), precision)
     assert torch.equal(x, before), "the input was changed"
 
@@ -109,14 +109,14 @@ def check_covariance(emulation, x, scale, precision, output) -> None:
     grad = upstream(x, output)
     full = oracle.triangle_grad(grad.double(), c) if triu else grad.double()
     exact = oracle.covariance_pool(x.double(), exact_scale)
-    pooled, offset = emulation.covariance_pool(x, scale, triu, precision)
+    pooled, centre = emulation.covariance_pool(x, scale, triu, precision)
     tolerances.assert_promise_kept(pooled, oracle.triangle(exact) if triu else exact, precision, "covariance")
-    grad_x, grad_scale = emulation.covariance_pool_backward(grad, x, scale, offset, triu)
+    grad_x, grad_scale = emulation.covariance_pool_backward(grad, x, scale, centre, triu)
     expected = oracle.covariance_pool_grad(x.double(), full, exact_scale)
     tolerances.assert_promise_kept(grad_x, expected, "high", "gradient")
     if scale is not None:
         expected = oracle.covariance_pool_scale_grad(x.double(), full, exact_scale)
-        # As good as float32 sums of terms that cancel; the offset is all that the half-precision inputs leave inexact.
+        # As good as float32 sums of terms that cancel; the centre is all that the half-precision inputs leave inexact.
         tolerances.assert_promise_kept(grad_scale, expected, "high", "gradient of the scale")
 
 
@@ -185,8 +185,8 @@ def test_a_constant_sample_is_zero_and_a_nan_stays_where_it_is(emulation, form, 
     x[1] = 1000.0
     x[3, 2, 7] = float("nan")
     grad = upstream(x, "triu")
-    pooled, offset, trace = emulation.isqrt_pool(x, 5, True, precision)
-    grad_x = emulation.isqrt_pool_backward(grad, x, offset, trace, 5, True, precision)
+    pooled, centre, trace = emulation.isqrt_pool(x, 5, True, precision)
+    grad_x = emulation.isqrt_pool_backward(grad, x, centre, trace, 5, True, precision)
     for result in (pooled, grad_x):
         assert not result[1].any()
         assert result[3].isnan().all()
@@ -201,9 +201,9 @@ def test_the_order_of_threads_does_not_matter(emulation, channels):
     grad = upstream(x, "full")
     results = []
     for emulation.backwards in (False, True):
-        pooled, offset, trace = emulation.isqrt_pool(x, 2, False, "fast")
-        grad_x = emulation.isqrt_pool_backward(grad, x, offset, trace, 2, False, "fast")
-        results.append((pooled.clone(), offset.clone(), trace.clone(), grad_x.clone()))
+        pooled, centre, trace = emulation.isqrt_pool(x, 2, False, "fast")
+        grad_x = emulation.isqrt_pool_backward(grad, x, centre, trace, 2, False, "fast")
+        results.append((pooled.clone(), centre.clone(), trace.clone(), grad_x.clone()))
     for one, other in zip(*results, strict=True):
         assert torch.equal(one, other)
 

@@ -21,28 +21,28 @@ pytestmark = [
 
 # What is wrong, the file, its text, what it becomes, and the status with which the launch must end.
 FAULTS = [
-    ("no barrier before staged features are used", "features.cuh", "block_barrier();  // the features are staged",
-     "", {pooling.RACE}),
+    ("no barrier before staged features are used", "feature_products.cuh",
+     "block_barrier();  // the features are staged", "", {pooling.RACE}),
     ("no barrier before operands are overwritten", "iteration.cuh", "block_barrier();  // the operands have been read",
      "", {pooling.RACE}),
     ("no barrier after matrices are written", "iteration.cuh", "block_barrier();  // the matrices are written",
      "", {pooling.RACE}),
     ("barrier that one warp skips", "iteration.cuh", "block_barrier();  // the operands have been read",
      "if (warp_of_thread() > 0) block_barrier();", {pooling.DIVERGENT_BARRIER}),
-    ("barrier that some lanes skip", "features.cuh", "block_barrier();  // the features are staged",
+    ("barrier that some lanes skip", "feature_products.cuh", "block_barrier();  // the features are staged",
      "if (lane_of_thread() > 0) block_barrier();", {pooling.DIVERGENT_BARRIER, pooling.DIVERGENT_WARP}),
-    ("shuffle that some lanes skip", "features.cuh", "offset = sum_of_octets(sum.total) /",
-     "offset = (channel < sample.features.channels ? sum_of_octets(sum.total) : 0.0f) /", {pooling.DIVERGENT_WARP}),
-    ("a matrix beyond shared memory", "workspace.cuh", "return start() + plane * layout.plane_bytes();",
-     "return start() + (plane + 6) * layout.plane_bytes();", {pooling.OUT_OF_BOUNDS}),
+    ("shuffle that some lanes skip", "statistics.cuh", "centre = sum_of_octets(sum.total) /",
+     "centre = (channel < sample.features.channels ? sum_of_octets(sum.total) : 0.0f) /", {pooling.DIVERGENT_WARP}),
+    ("a matrix beyond shared memory", "planes.cuh", "return start() + static_cast<int>(plane) *",
+     "return start() + (static_cast<int>(plane) + 6) *", {pooling.OUT_OF_BOUNDS}),
     ("features beyond the last position", "elements.cuh", "if (e < count) octet", "if (e < 8) octet",
      {pooling.SEGMENTATION_FAULT}),
-    ("results beyond the last channel", "triangle_output.cuh", "if (row > column || column >= channels) continue;",
+    ("results beyond the last channel", "pooled.cuh", "if (row > column || column >= channels) continue;",
      "if (row > column) continue;", {pooling.SEGMENTATION_FAULT}),
-    ("a streamed column used before it arrived", "workspace.cuh", "wait_for_copies<0>();", "", {pooling.SLAB_RACE}),
-    ("a column of the ring overwritten too early", "workspace.cuh",
+    ("a streamed column used before it arrived", "stream.cuh", "wait_for_copies<0>();", "", {pooling.SLAB_RACE}),
+    ("a column of the ring overwritten too early", "stream.cuh",
      "block_barrier();  // ... and the column before it has been used", "", {pooling.RACE}),
-    ("no barrier before a streamed product", "workspace.cuh",
+    ("no barrier before a streamed product", "stream.cuh",
      "block_barrier();  // the ring is free, and what the slabs hold is written", "", {pooling.RACE}),
 ]  # fmt: skip
 
@@ -51,17 +51,17 @@ FAULTS = [
 # the first is resident, the second is not.
 SLAB_FAULTS = {
     "no barrier between what is written and its streaming": [
-        ("workspace.cuh", "block_barrier();  // the ring is free, and what the slabs hold is written", ""),
+        ("stream.cuh", "block_barrier();  // the ring is free, and what the slabs hold is written", ""),
         ("iteration.cuh", "block_barrier();  // the matrices", "if (number % 3 != 2) block_barrier();  // "),
     ],
     "a slab that two blocks take for theirs": [
-        ("workspace.cuh", "recomputed(static_cast<int>(blockIdx.x))", "recomputed(0)"),
+        ("planes.cuh", "recomputed(static_cast<int>(blockIdx.x))", "recomputed(0)"),
     ],
     "a word that another lane has just written": [
-        ("workspace.cuh", "return load_slab(slab +", "return load_slab(slab + (lane_of_thread() == 0 ? 4 : 0) +"),
+        ("planes.cuh", "return load_slab(slab +", "return load_slab(slab + (lane_of_thread() == 0 ? 4 : 0) +"),
     ],
     "words beyond the slabs": [
-        ("workspace.cuh", "store_slab(slab + w", "store_slab(slab - (w == 0 ? 4096 : 0) + w"),
+        ("planes.cuh", "store_slab(slab + w", "store_slab(slab - (w == 0 ? 4096 : 0) + w"),
     ],
 }  # fmt: skip
 
@@ -70,8 +70,8 @@ def planted(folder: Path, *faults: tuple[str, str, str]) -> Emulation:
     """Build the kernels with some of their text replaced."""
     shutil.copytree(CSRC, folder / "csrc")
     for file, text, fault in faults:
-        source = folder / "csrc" / "kernels" / file
-        assert text in source.read_text(), "the kernel has changed: plant this fault anew"
+        (source,) = (folder / "csrc").rglob(file)
+        assert text in source.read_text(), "the kernel has changed: plant this fault in its new text"
         source.write_text(source.read_text().replace(text, fault))
     return Emulation(folder / "csrc", folder, "-DFAST_ONLY")
 

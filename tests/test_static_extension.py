@@ -19,10 +19,10 @@ from gcp_kernels.ops.cuda_device.extension import build_detail
 pytestmark = pytest.mark.slow
 readable = pytest.mark.skipif(static_extension.why_not() is not None, reason=str(static_extension.why_not()))
 
-PASSES = ("isqrt_forward_kernel", "isqrt_backward_kernel")
+PASSES = ("isqrt_pool_forward_kernel", "isqrt_pool_backward_kernel")
 POOLING = {
     *((name, f"{place} {precision}") for name in PASSES for place in FORMS for precision in ("fast", "high")),
-    *((f"covariance_{name}_kernel", place) for name in ("forward", "backward") for place in FORMS),
+    *((f"covariance_pool_{name}_kernel", place) for name in ("forward", "backward") for place in FORMS),
 }
 TRIANGLE = {
     (f"triu_{name}_kernel", dtype)
@@ -119,15 +119,15 @@ def test_products_without_tensor_cores_are_found():
     def problems(kernel, **figures):
         return Row(90, kernel, "", Figures(**figures)).problems
 
-    assert problems("isqrt_forward_kernel", ldsm=1) == ["no HMMA multiplies its blocks"]
-    assert problems("isqrt_forward_kernel", tensor_cores={"HMMA": 1}) == ["no LDSM loads its blocks"]
+    assert problems("isqrt_pool_forward_kernel", ldsm=1) == ["no HMMA multiplies its blocks"]
+    assert problems("isqrt_pool_forward_kernel", tensor_cores={"HMMA": 1}) == ["no LDSM loads its blocks"]
     assert problems("triu_vec_kernel") == []
 
 
 def test_names_are_read():
     prefix = "_ZN11gcp_kernels"
-    assert described(f"{prefix}20isqrt_forward_kernelILNS_4FormE1ELi2EEEvNS_16ForwardArgumentsE") == (
-        "isqrt_forward_kernel",
+    assert described(f"{prefix}25isqrt_pool_forward_kernelILNS_4FormE1ELi2EEEvNS_25IsqrtPoolForwardArgumentsE") == (
+        "isqrt_pool_forward_kernel",
         "resident high",
     )
     assert described(f"{prefix}15triu_vec_kernelI13__nv_bfloat16EEvNS_7StridedE") == ("triu_vec_kernel", "bfloat16")
@@ -145,11 +145,11 @@ code version = [1,8]
 Resource usage:
  Common:
   GLOBAL:0
- Function _ZN11gcp_kernels25covariance_forward_kernelILNS_4FormE2EEEvi:
+ Function _ZN11gcp_kernels30covariance_pool_forward_kernelILNS_4FormE2EEEvi:
   REG:{registers} STACK:0 SHARED:0 LOCAL:0 CONSTANT[0]:504 TEXTURE:0 SURFACE:0 SAMPLER:0
 
 	code for sm_{arch}
-		Function : _ZN11gcp_kernels25covariance_forward_kernelILNS_4FormE2EEEvi
+		Function : _ZN11gcp_kernels30covariance_pool_forward_kernelILNS_4FormE2EEEvi
         /*0000*/                   HMMA.16816.F32 R24, R56.reuse, R126, R24 ;
         /*0010*/              @!P2 LDSM.16.MT88.4 R88, [R100] ;
 """
@@ -158,7 +158,7 @@ Resource usage:
 def test_a_listing_of_several_architectures_is_read():
     found = list(rows_of(LISTING.format(arch=80, registers=40) + LISTING.format(arch=120, registers=41)))
     assert [(row.arch, row.figures.registers) for row in found] == [(80, 40), (120, 41)]
-    assert all((row.kernel, row.variant) == ("covariance_forward_kernel", "streamed") for row in found)
+    assert all((row.kernel, row.variant) == ("covariance_pool_forward_kernel", "streamed") for row in found)
     assert all(row.figures.ldsm == row.figures.tensor_cores["HMMA"] == 1 for row in found)
 
 

@@ -18,12 +18,12 @@ from cuda_emulation.guarded import GuardedBuffer, guarded_copy
 
 HERE = Path(__file__).parent
 EMULATION = HERE / "cuda_emulation"
-KERNELS = HERE.parent / "csrc" / "kernels"
+CSRC = HERE.parent / "csrc"
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++"),
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux (fibres, protected pages)"),
-    pytest.mark.skipif(not KERNELS.is_dir(), reason="needs the source tree"),
+    pytest.mark.skipif(not CSRC.is_dir(), reason="needs the source tree"),
 ]
 
 ELEMENTS = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2, torch.float64: 3}
@@ -34,14 +34,14 @@ GRIDS = [(1, 1), (2, 3), (4, 11)]
 
 
 class Emulation:
-    """The kernels of one copy of triangle.cuh, compiled for the CPU."""
+    """The triangle kernels of one copy of csrc, compiled for the CPU."""
 
-    def __init__(self, kernels: Path, build: Path, *options: str) -> None:
+    def __init__(self, csrc: Path, build: Path, *options: str) -> None:
         library = build / "triangle_emulated.so"
         command = ["g++", "-std=c++17", "-shared", "-fPIC", *options]
         # An out-of-bounds index of a tile or a signed overflow traps, without a sanitizer library.
         command += ["-fsanitize=undefined", "-fsanitize-undefined-trap-on-error"]
-        command += [f"-I{EMULATION}", f"-I{kernels}", str(EMULATION / "triangle_emulated.cpp"), "-o", str(library)]
+        command += [f"-I{EMULATION}", f"-I{csrc}", str(EMULATION / "triangle_emulated.cpp"), "-o", str(library)]
         subprocess.run(command, check=True, capture_output=True, text=True)
         self._library = ctypes.CDLL(str(library))
 
@@ -72,7 +72,7 @@ class Emulation:
 
 @pytest.fixture(scope="session")
 def emulation(tmp_path_factory) -> Emulation:
-    return Emulation(KERNELS, tmp_path_factory.mktemp("emulation"), "-O1", "-Wall", "-Wextra", "-Werror")
+    return Emulation(CSRC, tmp_path_factory.mktemp("emulation"), "-O1", "-Wall", "-Wextra", "-Werror")
 
 
 def expected_vec(matrix: torch.Tensor, fold: bool) -> torch.Tensor:
@@ -203,10 +203,10 @@ def check_everything(emulation):
     check_far_apart(emulation)
 
 
-# (what is broken, the source text, what stands in its place)
+# What is broken, the source text, what it becomes, and the file if it is not triangle.cuh.
 FAULTS = [
-    ("index off by one", "i * (i - 1) / 2 + (j - i)", "i * (i - 1) / 2 + (j - i) + 1"),
-    ("wrong row start", "i * (i - 1) / 2", "i * (i + 1) / 2"),
+    ("index off by one", "/ 2 + (column - row)", "/ 2 + (column - row) + 1", "packed.h"),
+    ("wrong row start", "row * (row - 1) / 2", "row * (row + 1) / 2", "packed.h"),
     ("no barrier after triu_vec's loads", "__syncthreads();  // the tiles are complete", ""),
     ("no barrier before triu_vec's next loads", "__syncthreads();  // the tiles may be overwritten", ""),
     ("no barrier after triu_unvec's load", "__syncthreads();  // the tile is complete", ""),
@@ -230,11 +230,13 @@ def test_every_check_passes_unbroken(emulation):
     check_everything(emulation)
 
 
-@pytest.mark.parametrize(("text", "fault"), [pytest.param(*f[1:], id=f[0]) for f in FAULTS])
-def test_a_planted_fault_is_caught(tmp_path, text, fault):
-    source = (KERNELS / "triangle.cuh").read_text()
-    assert text in source, "the kernel has changed: plant this fault anew"
-    (tmp_path / "triangle.cuh").write_text(source.replace(text, fault))
-    broken = Emulation(tmp_path, tmp_path)
+@pytest.mark.parametrize("planted", [pytest.param(f[1:], id=f[0]) for f in FAULTS])
+def test_a_planted_fault_is_caught(tmp_path, planted):
+    text, fault, *elsewhere = planted
+    shutil.copytree(CSRC, tmp_path / "csrc")
+    (source,) = (tmp_path / "csrc").rglob(*elsewhere or ["triangle.cuh"])
+    assert text in source.read_text(), "the kernel has changed: plant this fault in its new text"
+    source.write_text(source.read_text().replace(text, fault))
+    broken = Emulation(tmp_path / "csrc", tmp_path)
     with pytest.raises(AssertionError):
         check_everything(broken)

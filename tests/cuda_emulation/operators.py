@@ -20,40 +20,40 @@ class EmulatedOperators:
         self.launches: list[str] = []
 
     def isqrt_pool(
-        self, x: Tensor, n_iter: int, triu: bool, planes: int, pooled: Tensor, offset: Tensor, trace: Tensor,
+        self, x: Tensor, n_iter: int, triu: bool, planes: int, pooled: Tensor, centre: Tensor, trace: Tensor,
         shared_limit: int | None = None,
     ) -> None:  # fmt: skip
         with self._limited(shared_limit):
             if x.shape[0]:
                 results = self._emulation.isqrt_pool(x, n_iter, triu, _of(planes))
-                self._fill("isqrt_pool", (pooled, offset, trace), results)
+                self._fill("isqrt_pool", (pooled, centre, trace), results)
 
     def isqrt_pool_backward(
-        self, grad: Tensor, x: Tensor, offset: Tensor, trace: Tensor, n_iter: int, triu: bool, planes: int,
+        self, grad: Tensor, x: Tensor, centre: Tensor, trace: Tensor, n_iter: int, triu: bool, planes: int,
         grad_x: Tensor, shared_limit: int | None = None,
     ) -> None:  # fmt: skip
         with self._limited(shared_limit):
             if x.shape[0]:
-                result = self._emulation.isqrt_pool_backward(grad, x, offset, trace, n_iter, triu, _of(planes))
+                result = self._emulation.isqrt_pool_backward(grad, x, centre, trace, n_iter, triu, _of(planes))
                 self._fill("isqrt_pool_backward", (grad_x,), (result,))
 
     def covariance_pool(
-        self, x: Tensor, scale: Tensor | None, triu: bool, planes: int, pooled: Tensor, offset: Tensor,
+        self, x: Tensor, scale: Tensor | None, triu: bool, planes: int, pooled: Tensor, centre: Tensor,
         shared_limit: int | None = None,
     ) -> None:  # fmt: skip
         with self._limited(shared_limit):
             if x.shape[0]:
                 results = self._emulation.covariance_pool(x, scale, triu, _of(planes))
-                self._fill("covariance_pool", (pooled, offset), results)
+                self._fill("covariance_pool", (pooled, centre), results)
 
     def covariance_pool_backward(
-        self, grad: Tensor, x: Tensor, scale: Tensor | None, offset: Tensor, triu: bool, grad_x: Tensor,
+        self, grad: Tensor, x: Tensor, scale: Tensor | None, centre: Tensor, triu: bool, grad_x: Tensor,
         grad_scale: Tensor | None, shared_limit: int | None = None,
     ) -> None:  # fmt: skip
         assert (scale is None) == (grad_scale is None), "grad_scale must be given where scale is"
         with self._limited(shared_limit):
             if x.shape[0]:
-                results = self._emulation.covariance_pool_backward(grad, x, scale, offset, triu)
+                results = self._emulation.covariance_pool_backward(grad, x, scale, centre, triu)
                 self._fill("covariance_pool_backward", (grad_x, grad_scale), results)
 
     @contextmanager

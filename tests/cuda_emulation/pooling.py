@@ -18,6 +18,8 @@ HERE = Path(__file__).parent
 CSRC = HERE.parent.parent / "csrc"
 ELEMENTS = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2, torch.float64: 3}
 PLANES = {"fast": 1, "high": 2}
+# The primitives that the kernels are compiled with, in place of those of a GPU.
+PRIMITIVES = '-DGCP_PRIMITIVES="primitives_emulated.h"'
 
 # Shared memory that a block may use: H100, H200 and B200; A100; GeForce RTX 30, 40 and 50.
 SHARED_LIMITS = {TARGETS[arch].name: TARGETS[arch].shared_bytes for arch in (90, 80, 120)}
@@ -36,7 +38,7 @@ def _structure(name: str, **fields: type) -> type[ctypes.Structure]:
     return type(name, (ctypes.Structure,), {"_fields_": list(fields.items())})
 
 
-# As in features.cuh, triangle_output.cuh, feature_gradient.cuh and covariance.cuh.
+# As in csrc/device/arguments.h.
 _Features = _structure(
     "Features", data=_pointer, b=_int64, c=_int64, m=_int64, element=_int, channels=_int, positions=_int
 )
@@ -58,7 +60,7 @@ class LaunchFailed(AssertionError):
 
 @dataclass(frozen=True)
 class Layout:
-    """See csrc/layout.h."""
+    """See csrc/policy.h."""
 
     blocks: int
     matrices: int
@@ -86,7 +88,7 @@ class Emulation:
         ]
         # An out-of-bounds index or a signed overflow traps, without a sanitizer library.
         command += ["-fsanitize=bounds,signed-integer-overflow,shift", "-fsanitize-undefined-trap-on-error"]
-        command += [f"-I{HERE}", f"-I{csrc}", str(HERE / "pooling_emulated.cpp"), "-o", str(library)]
+        command += [f"-I{HERE}", f"-I{csrc}", PRIMITIVES, str(HERE / "pooling_emulated.cpp"), "-o", str(library)]
         done = subprocess.run(command, check=False, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         self._library = ctypes.CDLL(str(library))
@@ -115,45 +117,52 @@ class Emulation:
         return result
 
     def isqrt_pool(self, x: Tensor, n_iter: int, triu: bool, precision: str) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, C, M) -> pooled, offset (B, C), trace (B,)."""
+        """(B, C, M) -> pooled, centre (B, C), trace (B,)."""
         b, c, _ = x.shape
-        pooled, offset, trace = _pooled(x, triu), GuardedBuffer(b * c, torch.float32), GuardedBuffer(b, torch.float32)
+        pooled, centre, trace = _pooled(x, triu), GuardedBuffer(b * c, torch.float32), GuardedBuffer(b, torch.float32)
         slabs = self._slabs(self.layout(c, PLANES[precision]))
         self._launch(
-            *("isqrt_forward", _features(x), _output(pooled, x, triu), _at(offset), _at(trace), _at(slabs)),
+            *("isqrt_pool_forward", _features(x), _output(pooled, x, triu), _at(centre), _at(trace), _at(slabs)),
             *(_int64(b), n_iter, PLANES[precision]),
         )
-        _assert_intact(pooled, offset, trace, slabs)
-        return _shaped(pooled, x, triu), offset.elements.view(b, c), trace.elements
+        _assert_intact(pooled, centre, trace, slabs)
+        return _shaped(pooled, x, triu), centre.elements.view(b, c), trace.elements
 
     def isqrt_pool_backward(
-        self, grad: Tensor, x: Tensor, offset: Tensor, trace: Tensor, n_iter: int, triu: bool, precision: str
+        self, grad: Tensor, x: Tensor, centre: Tensor, trace: Tensor, n_iter: int, triu: bool, precision: str
     ) -> Tensor:
         """Gradient of ``x``, laid out like it."""
         b, c, _ = x.shape
         grad_x, slabs = GuardedBuffer(x.numel(), x.dtype), self._slabs(self.layout(c, PLANES[precision], backward=True))
         result = _laid_out_like(x, grad_x)
         self._launch(
-            *("isqrt_backward", _gradient(grad, c, triu), _features(x), _at(offset), _at(trace)),
+            *("isqrt_pool_backward", _gradient(grad, c, triu), _features(x), _at(centre), _at(trace)),
             *(_FeatureGradient(result.data_ptr(), *result.stride()), _at(slabs), _int64(b), n_iter, PLANES[precision]),
         )
         _assert_intact(grad_x, slabs)
         return result
 
     def covariance_pool(self, x: Tensor, scale: Tensor | None, triu: bool, precision: str) -> tuple[Tensor, Tensor]:
-        """(B, C, M), (B, C) -> covariance, offset (B, C)."""
+        """(B, C, M), (B, C) -> covariance, centre (B, C)."""
         b, c, _ = x.shape
-        pooled, offset = _pooled(x, triu), GuardedBuffer(b * c, torch.float32)
+        pooled, centre = _pooled(x, triu), GuardedBuffer(b * c, torch.float32)
         slabs = self._slabs(self.layout(c, 1))
         self._launch(
-            *("covariance_forward", _features(x), _scale(scale), _output(pooled, x, triu), _at(offset), _at(slabs)),
+            *(
+                "covariance_pool_forward",
+                _features(x),
+                _scale(scale),
+                _output(pooled, x, triu),
+                _at(centre),
+                _at(slabs),
+            ),
             *(_int64(b), PLANES[precision]),
         )
-        _assert_intact(pooled, offset, slabs)
-        return _shaped(pooled, x, triu), offset.elements.view(b, c)
+        _assert_intact(pooled, centre, slabs)
+        return _shaped(pooled, x, triu), centre.elements.view(b, c)
 
     def covariance_pool_backward(
-        self, grad: Tensor, x: Tensor, scale: Tensor | None, offset: Tensor, triu: bool
+        self, grad: Tensor, x: Tensor, scale: Tensor | None, centre: Tensor, triu: bool
     ) -> tuple[Tensor, Tensor | None]:
         """Gradients of ``x`` and of the scale."""
         b, c, _ = x.shape
@@ -161,7 +170,7 @@ class Emulation:
         grad_scale = GuardedBuffer(b * c, torch.float32 if scale is None else scale.dtype)
         result = _laid_out_like(x, grad_x)
         self._launch(
-            *("covariance_backward", _gradient(grad, c, triu), _features(x), _scale(scale), _at(offset)),
+            *("covariance_pool_backward", _gradient(grad, c, triu), _features(x), _scale(scale), _at(centre)),
             *(_FeatureGradient(result.data_ptr(), *result.stride()), _at(grad_scale), _at(slabs), _int64(b)),
         )
         _assert_intact(grad_x, grad_scale, slabs)

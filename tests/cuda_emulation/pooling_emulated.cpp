@@ -1,15 +1,17 @@
-// C entries that run the pooling kernels of csrc/kernels under emulation, for ctypes. With FAST_ONLY those of "fast"
+// C entries that run the pooling kernels of csrc under emulation, for ctypes. With FAST_ONLY those of "fast"
 // iSQRT-COV pooling alone, which compile in a third of the time.
-#include <type_traits>
-
 #include "emulation.h"
-#include "kernels/covariance.cuh"
+// Behind the emulation, which the kernels take for CUDA.
+#include "covariance_pool/backward.cuh"
+#include "covariance_pool/forward.cuh"
+#include "isqrt_pool/backward.cuh"
+#include "isqrt_pool/forward.cuh"
 
 using namespace gcp_kernels;
 
 namespace {
 
-// As in csrc/pooling_entry.cpp: where matrices are streamed, fewer CTAs than samples share the work.
+// As in csrc/pooling_launch.h: where matrices are streamed, fewer CTAs than samples share the work.
 int run(const Layout& layout, char* slabs, std::int64_t batch, unsigned grid, int reversed,
         const std::function<void()>& body) {
   if (layout.resident == 0) return -2;  // no layout fits in this much shared memory
@@ -18,19 +20,6 @@ int run(const Layout& layout, char* slabs, std::int64_t batch, unsigned grid, in
   cuda_emulation::use_memory(layout.shared_bytes(), slabs, grid * layout.slab_bytes());
   const unsigned threads = warp_tiles(layout) * kWarpSize;
   return cuda_emulation::launch({grid, 1, 1}, {threads, 1, 1}, reversed, body);
-}
-
-// run_form(std::integral_constant<Form, layout.form()>), as in csrc/pooling_launch.cuh.
-template <typename RunForm>
-void with_form(const Layout& layout, RunForm run_form) {
-  switch (layout.form()) {
-    case Form::kSmall:
-      return run_form(std::integral_constant<Form, Form::kSmall>());
-    case Form::kResident:
-      return run_form(std::integral_constant<Form, Form::kResident>());
-    default:
-      return run_form(std::integral_constant<Form, Form::kStreamed>());
-  }
 }
 
 }  // namespace
@@ -67,56 +56,57 @@ void multiply_on_tensor_core(const __half* a, const __half* b, float* c) {
 
 long products_executed() { return cuda_emulation::counters->products; }
 
-int isqrt_forward_emulated(const Features* x, const SymmetricOutput* pooled, float* offset, float* trace, char* slabs,
-                           std::int64_t batch, int n_iter, int planes, int shared_limit, unsigned grid, int reversed) {
-  const Layout layout = layout_for(x->channels, planes, kForwardPass, shared_limit);
-  const ForwardArguments arguments{*x, *pooled, offset, trace, slabs, batch, n_iter, layout};
-  return run(layout, slabs, batch, grid, reversed, [&] {
-    with_form(layout, [&](auto form) {
-      constexpr Form kForm = decltype(form)::value;
-#ifndef FAST_ONLY
-      if (planes == 2) return isqrt_forward_kernel<kForm, 2>(arguments);
-#endif
-      isqrt_forward_kernel<kForm, 1>(arguments);
-    });
-  });
-}
-
-int isqrt_backward_emulated(const SymmetricGradient* grad, const Features* x, const float* offset, const float* trace,
-                            const FeatureGradient* grad_x, char* slabs, std::int64_t batch, int n_iter, int planes,
-                            int shared_limit, unsigned grid, int reversed) {
-  const Layout layout = layout_for(x->channels, planes, backward_pass(planes), shared_limit);
-  const BackwardArguments arguments{*grad, *x, offset, trace, *grad_x, slabs, batch, n_iter, layout};
-  return run(layout, slabs, batch, grid, reversed, [&] {
-    with_form(layout, [&](auto form) {
-      constexpr Form kForm = decltype(form)::value;
-#ifndef FAST_ONLY
-      if (planes == 2) return isqrt_backward_kernel<kForm, 2>(arguments);
-#endif
-      isqrt_backward_kernel<kForm, 1>(arguments);
-    });
-  });
-}
-
-#ifndef FAST_ONLY
-
-int covariance_forward_emulated(const Features* x, const ChannelScale* scale, const SymmetricOutput* pooled,
-                                float* offset, char* slabs, std::int64_t batch, int planes, int shared_limit,
+int isqrt_pool_forward_emulated(const Features* x, const SymmetricOutput* pooled, float* centre, float* trace,
+                                char* slabs, std::int64_t batch, int n_iter, int planes, int shared_limit,
                                 unsigned grid, int reversed) {
-  const Layout layout = layout_for(x->channels, 1, kCovariancePass, shared_limit);
-  const CovarianceArguments arguments{*x, *scale, *pooled, offset, slabs, batch, planes, layout};
+  const Layout layout = layout_for(x->channels, planes, kForwardPass, shared_limit);
+  const IsqrtPoolForwardArguments arguments{*x, *pooled, centre, trace, slabs, batch, n_iter, layout};
   return run(layout, slabs, batch, grid, reversed, [&] {
-    with_form(layout, [&](auto form) { covariance_forward_kernel<decltype(form)::value>(arguments); });
+    with_form(layout.form(), [&](auto form) {
+      constexpr Form kForm = decltype(form)::value;
+#ifndef FAST_ONLY
+      if (planes == 2) return isqrt_pool_forward_kernel<kForm, 2>(arguments);
+#endif
+      isqrt_pool_forward_kernel<kForm, 1>(arguments);
+    });
   });
 }
 
-int covariance_backward_emulated(const SymmetricGradient* grad, const Features* x, const ChannelScale* scale,
-                                 const float* offset, const FeatureGradient* grad_x, void* grad_scale, char* slabs,
-                                 std::int64_t batch, int shared_limit, unsigned grid, int reversed) {
-  const Layout layout = layout_for(x->channels, 1, kCovariancePass, shared_limit);
-  const CovarianceBackwardArguments arguments{*grad, *x, *scale, offset, *grad_x, grad_scale, slabs, batch, layout};
+int isqrt_pool_backward_emulated(const SymmetricGradient* grad, const Features* x, const float* centre,
+                                 const float* trace, const FeatureGradient* grad_x, char* slabs, std::int64_t batch,
+                                 int n_iter, int planes, int shared_limit, unsigned grid, int reversed) {
+  const Layout layout = layout_for(x->channels, planes, backward_pass(planes), shared_limit);
+  const IsqrtPoolBackwardArguments arguments{*grad, *x, centre, trace, *grad_x, slabs, batch, n_iter, layout};
   return run(layout, slabs, batch, grid, reversed, [&] {
-    with_form(layout, [&](auto form) { covariance_backward_kernel<decltype(form)::value>(arguments); });
+    with_form(layout.form(), [&](auto form) {
+      constexpr Form kForm = decltype(form)::value;
+#ifndef FAST_ONLY
+      if (planes == 2) return isqrt_pool_backward_kernel<kForm, 2>(arguments);
+#endif
+      isqrt_pool_backward_kernel<kForm, 1>(arguments);
+    });
+  });
+}
+
+#ifndef FAST_ONLY
+
+int covariance_pool_forward_emulated(const Features* x, const ChannelScale* scale, const SymmetricOutput* pooled,
+                                     float* centre, char* slabs, std::int64_t batch, int planes, int shared_limit,
+                                     unsigned grid, int reversed) {
+  const Layout layout = layout_for(x->channels, 1, kCovariancePass, shared_limit);
+  const CovariancePoolForwardArguments arguments{*x, *scale, *pooled, centre, slabs, batch, planes, layout};
+  return run(layout, slabs, batch, grid, reversed, [&] {
+    with_form(layout.form(), [&](auto form) { covariance_pool_forward_kernel<decltype(form)::value>(arguments); });
+  });
+}
+
+int covariance_pool_backward_emulated(const SymmetricGradient* grad, const Features* x, const ChannelScale* scale,
+                                      const float* centre, const FeatureGradient* grad_x, void* grad_scale, char* slabs,
+                                      std::int64_t batch, int shared_limit, unsigned grid, int reversed) {
+  const Layout layout = layout_for(x->channels, 1, kCovariancePass, shared_limit);
+  const CovariancePoolBackwardArguments arguments{*grad, *x, *scale, centre, *grad_x, grad_scale, slabs, batch, layout};
+  return run(layout, slabs, batch, grid, reversed, [&] {
+    with_form(layout.form(), [&](auto form) { covariance_pool_backward_kernel<decltype(form)::value>(arguments); });
   });
 }
 

@@ -1,4 +1,4 @@
-// The primitives of csrc/kernels/primitives.cuh on a CPU, with what they require checked: of memory in
+// The primitives of csrc/device/primitives.cuh on a CPU, with what they require checked: of memory in
 // watched_memory.h; lanes that are not all at the same primitive of a warp are a fault; tensor cores round as in
 // tensor_cores.h.
 #pragma once
@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "cuda_fp16.h"
+#include "device/primitives.cuh"
 #include "emulation.h"
 #include "tensor_cores.h"
 #include "watched_memory.h"

@@ -1,8 +1,8 @@
-// C entries that run the kernels of csrc/kernels/triangle.cuh under emulation, for ctypes.
+// C entries that run the kernels of csrc/triangle/triangle.cuh under emulation, for ctypes.
 #include <algorithm>
 
 #include "emulation.h"
-#include "triangle.cuh"
+#include "triangle/triangle.cuh"
 
 namespace {
 
@@ -31,7 +31,7 @@ extern "C" int triu_vec_emulated(int element, const void* matrix, std::int64_t b
   return with_element_type(element, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
     return cuda_emulation::launch(
-        {grid_x, grid_y, 1}, {gcp_kernels::kTileSide, gcp_kernels::kTileRows, 1}, reversed, [&] {
+        {grid_x, grid_y, 1}, {gcp_kernels::kTileSide, gcp_kernels::kRowsInFlight, 1}, reversed, [&] {
           gcp_kernels::triu_vec_kernel<T>({static_cast<const T*>(matrix), batch_stride, row_stride, column_stride},
                                           static_cast<T*>(vector), {batch, channels}, fold);
         });
@@ -44,7 +44,7 @@ extern "C" int triu_unvec_emulated(int element, const void* vector, std::int64_t
   return with_element_type(element, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
     return cuda_emulation::launch(
-        {grid_x, grid_y, 1}, {gcp_kernels::kTileSide, gcp_kernels::kTileRows, 1}, reversed, [&] {
+        {grid_x, grid_y, 1}, {gcp_kernels::kTileSide, gcp_kernels::kRowsInFlight, 1}, reversed, [&] {
           gcp_kernels::triu_unvec_kernel<T>({static_cast<const T*>(vector), batch_stride, element_stride},
                                             static_cast<T*>(matrix), {batch, channels}, mirror);
         });

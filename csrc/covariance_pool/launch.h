@@ -1,0 +1,17 @@
+// What launch.cu offers the host entry of covariance pooling: launches on raw pointers. No torch header, no kernel.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include "covariance_pool/arguments.h"
+
+namespace gcp_kernels {
+
+// Each enqueues on `stream` of the current device, never synchronises, and returns the launch's own error. `batch` is
+// at least 1, and there is a slab for each of the `ctas`.
+cudaError_t covariance_pool_forward_launch(const CovariancePoolForwardArguments& arguments, unsigned ctas,
+                                           cudaStream_t stream);
+cudaError_t covariance_pool_backward_launch(const CovariancePoolBackwardArguments& arguments, unsigned ctas,
+                                            cudaStream_t stream);
+
+}  // namespace gcp_kernels

@@ -1,0 +1,80 @@
+// The matrices of iSQRT-COV pooling, and which of them share memory, checked at compile time.
+#pragma once
+
+#include "planes.h"
+
+namespace gcp_kernels {
+
+// In the order in which they are kept on chip.
+template <bool kTangents>
+struct Matrices {
+  static constexpr Matrix kW{0};
+  static constexpr Matrix kV{kTangents ? 2 : 1};
+  static constexpr Matrix kY{kTangents ? 5 : 2};
+  static constexpr Matrix kDW{1};
+  static constexpr Matrix kDV{3};
+  static constexpr Matrix kDY{4};
+  // In "fast", what rounding to halves takes away from the tangents of W and Y. It enters the terms that are no
+  // products: without it a gradient that is small beside the tangents in the null space of A loses a digit.
+  static constexpr Matrix kDWRest{6};
+  static constexpr Matrix kDYRest{7};
+};
+
+// --- what the forward pass keeps where something else was ---
+
+// The totals of A, until W holds it.
+GCP_HOST_DEVICE constexpr Floats<2> forward_totals(int planes) { return {plane_of(Matrices<false>::kV, planes)}; }
+// Y_N, in the planes of W and, where that is one, of V.
+GCP_HOST_DEVICE constexpr Floats<1> forward_root() { return {Plane{0}}; }
+
+// --- what the backward pass keeps where something else was ---
+
+// L, and before it the totals of A, in the planes of dW and, where that is one, of V.
+template <bool kTangents>
+GCP_HOST_DEVICE constexpr Split derivative_of(int planes) {
+  return {plane_of(Matrices<kTangents>::kDW, planes)};
+}
+GCP_HOST_DEVICE constexpr Floats<2> backward_totals(int planes) { return {derivative_of<true>(planes).high}; }
+// G + G^T, in planes that are not in use before the iteration.
+GCP_HOST_DEVICE constexpr Floats<0> gradient_floats(int planes) { return {plane_of(Matrices<true>::kV, planes)}; }
+// Y_N, and then the totals of A once more, in two planes that are free by then.
+GCP_HOST_DEVICE constexpr Floats<1> backward_root(int planes) { return {next(next(derivative_of<true>(planes).high))}; }
+GCP_HOST_DEVICE constexpr Floats<2> last_totals(int planes) { return {backward_root(planes).first}; }
+
+// What may share memory and what must not, checked for a number of planes.
+template <int kPlanes>
+struct CheckedMatrices {
+  using F = Matrices<false>;
+  using B = Matrices<true>;
+  static constexpr PlaneRange of(Matrix matrix) { return range_of(matrix, kPlanes); }
+
+  static_assert(F::kW == kFeaturesPlace && B::kW == kFeaturesPlace, "A is written where its features were");
+  static_assert(!of(kFeaturesPlace).overlaps(range_of(forward_totals(kPlanes))), "features are summed into totals");
+  static_assert(!of(kFeaturesPlace).overlaps(range_of(backward_totals(kPlanes))), "features are summed into totals");
+  static_assert(!of(kFeaturesPlace).overlaps(range_of(last_totals(kPlanes))), "features are summed into totals");
+  static_assert(!range_of(forward_root()).overlaps(of(F::kY)), "the root is written from Y");
+
+  static_assert(!range_of(gradient_floats(kPlanes)).overlaps(of(B::kW)), "the gradient is loaded beside A");
+  static_assert(!range_of(gradient_floats(kPlanes)).overlaps(of(B::kDW)), "the direction is written from the gradient");
+
+  // L is written before Y_N is computed from Y and W, or from W alone, and is read to the end.
+  static constexpr PlaneRange kL = range_of(derivative_of<true>(kPlanes));
+  static constexpr PlaneRange kRoot = range_of(backward_root(kPlanes));
+  static_assert(!kL.overlaps(of(B::kW)) && !kL.overlaps(of(B::kY)), "Y and W are read after L is written");
+  static_assert(!kL.overlaps(of(B::kDY)), "L is written from dY");
+  static_assert(!kL.overlaps(of(kFeaturesPlace)) && !kL.overlaps(kRoot), "L is read to the end");
+  static_assert(!kRoot.overlaps(of(B::kW)) && !kRoot.overlaps(of(B::kY)), "the root is written from Y or W");
+
+  static_assert(range_of(forward_totals(kPlanes)).within(kForwardPass.matrices* kPlanes));
+  static_assert(of(F::kY).within(kForwardPass.operands* kPlanes));
+  static_assert(kRoot.within(backward_pass(kPlanes).matrices* kPlanes));
+  static_assert(range_of(gradient_floats(kPlanes)).within(backward_pass(kPlanes).matrices* kPlanes));
+  static_assert(of(B::kY).within(backward_pass(kPlanes).operands* kPlanes));
+};
+static_assert(sizeof(CheckedMatrices<1>) > 0 && sizeof(CheckedMatrices<2>) > 0);
+
+// Only in "fast" are there rests, which are no operands.
+static_assert(range_of(Matrices<true>::kDYRest, 1).within(backward_pass(1).matrices));
+static_assert(static_cast<int>(Matrices<true>::kDWRest) >= backward_pass(1).operands);
+
+}  // namespace gcp_kernels
