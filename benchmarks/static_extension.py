@@ -96,7 +96,7 @@ def why_not() -> str | None:
 
 
 def binary() -> Path:
-    """The compiled extension."""
+    """Find the compiled extension."""
     spec = importlib.util.find_spec("gcp_kernels._C")
     assert spec is not None
     assert spec.origin is not None
@@ -104,7 +104,7 @@ def binary() -> Path:
 
 
 def disassembler() -> str | None:
-    """The toolkit's cuobjdump, or the one that Triton's wheel brings."""
+    """Find the toolkit's cuobjdump, or the one that Triton's wheel brings."""
     spec = importlib.util.find_spec("triton")
     folders = (spec.submodule_search_locations or []) if spec else []
     bundled = [Path(folder, "backends", "nvidia", "bin", "cuobjdump") for folder in folders]
@@ -119,7 +119,7 @@ def read(path: Path) -> list[Row]:
 
 
 def rows_of(listing: str) -> Iterator[Row]:
-    """The kernels in a listing: resources of all functions of one architecture come first, then their code."""
+    """Read the kernels in a listing: resources of all functions of one architecture come first, then their code."""
     for part in re.split(r"^Resource usage:$", listing, flags=re.MULTILINE):
         arch = re.search(r"^\tcode for sm_(\d+)", part, flags=re.MULTILINE)
         resources = dict(re.findall(r"^ Function (\S+):\n(.*)$", part, flags=re.MULTILINE))
@@ -130,7 +130,7 @@ def rows_of(listing: str) -> Iterator[Row]:
 
 
 def described(mangled: str) -> tuple[str, str]:
-    """A kernel's name, and its template arguments in words."""
+    """Give a kernel's name, and its template arguments in words."""
     match = NAME.match(mangled)
     if match is None:
         raise ValueError(f"no kernel of gcp_kernels: {mangled}")

@@ -59,7 +59,7 @@ OPTIONAL = {("covariance_pool_scaled", 1)}
 
 
 def call_with(name: str, which: int, wrong: Callable[[Tensor], object]) -> Callable[[], object]:
-    """A call of the function, all of whose arguments are right but one."""
+    """Make a call of the function, all of whose arguments are right but one."""
     given: list[Any] = list(CASES[name].given())
     given[which] = wrong(given[which])
     return lambda: CASES[name].function(*given)

@@ -34,7 +34,7 @@ pytestmark = [
 
 @pytest.fixture
 def tree(tmp_path) -> Path:
-    """A clean copy of the sources, as a fresh clone would be."""
+    """Make a clean copy of the sources, as a fresh clone would be."""
     generated = shutil.ignore_patterns("__pycache__", "*.so", "_build_info.py")
     for name in SOURCES:
         source = ROOT / name
@@ -62,13 +62,13 @@ def pip_wheel(tree: Path, **changes: str) -> subprocess.CompletedProcess[str]:
 
 
 def call_build_backend(tree: Path, hook: str) -> None:
-    """What pip and build call, without CUDA; what it makes lies in dist."""
+    """Run what pip and build call, without CUDA; what it makes lies in dist."""
     command = [sys.executable, "-c", f"import setuptools.build_meta as backend; backend.{hook}('dist')"]
     subprocess.run(command, cwd=tree, env=environment(GCP_KERNELS_CUDA="0"), check=True, capture_output=True)
 
 
 def only_wheel(tree: Path, result: subprocess.CompletedProcess[str]) -> tuple[str, dict[str, str]]:
-    """The one wheel built: its name, and its gcp_kernels/_build_info.py as a namespace."""
+    """Read the one wheel built: its name, and its gcp_kernels/_build_info.py as a namespace."""
     assert result.returncode == 0, result.stdout + result.stderr
     (wheel,) = (tree / "dist").glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:

@@ -125,6 +125,23 @@ def test_a_profiler_lists_operators_by_name(gradient):
     assert ("gcp_kernels::isqrt_pool_backward" in names) == gradient
 
 
+def test_a_backward_pass_changes_nothing():
+    asked = []
+
+    class Probe(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, grad):
+            asked.append(is_idle((grad,)))
+            return grad
+
+    Probe.apply(X.clone().requires_grad_()).sum().backward()
+    assert asked == [True]
+
+
 def test_the_node_of_the_graph_is_named_for_the_operator():
     assert type(fused_gcp(X.clone().requires_grad_()).grad_fn).__name__ == "isqrt_poolBackward"
 

@@ -80,7 +80,7 @@ def layer_of(path: Path) -> str:
 
 
 def backend_of(name: str) -> str | None:
-    """The backend that a module of ``gcp_kernels.ops`` belongs to, by its absolute name."""
+    """Name the backend that a module of ``gcp_kernels.ops`` belongs to, by its absolute name."""
     match = re.match(rf"gcp_kernels\.ops\.(?:\w+\.)?({'|'.join(BACKENDS)})(?:_device)?(?:\.|$)", name)
     return match and match[1]
 

@@ -57,7 +57,7 @@ def test_a_pooling_is_built_from_its_entry(name: str) -> None:
 
 
 def literals(path: Path) -> set[str]:
-    """The strings in the code of a module, docstrings left out."""
+    """List the strings in the code of a module, docstrings left out."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     return {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
 
@@ -87,7 +87,7 @@ def test_the_layer_documents_every_normalization_and_has_its_option(name: str) -
 
 
 def shifted(x: Tensor, *, alpha: float, backend: str | None, output: str, **pooling: object) -> Tensor:
-    """A normalisation of a user: the covariance plus a number."""
+    """Add a number to the covariance, as a normalisation of a user might."""
     return gcp_kernels.covariance_pool(x, output=output, backend=backend, **pooling) + alpha
 
 
@@ -146,7 +146,7 @@ def test_every_published_number_of_iterations_is_the_same() -> None:
 
 
 def values_of(pattern: str, folder: str) -> set[int]:
-    """What a constant is in the sources, wherever it is defined."""
+    """Read a constant in the sources, wherever it is defined."""
     sources = [path for path in (ROOT / folder).rglob("*") if path.suffix in {".py", ".h", ".cuh", ".cu", ".cpp"}]
     found = (re.findall(pattern, path.read_text(encoding="utf-8"), re.MULTILINE) for path in sources)
     return {int(value) for values in found for value in values}

@@ -61,7 +61,7 @@ def tiling_of(choice):
 
 
 def evaluated(source):
-    """What the printed table defines."""
+    """Give what the printed table defines."""
     namespace = dict(NAMES)
     exec(source, namespace)
     return {name: value for name, value in namespace.items() if name not in {*NAMES, "__builtins__"}}

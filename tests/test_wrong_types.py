@@ -64,7 +64,7 @@ Right = dict[str, Any]
 
 
 def tensors_of(name: str) -> Right:
-    """The tensors that the table of public functions gives this one, by the names of its first arguments."""
+    """Give the tensors that the table of public functions gives this one, by the names of its first arguments."""
     given = [tensor.float() for tensor in CASES[name].given()]
     return dict(zip(inspect.signature(getattr(gcp_kernels, name)).parameters, given, strict=False))
 

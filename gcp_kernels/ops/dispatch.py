@@ -13,9 +13,22 @@ from torch import Tensor
 from torch.autograd import forward_ad, profiler
 
 
+def _bits_of_named_tensors() -> int:
+    """Return the bits of the key of named tensors; torch has had none since these were removed."""
+    try:
+        return torch._C.DispatchKeySet(torch._C._dispatch_key_parse("Named")).raw_repr()
+    except RuntimeError:
+        return 0
+
+
+# The autograd engine of torch 2.10 and 2.11 excludes them during a backward pass. Operators here do not know them.
+_NAMED = _bits_of_named_tensors()
+
+
 def _thread_state() -> tuple[int, int]:
     """Return the dispatch keys that this thread includes and excludes for all tensors: modes, transforms, autocast."""
-    return torch._C._dispatch_tls_local_include_set().raw_repr(), torch._C._dispatch_tls_local_exclude_set().raw_repr()
+    excluded = torch._C._dispatch_tls_local_exclude_set().raw_repr()
+    return torch._C._dispatch_tls_local_include_set().raw_repr(), excluded | _NAMED
 
 
 def _untouched_states() -> frozenset[tuple[int, int]]:

@@ -109,7 +109,7 @@ class Emulation:
         return self._library.products_executed()
 
     def multiply_add(self, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
-        """``a b + c`` of (16, 16) blocks, float16 and float32, as the tensor cores have it."""
+        """Compute ``a b + c`` of (16, 16) blocks, float16 and float32, as the tensor cores do."""
         result = c.clone()
         operands = a.contiguous(), b.contiguous()
         self._set_tensor_core()
