@@ -33,8 +33,11 @@ def _cuda_architecture(index: int) -> Architecture:
     return Architecture(10 * properties.major + properties.minor, properties.multi_processor_count)
 
 
+_HERE = nullcontext()
+
+
 def current(device: torch.device) -> AbstractContextManager[object]:
     """Make a device the current one, on which Triton launches, inside the block; free where it is already."""
     if device.type != "cuda" or device.index == torch.cuda.current_device():
-        return nullcontext()
+        return _HERE
     return torch.cuda.device(device)

@@ -16,13 +16,14 @@ def new_slabs(like: Tensor, count: int, side: int, tangents: bool) -> Tensor:
 
 
 def is_wide(*tensors: Tensor | None) -> bool:
-    """Say whether a sample of any of these (B, ...) tensors spans 2^31 elements or more in memory."""
+    """Say whether a sample of any of these (B, .) and (B, ., .) tensors spans 2^31 elements or more in memory."""
     for tensor in tensors:
         if tensor is None:
             continue
-        shape, strides, last = tensor.shape, tensor.stride(), 0
-        for dim in range(1, len(shape)):
-            last += (shape[dim] - 1) * strides[dim]
+        sizes, strides = tensor.shape, tensor.stride()
+        last = (sizes[1] - 1) * strides[1]
+        if len(sizes) == 3:
+            last += (sizes[2] - 1) * strides[2]
         if last >= 2**31:
             return True
     return False

@@ -187,7 +187,10 @@ def _choose(
     phases = table.phases[planes]
     if table.thresholds.wants_phases(b, m, phases.blocks(c), arch.multiprocessors):
         return by_phase(b, c, m, phases, arch)
-    return next((config for config in on_chip if c <= config.block_c), None) or persistent(b, c, tiling, arch)
+    for config in on_chip:
+        if c <= config.block_c:
+            return config
+    return persistent(b, c, tiling, arch)
 
 
 def persistent(b: int, c: int, tiling: Tiling, arch: Architecture) -> Persistent:

@@ -51,7 +51,8 @@ def launch_forward(
     """Fill ``pooled``, ``trace`` and ``centre``; without a centre, ``source`` is (B, C, C) matrices, not features."""
     b, c, m = source.shape
     planes, wide, triu = PLANES[precision], is_wide(source), pooled.dim() == 2
-    given, align = _strided(source, centre), 1 if centre is None else alignment(m, source)
+    given: Features | Matrices
+    given, align = (matrices_of(source), 1) if centre is None else (features_of(source), alignment(m, source))
     with current(source.device):
         if isinstance(choice, OnChip):
             on_chip.isqrt_pool_on_chip_forward_kernel[(b,)](
@@ -78,8 +79,13 @@ def launch_backward(
     """Fill ``grad_source`` from the upstream gradient and what the forward pass saved; of matrices it is contiguous."""
     b, c, m = source.shape
     planes, wide = PLANES[precision], is_wide(source, grad, grad_source)
-    upstream, given = matrices_of(grad), _strided(source, centre)
-    out, align = (grad_source, 1) if centre is None else (features_of(grad_source), alignment(m, source, grad_source))
+    upstream, align = matrices_of(grad), 1
+    given: Features | Matrices
+    out: Features | Tensor
+    if centre is None:
+        given, out = matrices_of(source), grad_source
+    else:
+        given, out, align = features_of(source), features_of(grad_source), alignment(m, source, grad_source)
     with current(source.device):
         if isinstance(choice, OnChip):
             on_chip.isqrt_pool_on_chip_backward_kernel[(b,)](
@@ -97,7 +103,3 @@ def launch_backward(
             )  # fmt: skip
         else:
             launch_backward_phases(upstream, given, centre, trace, out, m, n_iter, planes, wide, align, choice)
-
-
-def _strided(source: Tensor, centre: Tensor | None) -> Features | Matrices:
-    return matrices_of(source) if centre is None else features_of(source)

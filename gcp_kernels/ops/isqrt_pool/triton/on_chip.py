@@ -145,7 +145,7 @@ def isqrt_pool_on_chip_backward_kernel(
     rows = tl.arange(0, BLOCK_C)
     t = tl.load(trace + sample)
     if centre is not None:
-        x = sample_of(source, sample, C, M, WIDE, ALIGN)
+        x, grad_x = sample_of(source, sample, C, M, WIDE, ALIGN), sample_of(grad_source, sample, C, M, WIDE, ALIGN)
         shift = first_position(x, rows)
         mean = load_centre(centre + sample * C, x, rows)
         scale = inverse_root(t * x.M)
@@ -161,7 +161,6 @@ def isqrt_pool_on_chip_backward_kernel(
     trace_term = tl.sum(0.5 * g * y - d * a)
     d = tl.where(rows[:, None] == rows[None, :], d + trace_term, d)
     if centre is not None:
-        grad_x = sample_of(grad_source, sample, C, M, WIDE, ALIGN)
         high, low = split(d)
         factor = growth * largest / tl.sqrt_rn(x.M * 1.0)
         for start in range(0, x.M, BLOCK_M):
