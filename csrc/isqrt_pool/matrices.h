@@ -23,23 +23,29 @@ struct Matrices {
 // --- what the forward pass keeps where something else was ---
 
 // The totals of A, until W holds it.
-GCP_HOST_DEVICE constexpr Floats<2> forward_totals(int planes) { return {plane_of(Matrices<false>::kV, planes)}; }
+GCP_HOST_DEVICE constexpr Floats<2> forward_totals(int planes) {
+  return Floats<2>{plane_of(Matrices<false>::kV, planes)};
+}
 // Y_N, in the planes of W and, where that is one, of V.
-GCP_HOST_DEVICE constexpr Floats<1> forward_root() { return {Plane{0}}; }
+GCP_HOST_DEVICE constexpr Floats<1> forward_root() { return Floats<1>{Plane{0}}; }
 
 // --- what the backward pass keeps where something else was ---
 
 // L, and before it the totals of A, in the planes of dW and, where that is one, of V.
 template <bool kTangents>
 GCP_HOST_DEVICE constexpr Split derivative_of(int planes) {
-  return {plane_of(Matrices<kTangents>::kDW, planes)};
+  return Split{plane_of(Matrices<kTangents>::kDW, planes)};
 }
-GCP_HOST_DEVICE constexpr Floats<2> backward_totals(int planes) { return {derivative_of<true>(planes).high}; }
+GCP_HOST_DEVICE constexpr Floats<2> backward_totals(int planes) { return Floats<2>{derivative_of<true>(planes).high}; }
 // G + G^T, in planes that are not in use before the iteration.
-GCP_HOST_DEVICE constexpr Floats<0> gradient_floats(int planes) { return {plane_of(Matrices<true>::kV, planes)}; }
+GCP_HOST_DEVICE constexpr Floats<0> gradient_floats(int planes) {
+  return Floats<0>{plane_of(Matrices<true>::kV, planes)};
+}
 // Y_N, and then the totals of A once more, in two planes that are free by then.
-GCP_HOST_DEVICE constexpr Floats<1> backward_root(int planes) { return {next(next(derivative_of<true>(planes).high))}; }
-GCP_HOST_DEVICE constexpr Floats<2> last_totals(int planes) { return {backward_root(planes).first}; }
+GCP_HOST_DEVICE constexpr Floats<1> backward_root(int planes) {
+  return Floats<1>{next(next(derivative_of<true>(planes).high))};
+}
+GCP_HOST_DEVICE constexpr Floats<2> last_totals(int planes) { return Floats<2>{backward_root(planes).first}; }
 
 // What may share memory and what must not, checked for a number of planes.
 template <int kPlanes>
