@@ -141,7 +141,7 @@ def start_kernel(
     TILES: tl.constexpr = BLOCKS * (BLOCKS + 1) // 2
     P: tl.constexpr = BLOCKS * BLOCK
     sample, tile = program_of(TILES)
-    slab = slab_of(slabs, sample, P, grad is not None)
+    slab = slab_of(slabs, sample, P, largest is not None)
     i, j = upper_tile(tile)
     rows, columns = block_of(i, BLOCK), block_of(j, BLOCK)
     if parts is not None:
@@ -152,7 +152,8 @@ def start_kernel(
     else:
         a = normalised_tile(matrices, sample, tl.load(trace + sample), rows, columns, C, WIDE)
     store_tile(slab, A, a, rows, columns, i != j, P, PLANES)
-    if grad is not None:
+    # Asked of what is a tensor: Triton 3.6.0 cannot compare a triangle, which has a None in it, with None.
+    if largest is not None:
         most = largest_of(largest + sample * TILES, TILES)
         twice_g = symmetric_tile(grad, sample, rows, columns, C, WIDE)
         store_tile(slab, A + TANGENT, direction(twice_g, most, growth_of(C, n_iter)), rows, columns, i != j, P, PLANES)
