@@ -5,8 +5,11 @@ from typing import Any
 
 
 def how_to_install(*extras: str) -> str:
-    """Return the command for extras of pyproject.toml. The package is in no index, so it is given from its checkout."""
-    return f'pip install --no-build-isolation ".[{",".join(extras)}]" in a checkout of the repository'
+    """Return the command for extras of pyproject.toml. The package is in no index, so it is given from its checkout.
+
+    It is editable because experiments and benchmarks run in the checkout, and there find only what is built in place.
+    """
+    return f'pip install --no-build-isolation --editable ".[{",".join(extras)}]" in a checkout of the repository'
 
 
 # What an import raises of a package that is not there, or was built for another torch: torchvision then raises a
@@ -16,7 +19,7 @@ IMPORT_ERRORS = (ImportError, RuntimeError)
 
 def why_not_imported(*extras: str) -> str:
     """Say why an import failed and what to install, after "it is": there are the two reasons of ``IMPORT_ERRORS``."""
-    return f"not installed ({how_to_install(*extras)}) or built for another torch than the one that is"
+    return f"not installed ({how_to_install(*extras)}) or was built for another torch than the one that is"
 
 
 def import_torchvision(user: str, module: str) -> Any:

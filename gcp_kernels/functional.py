@@ -27,3 +27,7 @@ __all__ = [
     "triu_unvec",
     "triu_vec",
 ]
+
+# What pickles and traces name, and tracebacks show: the place that stays, wherever the rooms are.
+for _name in __all__:
+    globals()[_name].__module__ = __name__

@@ -116,7 +116,7 @@ def test_missing_packages_give_one_error_that_names_the_extra(capsys, monkeypatc
     assert demo.run(parse("--no-plot")) == 1
     captured = capsys.readouterr()
     assert "scikit-learn, tqdm missing" in captured.err
-    assert 'pip install --no-build-isolation ".[demo]" in a checkout' in captured.err
+    assert 'pip install --no-build-isolation --editable ".[demo]" in a checkout' in captured.err
     assert not captured.out
 
 

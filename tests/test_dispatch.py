@@ -1,5 +1,6 @@
 """Operators leave torch's dispatcher out where it has nothing to do, and nowhere else."""
 
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gcp_kernels import covariance_pool, fused_gcp
+from gcp_kernels import covariance_pool, functional, fused_gcp
 from gcp_kernels.ops.dispatch import is_differentiated, is_idle
 
 ROOT = Path(__file__).parent.parent
@@ -80,6 +81,37 @@ def test_tensors_without_values_of_their_own_are_noticed():
 def test_a_lazy_negation_is_pooled_as_its_values():
     lazy = torch.randn(2, 3, 5, dtype=torch.complex64).conj().imag
     assert torch.equal(fused_gcp(lazy), fused_gcp(lazy.resolve_neg()))
+
+
+def test_inference_mode_records_nothing_whatever_is_enabled_inside():
+    leaf = X.clone().requires_grad_()
+    with torch.inference_mode(), torch.enable_grad():
+        assert not is_differentiated((leaf,))
+        value = fused_gcp(leaf)
+    assert not value.requires_grad
+    assert torch.equal(value, fused_gcp(X))
+
+
+def test_a_subclass_sees_the_backward_pass_as_one_operator():
+    seen = []
+
+    class Watching(torch.Tensor):
+        @classmethod
+        def __torch_function__(cls, func, types, args=(), kwargs=None):
+            seen.append(str(func))
+            return super().__torch_function__(func, types, args, kwargs or {})
+
+    x = X.clone().as_subclass(Watching).requires_grad_()
+    loss = fused_gcp(x).as_subclass(torch.Tensor).sum()
+    seen.clear()
+    loss.backward()
+    assert [name for name in seen if "gcp_kernels" in name] == ["gcp_kernels.isqrt_pool_backward.default"]
+    assert not any("bmm" in name for name in seen)
+
+
+def test_public_functions_are_pickled_by_the_name_that_stays():
+    assert pickle.loads(pickle.dumps(fused_gcp)) is fused_gcp
+    assert {getattr(functional, name).__module__ for name in functional.__all__} == {"gcp_kernels.functional"}
 
 
 def test_autograd_is_asked_of_every_tensor():

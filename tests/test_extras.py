@@ -32,4 +32,6 @@ def test_extras_that_are_named_exist():
         if "*" not in found
     }
     assert {"demo", "models"} <= named <= EXTRAS | {"extras", "join"}
-    assert how_to_install("demo", "models").startswith('pip install --no-build-isolation ".[demo,models]" in ')
+    assert how_to_install("demo", "models").startswith(
+        'pip install --no-build-isolation --editable ".[demo,models]" in '
+    )

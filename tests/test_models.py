@@ -99,5 +99,5 @@ def test_bad_options_are_errors(options: dict, error: type[Exception], message: 
 
 def test_without_torchvision_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torchvision", None)
-    with pytest.raises(ImportError, match=r'--no-build-isolation "\.\[models\]" in a checkout'):
+    with pytest.raises(ImportError, match=r'--no-build-isolation --editable "\.\[models\]" in a checkout'):
         models.resnet18()

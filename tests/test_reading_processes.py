@@ -63,7 +63,7 @@ def test_a_reading_process_that_ends_is_a_line_with_what_to_do(name, data, tmp_p
     assert message in error
     assert "fewer --workers" in error
     assert "--shm-size" in error
-    assert error.endswith("no epoch is complete: the same command starts anew")
+    assert error.endswith("no epoch is complete: the same command begins again")
     assert run(data, tmp_path / "run", "--workers", "0") == 0
 
 

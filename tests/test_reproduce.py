@@ -249,5 +249,5 @@ def test_missing_packages_give_one_error_that_names_the_extra(tmp_path, capsys, 
     assert reproduce.run(parse("--output", str(tmp_path / "new"))) == 1
     captured = capsys.readouterr()
     assert "scikit-learn, tqdm, matplotlib missing" in captured.err
-    assert 'pip install --no-build-isolation ".[demo]" in a checkout' in captured.err
+    assert 'pip install --no-build-isolation --editable ".[demo]" in a checkout' in captured.err
     assert not (tmp_path / "new").exists()

@@ -146,7 +146,7 @@ def test_a_family_is_of_one_backend_and_precision_and_begins_with_its_simplest_c
     ["isqrt_pool C=32 bfloat16", "on chip forward of features C=16 float32", "on chip backward of features C=16"],
 )
 def test_work_is_made_on_the_cpu_and_launched_where_it_is_told(text):
-    """Twice, since what is launched fills its results anew; and the exact values are of float64."""
+    """Twice, since every launch fills its results again; and the exact values are of float64."""
     check = next(one for one in checks(("triton",), 90) if text in str(one))
     work = check.work(CPU)
     first = [one.clone() for one in work.launch()]

@@ -242,7 +242,7 @@ def test_a_missing_package_is_named(tmp_path, capsys, monkeypatch):
     assert run(tmp_path / "run") == 1
     error = capsys.readouterr().err
     assert "scikit-learn (No module named 'sklearn.datasets')" in error
-    assert 'pip install --no-build-isolation ".[demo,models]" in a checkout' in error
+    assert 'pip install --no-build-isolation --editable ".[demo,models]" in a checkout' in error
 
 
 @pytest.mark.parametrize("pool", POOLS)

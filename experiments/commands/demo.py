@@ -2,7 +2,7 @@
 
 Prints the test accuracy of both after each epoch, what one pass of the pooling costs beside eager code, and who won;
 draws both curves. The digits are the 1797 scans that scikit-learn ships.
-Needs the extra "demo": pip install --no-build-isolation ".[demo]" in a checkout of the repository.
+Needs the extra "demo": pip install --no-build-isolation --editable ".[demo]" in a checkout of the repository.
 """
 
 from __future__ import annotations

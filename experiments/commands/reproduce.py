@@ -3,7 +3,7 @@
 Trains average pooling, GCP and DropCov from several seeds; records the loss landscape along the gradient, how
 predictive gradients are, convergence, accuracy under corruptions and the flatness at the end; and writes tables, plots
 and a report that says of each claim whether this run supports it.
-Needs the extra "demo": pip install --no-build-isolation ".[demo]" in a checkout of the repository.
+Needs the extra "demo": pip install --no-build-isolation --editable ".[demo]" in a checkout of the repository.
 """
 
 from __future__ import annotations

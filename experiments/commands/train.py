@@ -3,7 +3,7 @@
 Everything goes into one folder: options, a checkpoint after every epoch, CSV tables. A run that was killed goes on with
 --resume, to the result that it would have had. For several processes: torchrun --nproc-per-node N -m experiments train.
 docs/training.md in the repository says what is published and what is not. The digits need the extra "demo", folders of
-images the extra "models": pip install --no-build-isolation ".[demo,models]" in a checkout of the repository.
+images the extra "models": pip install --no-build-isolation --editable ".[demo,models]" in a checkout of the repository.
 """
 
 from __future__ import annotations

@@ -4,13 +4,13 @@ It has work wherever something traces, transforms, converts or watches. Torch th
 dispatch keys of a tensor. Where no such bit is set, an operator may call its backend directly.
 """
 
-from collections.abc import Sequence
 from functools import cache
 from threading import Thread
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad, profiler
+from torch.overrides import has_torch_function
 
 
 def _bits_of_named_tensors() -> int:
@@ -73,8 +73,14 @@ def _is_plain(tensor: Tensor) -> bool:
     return keys in _PLAIN
 
 
-def is_idle(tensors: Sequence[Tensor | None]) -> bool:
-    """Say whether the dispatcher may be left out: nothing but autograd would see an operator that gets ``tensors``."""
+def is_idle(tensors: tuple[Tensor | None, ...]) -> bool:
+    """Say whether the dispatcher may be left out: nothing but autograd would see an operator that gets ``tensors``.
+
+    Two kinds of onlooker are not noticed, since torch does not say that they are there: an execution trace without a
+    profiler, and a kernel that other code has registered for an operator of this library.
+    """
+    if has_torch_function(tensors):  # in a backward pass: the public functions have asked for the forward pass
+        return False
     if torch.compiler.is_compiling() or forward_ad._current_level >= 0 or _thread_state() not in _UNTOUCHED:
         return False
     if profiler._is_profiler_enabled:  # a profile lists operators by name
@@ -85,9 +91,10 @@ def is_idle(tensors: Sequence[Tensor | None]) -> bool:
     return True
 
 
-def is_differentiated(tensors: Sequence[Tensor | None]) -> bool:
+def is_differentiated(tensors: tuple[Tensor | None, ...]) -> bool:
     """Say whether autograd records what is computed from ``tensors``."""
-    if torch.is_grad_enabled():
+    # Inside of inference mode torch records nothing, whatever is enabled there.
+    if torch.is_grad_enabled() and not torch.is_inference_mode_enabled():
         for tensor in tensors:
             if tensor is not None and tensor.requires_grad:
                 return True
