@@ -69,14 +69,17 @@ def launched_by(check: FunctionCheck, limit_kib: int) -> set[tuple[str, str]]:
     """List the CUDA kernels of a check, forward and backward, each by its name and variant as in static_extension."""
     if check.operation.startswith("triu"):
         return {(f"{name}_kernel", check.dtype) for name in ("triu_vec", "triu_unvec")}
-    name = check.operation.removesuffix("_pool")
+    iterates = check.operation == "isqrt_pool"
     # A covariance has in both passes the matrices of a forward pass of one plane.
-    planes = PLANES[check.precision] if name == "isqrt" else 1
-    forms = [form_of(check.c, planes, backward and name == "isqrt", limit_kib) for backward in (False, True)]
+    planes = PLANES[check.precision] if iterates else 1
+    forms = [form_of(check.c, planes, backward and iterates, limit_kib) for backward in (False, True)]
     if None in forms:
         return set()
-    variants = [f"{form} {check.precision}" if name == "isqrt" else str(form) for form in forms]
-    return {(f"{name}_{way}_kernel", variant) for way, variant in zip(("forward", "backward"), variants, strict=True)}
+    variants = [f"{form} {check.precision}" if iterates else str(form) for form in forms]
+    return {
+        (f"{check.operation}_{way}_kernel", variant)
+        for way, variant in zip(("forward", "backward"), variants, strict=True)
+    }
 
 
 @built
