@@ -14,8 +14,11 @@ import pytest
 import torch
 
 import gcp_kernels
+from gcp_kernels.ops.covariance_pool import cuda as covariance_pool
 from gcp_kernels.ops.cuda_device import backend as cuda
 from gcp_kernels.ops.cuda_device import extension
+from gcp_kernels.ops.isqrt_pool import cuda as isqrt_pool
+from gcp_kernels.ops.triangle import cuda as triangle
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 
@@ -67,9 +70,9 @@ def test_without_the_extension_the_reason_is_raised(monkeypatch):
     assert cuda.why_not("triu_vec", torch.ones(1, 2, 2)) == "extension not built: because"
     assert cuda.status() == "unavailable: extension not built: because"
     with pytest.raises(RuntimeError, match="'cuda' cannot run triu_vec: extension not built: because"):
-        cuda.triu_vec(torch.ones(1, 2, 2), fold=True)
+        triangle.triu_vec(torch.ones(1, 2, 2), fold=True)
     with pytest.raises(RuntimeError, match="'cuda' cannot run triu_unvec: extension not built: because"):
-        cuda.triu_unvec(torch.ones(1, 3), mirror=True)
+        triangle.triu_unvec(torch.ones(1, 3), mirror=True)
 
 
 def test_with_the_extension_the_tensor_decides(monkeypatch):
@@ -116,13 +119,13 @@ def test_a_torch_without_cuda_is_named():
 @built
 def test_a_cpu_tensor_meets_a_clear_error():
     with pytest.raises(RuntimeError, match="triu_vec: matrix must be a CUDA tensor, got one on the CPU"):
-        cuda.triu_vec(torch.ones(1, 2, 2), fold=True)
+        triangle.triu_vec(torch.ones(1, 2, 2), fold=True)
     with pytest.raises(RuntimeError, match="triu_unvec: vector must be a CUDA tensor, got one on another"):
-        cuda.triu_unvec(torch.ones(1, 3, device="meta"), mirror=False)
+        triangle.triu_unvec(torch.ones(1, 3, device="meta"), mirror=False)
     with pytest.raises(RuntimeError, match="isqrt_pool: x must be a CUDA tensor, got one on the CPU"):
-        cuda.isqrt_pool(torch.ones(1, 2, 2), 5, True, False, "fast")
+        isqrt_pool.isqrt_pool(torch.ones(1, 2, 2), 5, True, False, "fast")
     with pytest.raises(RuntimeError, match="covariance_pool: x must be a CUDA tensor, got one on the CPU"):
-        cuda.covariance_pool(torch.ones(1, 2, 2), None, True, "fast")
+        covariance_pool.covariance_pool(torch.ones(1, 2, 2), None, True, "fast")
 
 
 CSRC = Path(__file__).parent.parent / "csrc"
@@ -204,11 +207,11 @@ def assert_right(matrix: torch.Tensor) -> None:
     size = channels * (channels + 1) // 2
     for flag in (False, True):
         poison_free_memory(batch * size, matrix.dtype)
-        vector = cuda.triu_vec(matrix, fold=flag)
+        vector = triangle.triu_vec(matrix, fold=flag)
         torch.testing.assert_close(vector, expected_vec(matrix, flag), rtol=0, atol=0)
         for source in (vector, vector.repeat(1, 2)[:, ::2], vector[:1].expand(batch, -1)):
             poison_free_memory(batch * channels * channels, matrix.dtype)
-            result = cuda.triu_unvec(source, mirror=flag)
+            result = triangle.triu_unvec(source, mirror=flag)
             torch.testing.assert_close(result, expected_unvec(source, flag, channels), rtol=0, atol=0)
 
 
@@ -274,11 +277,11 @@ class TestOnGpu:
                 operator(*arguments)
 
     def test_empty(self):
-        assert cuda.triu_vec(torch.ones(0, 3, 3, device="cuda"), fold=True).shape == (0, 6)
-        assert cuda.triu_vec(torch.ones(2, 0, 0, device="cuda"), fold=True).shape == (2, 0)
-        assert cuda.triu_unvec(torch.ones(0, 6, device="cuda"), mirror=True).shape == (0, 3, 3)
-        assert cuda.triu_unvec(torch.ones(2, 0, device="cuda"), mirror=True).shape == (2, 0, 0)
-        assert cuda.isqrt_pool(torch.ones(0, 3, 3, device="cuda"), 5, True, False, "fast")[0].shape == (0, 6)
+        assert triangle.triu_vec(torch.ones(0, 3, 3, device="cuda"), fold=True).shape == (0, 6)
+        assert triangle.triu_vec(torch.ones(2, 0, 0, device="cuda"), fold=True).shape == (2, 0)
+        assert triangle.triu_unvec(torch.ones(0, 6, device="cuda"), mirror=True).shape == (0, 3, 3)
+        assert triangle.triu_unvec(torch.ones(2, 0, device="cuda"), mirror=True).shape == (2, 0, 0)
+        assert isqrt_pool.isqrt_pool(torch.ones(0, 3, 3, device="cuda"), 5, True, False, "fast")[0].shape == (0, 6)
 
     def test_rejections(self):
         for call, argument, message in [
@@ -295,8 +298,8 @@ class TestOnGpu:
 
     def test_more_tiles_than_a_grid_axis_of_65535(self):
         matrix = torch.randn(1, 11_600, 11_600, device="cuda", dtype=torch.float16)
-        vector = cuda.triu_vec(matrix, fold=False)
-        assert torch.equal(cuda.triu_unvec(vector, mirror=False), matrix.triu())
+        vector = triangle.triu_vec(matrix, fold=False)
+        assert torch.equal(triangle.triu_unvec(vector, mirror=False), matrix.triu())
 
     def test_other_stream(self):
         """The work stands in the current stream's order: after the long kernel that fills its input."""
@@ -306,16 +309,16 @@ class TestOnGpu:
         with torch.cuda.stream(stream):
             torch.cuda._sleep(50_000_000)
             matrix.fill_(1.0)
-            vector = cuda.triu_vec(matrix, fold=True)
+            vector = triangle.triu_vec(matrix, fold=True)
         stream.synchronize()
         torch.testing.assert_close(vector, expected_vec(matrix, True), rtol=0, atol=0)
 
     def test_captured_in_a_graph(self):
         matrix = torch.randn(4, 40, 40, device="cuda")
-        cuda.triu_vec(matrix, fold=True)
+        triangle.triu_vec(matrix, fold=True)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            vector = cuda.triu_vec(matrix, fold=True)
+            vector = triangle.triu_vec(matrix, fold=True)
         matrix.copy_(torch.randn_like(matrix))
         graph.replay()
         torch.testing.assert_close(vector, expected_vec(matrix, True), rtol=0, atol=0)
@@ -324,7 +327,7 @@ class TestOnGpu:
     def test_other_current_device(self):
         matrix = torch.randn(3, 40, 40, device="cuda:1")
         with torch.cuda.device(0):
-            vector = cuda.triu_vec(matrix, fold=True)
+            vector = triangle.triu_vec(matrix, fold=True)
             assert torch.cuda.current_device() == 0
         assert vector.device == matrix.device
         torch.testing.assert_close(vector, expected_vec(matrix, True), rtol=0, atol=0)
@@ -334,7 +337,7 @@ class TestOnGpu:
         if torch.cuda.mem_get_info()[0] < 24 << 30:
             pytest.skip("needs 24 GiB of free GPU memory")
         matrix = torch.randn(2**31 // 256**2 + 3, 256, 256, device="cuda", dtype=torch.float16)
-        vector = cuda.triu_vec(matrix, fold=True)
+        vector = triangle.triu_vec(matrix, fold=True)
         torch.testing.assert_close(vector[-3:], expected_vec(matrix[-3:], True), rtol=0, atol=0)
-        result = cuda.triu_unvec(vector, mirror=True)
+        result = triangle.triu_unvec(vector, mirror=True)
         torch.testing.assert_close(result[-3:], expected_unvec(vector[-3:], True, 256), rtol=0, atol=0)
