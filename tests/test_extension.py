@@ -285,10 +285,10 @@ class TestOnGpu:
 
     def test_rejections(self):
         for call, argument, message in [
-            (cuda.triu_vec, torch.ones(2, 3, 4, device="cuda"), r"\(B, C, C\), got \(2, 3, 4\)"),
-            (cuda.triu_vec, torch.ones(1, 2, 2, device="cuda", dtype=torch.int32), "got Int"),
-            (cuda.triu_unvec, torch.ones(2, 5, device="cuda"), r"C\(C\+1\)/2 for some C, got 5"),
-            (cuda.triu_unvec, torch.ones(3, device="cuda"), "must have shape"),
+            (triangle.triu_vec, torch.ones(2, 3, 4, device="cuda"), r"\(B, C, C\), got \(2, 3, 4\)"),
+            (triangle.triu_vec, torch.ones(1, 2, 2, device="cuda", dtype=torch.int32), "got Int"),
+            (triangle.triu_unvec, torch.ones(2, 5, device="cuda"), r"C\(C\+1\)/2 for some C, got 5"),
+            (triangle.triu_unvec, torch.ones(3, device="cuda"), "must have shape"),
         ]:
             with pytest.raises(RuntimeError, match=message):
                 call(argument, True)
