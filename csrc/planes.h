@@ -14,10 +14,11 @@ enum class Plane : int {};
 // Features pass through the place of the first matrix, all its planes.
 constexpr Matrix kFeaturesPlace{0};
 
-GCP_HOST_DEVICE constexpr Plane plane_of(Matrix matrix, int planes, bool low = false) {
-  return static_cast<Plane>(static_cast<int>(matrix) * planes + (low ? 1 : 0));
+GCP_HOST_DEVICE constexpr Plane plane_of(Matrix matrix, int planes) {
+  return static_cast<Plane>(static_cast<int>(matrix) * planes);
 }
 
+// The plane behind it, or so many further.
 GCP_HOST_DEVICE constexpr Plane next(Plane plane, int by = 1) {
   return static_cast<Plane>(static_cast<int>(plane) + by);
 }

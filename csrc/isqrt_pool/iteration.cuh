@@ -42,8 +42,12 @@ __device__ inline void multiply(const Workspace& workspace, int product, bool ta
     const Matrix left = !tangent ? factors.left : number < kPairsOfEach ? factors.d_left : factors.left;
     const Matrix right = !tangent ? factors.right : number < kPairsOfEach ? factors.right : factors.d_right;
     const int pair = kPairs - kPairsOfEach + number % kPairsOfEach;
-    const Plane left_plane = plane_of(left, kPlanes, left_is_low(pair));
-    const Plane right_plane = plane_of(right, kPlanes, right_is_low(pair));
+    // Of each the high plane, or the low one behind it. Spelled out: through plane_of() the streamed form becomes
+    // another program.
+    const auto left_plane =
+        static_cast<Plane>(static_cast<int>(left) * kPlanes + (kPlanes == 2 && left_is_low(pair) ? 1 : 0));
+    const auto right_plane =
+        static_cast<Plane>(static_cast<int>(right) * kPlanes + (kPlanes == 2 && right_is_low(pair) ? 1 : 0));
     multiply_planes<kForm>(workspace, left_plane, right_plane, sums);
   }
 }
