@@ -30,6 +30,7 @@ if int(setuptools.__version__.split(".")[0]) < 77:
 ARCHITECTURES = runpy.run_path(str(Path("gcp_kernels", "architectures.py")))["BUILT"]
 SOURCES = sorted(str(path) for pattern in ("*.cpp", "*.cu") for path in Path("csrc").rglob(pattern))
 DEPENDS = sorted(str(path) for pattern in ("*.h", "*.cuh") for path in Path("csrc").rglob(pattern))
+DEPENDS.append(str(Path("gcp_kernels", "architectures.py")))
 STABLE_ABI = ["-DTORCH_TARGET_VERSION=0x020a000000000000", "-DUSE_CUDA", "-DPy_LIMITED_API=0x030A0000"]
 
 

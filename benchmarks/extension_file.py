@@ -58,7 +58,8 @@ def why_not(checkout: Path, architecture: str, python: str = sys.executable) -> 
 
 def sources(checkout: Path) -> list[Path]:
     """List the files that the extension is built of."""
-    return [checkout / "setup.py", *sorted(path for path in (checkout / "csrc").rglob("*") if path.is_file())]
+    build = [checkout / "setup.py", checkout / "gcp_kernels" / "architectures.py"]
+    return [*build, *sorted(path for path in (checkout / "csrc").rglob("*") if path.is_file())]
 
 
 def digest(checkout: Path) -> str:

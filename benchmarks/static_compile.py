@@ -99,8 +99,11 @@ def report(sender: Connection, output: str, kernel: Kernel) -> None:
 
 
 def kind_of(kinds: Any, members: Sequence[str] | None) -> Any:
-    """Give the kind of an argument, of one with members by their names; which JSON has made a list."""
-    return kinds if members is None else namedtuple("Members", members)(*kinds)
+    """Give the kind of an argument; of one with members, in a tuple of its own name, since the cache's key has that."""
+    if members is None:
+        return kinds
+    name, *fields = members
+    return namedtuple(name, fields)(*kinds)
 
 
 def asked_for(kernel: Kernel) -> tuple[ASTSource, dict[str, Any]]:

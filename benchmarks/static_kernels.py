@@ -195,10 +195,12 @@ def before_compilation(hook: Any) -> Iterator[None]:
 
 
 def specialization(compilation: dict[str, Any]) -> str:
-    """Triton's specialization data with the names of the members of arguments, which JSON has no place for."""
+    """Give Triton's specialization data, and what JSON has no place for: of arguments with members type and names."""
     data = json.loads(compilation["specialization_data"])
     data["members"] = {
-        name: kinds._fields for name, kinds in compilation["signature"].items() if isinstance(kinds, tuple)
+        name: (type(kinds).__name__, *kinds._fields)
+        for name, kinds in compilation["signature"].items()
+        if isinstance(kinds, tuple)
     }
     return json.dumps(data)
 

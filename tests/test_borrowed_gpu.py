@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from kernel_sources import SOURCES
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "benchmarks" / "borrowed_gpu.sh"
@@ -184,6 +185,15 @@ def test_every_command_line_is_taken(lent, tmp_path, monkeypatch):
     for module, *arguments in sorted(lines):
         if module != "pip":
             accepted(module, arguments, tmp_path)
+
+
+def test_profiles_are_of_the_kernels_that_there_are():
+    (pattern,) = re.findall(r"kernels='regex:([^']+)'", SCRIPT.read_text(encoding="utf-8"))
+    texts = [path.read_text(encoding="utf-8") for path in (*SOURCES, *(ROOT / "csrc").rglob("*.cuh"))]
+    kernels = {name for text in texts for name in re.findall(r"\b(\w+_kernel)\(", text)}
+    assert {name for name in kernels if re.search(pattern, name)} == {
+        f"isqrt_pool_{form}{way}_kernel" for form in ("", "on_chip_", "persistent_") for way in ("forward", "backward")
+    }
 
 
 def test_shellcheck_finds_nothing():

@@ -32,15 +32,16 @@ class Seen(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_nothing_is_set_by_default_nor_where_gradients_are_off():
-    assert is_idle((X,))
-    assert is_idle((X, None))
-    assert is_idle((torch.nn.Parameter(X),))
+def test_nothing_is_set_by_default_nor_where_gradients_are_off(device):
+    x = X.to(device)
+    assert is_idle((x,))
+    assert is_idle((x, None))
+    assert is_idle((torch.nn.Parameter(x),))
     with torch.no_grad():
-        assert is_idle((X,))
+        assert is_idle((x,))
     with torch.inference_mode():
-        assert is_idle((X,))
-        assert is_idle((X.clone(),))
+        assert is_idle((x,))
+        assert is_idle((x.clone(),))
 
 
 @pytest.mark.parametrize("transform", [torch.vmap, torch.func.grad, torch.func.jacfwd, make_fx])
@@ -123,12 +124,12 @@ def test_autograd_is_asked_of_every_tensor():
 
 
 @pytest.mark.parametrize("scaled", [False, True])
-def test_both_ways_give_the_same_bits(scaled):
+def test_both_ways_give_the_same_bits(scaled, device):
     """A mode that only looks has every operator go through the dispatcher."""
-    scale = torch.rand(2, 3) if scaled else None
+    scale = torch.rand(2, 3, device=device) if scaled else None
 
     def run():
-        leaves = [X.clone().requires_grad_(), *([scale.clone().requires_grad_()] if scaled else [])]
+        leaves = [X.to(device, copy=True).requires_grad_(), *([scale.clone().requires_grad_()] if scaled else [])]
         values = [covariance_pool(leaves[0], scale=leaves[1] if scaled else None, output="triu"), fused_gcp(leaves[0])]
         loss = sum((value**2).sum() for value in values)
         first = torch.autograd.grad(loss, leaves, create_graph=True)
@@ -157,7 +158,7 @@ def test_a_profiler_lists_operators_by_name(gradient):
     assert ("gcp_kernels::isqrt_pool_backward" in names) == gradient
 
 
-def test_a_backward_pass_changes_nothing():
+def test_a_backward_pass_changes_nothing(device):
     asked = []
 
     class Probe(torch.autograd.Function):
@@ -170,7 +171,7 @@ def test_a_backward_pass_changes_nothing():
             asked.append(is_idle((grad,)))
             return grad
 
-    Probe.apply(X.clone().requires_grad_()).sum().backward()
+    Probe.apply(X.to(device, copy=True).requires_grad_()).sum().backward()
     assert asked == [True]
 
 

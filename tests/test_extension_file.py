@@ -20,6 +20,7 @@ def checkout(tmp_path):
     """Make a checkout with sources, and an extension built after them that is Python."""
     for name, text in (
         ("setup.py", ""), ("csrc/pooling.cu", ""), ("csrc/device/planes.cuh", ""), ("gcp_kernels/__init__.py", ""),
+        ("gcp_kernels/architectures.py", ""),
         (extension_file.BUILD_INFO, DETAIL.format(True, SHIPPED)), (extension_file.FILE, ""),
     ):  # fmt: skip
         path = tmp_path / name

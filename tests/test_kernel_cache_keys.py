@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -56,3 +57,63 @@ def test_every_module_of_kernels_is_hashed_at_import():
     from gcp_kernels.ops.triton_device import cache_keys
 
     assert {module.__name__ for module in cache_keys.HASHED} == {module_name(path) for path in SOURCES}
+
+
+LAUNCHED = """
+import json
+import triton.compiler
+from triton.runtime.jit import JITFunction
+from benchmarks import static_kernels
+from benchmarks.static_compile import asked_for
+from benchmarks.stub_driver import StubDriver, stubbed
+from kernel_sources import SOURCES, module_name
+import importlib
+
+class Asked(Exception):
+    pass
+
+def hash_of_launch(source, **_):
+    raise Asked(source.hash())
+
+compile_kernel = triton.compiler.compile
+seen = {}
+for case in static_kernels.shipped(90):
+    if (case.form, case.source, case.backward) in seen:
+        continue
+    kernel = static_kernels.launched(case, 90)[0]
+    function = getattr(importlib.import_module(kernel.module), kernel.name)
+    function.device_caches.clear()
+    triton.compiler.compile = hash_of_launch
+    try:
+        with stubbed(StubDriver(90)):
+            static_kernels.launch(case)
+    except Asked as asked:
+        seen[case.form, case.source, case.backward] = asked.args[0] == asked_for(kernel)[0].hash()
+    finally:
+        triton.compiler.compile = compile_kernel
+        function.device_caches.clear()
+print(json.dumps([[*key, same] for key, same in seen.items()]))
+"""
+
+
+def test_what_is_compiled_beforehand_has_the_key_of_the_launch():
+    """Else a cache that is brought to a GPU is of no use there, and nothing else would show it."""
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    done = subprocess.run(
+        [sys.executable, "-c", LAUNCHED],
+        cwd=ROOT, env={**USERS, "PYTHONPATH": paths}, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert {form for form, *_ in found} == {"on chip", "persistent", "phases", "covariance"}
+    assert {backward for _, _, backward, _ in found} == {False, True}
+    assert [row for row in found if not row[-1]] == []
+
+
+def test_mypy_leaves_out_the_modules_of_kernels_and_no_others():
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    (listed,) = re.findall(r"# Kernels are written in Triton's language.*?module = \[(.*?)\]", text, re.DOTALL)
+    assert set(re.findall(r'"([^"]+)"', listed)) == {
+        *map(module_name, SOURCES),
+        "gcp_kernels.ops.triton_device.cache_keys",
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,8 @@ from benchmarks.static_extension import FORMS, Row, described, read, rows_of
 from benchmarks.static_gate import Figures
 from gcp_kernels import architectures
 from gcp_kernels.ops.cuda_device.extension import build_detail
+
+ROOT = Path(__file__).parent.parent
 
 pytestmark = pytest.mark.slow
 readable = pytest.mark.skipif(static_extension.why_not() is not None, reason=str(static_extension.why_not()))
@@ -52,6 +55,12 @@ GPUS = ("8.0", "8.6", "8.9", "9.0", "10.0", "10.3", "12.0", "12.1")
 def runs(code: str, gpu: str) -> bool:
     (major, minor), (gpu_major, gpu_minor) = code.split("."), gpu.split(".")
     return major == gpu_major and int(minor) <= int(gpu_minor)
+
+
+def test_the_build_is_for_the_architectures_of_the_registry():
+    setup = (ROOT / "setup.py").read_text(encoding="utf-8")
+    assert re.search(r'^ARCHITECTURES = runpy\.run_path\(.*"architectures\.py"\)\)\)\["BUILT"\]$', setup, re.MULTILINE)
+    assert "for code, name in ARCHITECTURES.items()" in setup
 
 
 def test_the_default_architectures_serve_every_gpu_without_translation():
