@@ -20,16 +20,18 @@ from pathlib import Path
 
 import torch
 
+from gcp_kernels.architectures import TARGETS
 from gcp_kernels.commands.argument_types import new_file
 from gcp_kernels.commands.atomic_files import write_text
 from gcp_kernels.commands.ending import run_to_its_end
 from gcp_kernels.ops.cuda_device.extension import why_not_loaded
+from gcp_kernels.precision import PLANES
 
 from .sass import counted
-from .static_gate import SHARED_LIMIT, Figures
+from .static_gate import Figures
 
 CHANNELS = (64, 128, 176, 192, 256)
-PRECISIONS = {1: "fast", 2: "high"}
+PRECISIONS = {planes: precision for precision, planes in PLANES.items()}
 FORMS = ("small", "resident", "streamed")  # enum Form of csrc/policy.h
 # The start of a mangled name gcp_kernels::NAME<...>, and template arguments in it: Form, int, and element types.
 NAME = re.compile(r"_ZN11gcp_kernels(\d+)(\w+)")
@@ -148,7 +150,11 @@ def described(mangled: str) -> tuple[str, str]:
 
 def print_layouts() -> None:
     """Where the matrices of a sample are, for each GPU's limit of shared memory."""
-    limits = {name: SHARED_LIMIT[arch] for name, arch in (("sm_80", 80), ("sm_90, sm_100", 90), ("sm_120", 120))}
+    built: dict[int, list[str]] = {}
+    for target in TARGETS.values():
+        if target.build is not None:
+            built.setdefault(target.shared_bytes, []).append(target.name)
+    limits = {", ".join(names): limit for limit, names in built.items()}
     print("\nmatrices in shared memory of all, and the bytes that a block takes, by the limit of a block")
     print(f"{'C':<5}{'pass':<11}{'precision':<10}", *(f"{f'{name}: {limit} B':>24}" for name, limit in limits.items()))
     for channels in CHANNELS:

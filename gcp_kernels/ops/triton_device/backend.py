@@ -14,9 +14,11 @@ import importlib
 
 import torch
 
+from gcp_kernels.architectures import TARGETS
+
 OPERATIONS = ("isqrt_pool", "covariance_pool", "newton_schulz_sqrt")
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-LEAST_CAPABILITY = 80
+LEAST_CAPABILITY = min(TARGETS)
 
 # Offsets within a slab of working matrices are 32-bit; at twice as many channels they would overflow.
 MOST_CHANNELS = 8192
@@ -71,7 +73,7 @@ def _why_not_device(index: int) -> str | None:
         return "its kernels are for NVIDIA GPUs"
     major, minor = torch.cuda.get_device_capability(index)
     if 10 * major + minor < LEAST_CAPABILITY:
-        return f"it needs compute capability 8.0 or newer, cuda:{index} has {major}.{minor}"
+        return f"it needs compute capability {LEAST_CAPABILITY / 10} or newer, cuda:{index} has {major}.{minor}"
     if major in (10, 11):
         return (
             f"its kernels are not yet shown right on compute capability 10.x and 11.x, for which Triton up to 3.7.1 "
