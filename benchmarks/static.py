@@ -169,7 +169,7 @@ def print_row(row: Row) -> None:
 
 
 def print_loops(row: Row) -> None:
-    """Give a trip through each loop of products: loads from global memory by bits."""
+    """Print the instructions of a trip through each loop of products: counts by kind, global loads by bits."""
     for loop in row.figures.loops:
         print(f"{'':11}in a trip: {', '.join(f'{name} {count}' for name, count in loop.items())}", flush=True)
 

@@ -254,12 +254,12 @@ class Tensors:
 
 
 def launch(case: Case) -> None:
-    """Give the launches of a pass on tensors without memory."""
+    """Launch the kernels of a pass on tensors without memory."""
     launch_on(case, Tensors.of(case, "meta"))
 
 
 def launch_on(case: Case, tensors: Tensors) -> None:
-    """Give the launches of a pass."""
+    """Launch the kernels of a pass."""
     source, pooled = tensors.source, tensors.pooled
     centre = None if case.source == "matrix" else tensors.centre
     if isinstance(case.choice, Tiling):

@@ -1,7 +1,7 @@
 """When a launch for each phase is faster than a program for each sample: both are timed over B, C and M.
 
-The rule of :class:`gcp_kernels.ops.triton_device.policy.Thresholds` cannot be right everywhere. That is taken which
-loses least, on average over all that was timed, against always choosing right.
+The rule of :class:`gcp_kernels.ops.triton_device.policy.Thresholds` cannot be right everywhere. The rule chosen is
+the one that loses least, on average over all that was timed, against always picking the faster form.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-// What every host entry needs from torch, through the LibTorch stable ABI alone. Arguments are checked in Python; what
-// is checked here is only what could corrupt memory. A message is put together only where a check has failed.
+// What every host entry needs from torch, through the LibTorch stable ABI alone. Arguments are checked in Python; the
+// entries check only what could corrupt memory: where a tensor is, its dtype, shape and strides, the ranges of B, C, M,
+// n_iter, planes and shared_limit, and the size of slabs. A message is put together only where a check has failed.
 #pragma once
 
 #include <cuda_runtime_api.h>

@@ -27,7 +27,7 @@ struct Pass {
 constexpr Pass kForwardPass{3, 3};     // W, V and Y
 constexpr Pass kCovariancePass{3, 3};  // features, and float32 totals or a split derivative
 
-// W, V and Y with their tangents; in "fast", of two tangents also what rounding to halves takes away.
+// W, V and Y with their tangents. In "fast", two tangents also keep their rounding errors.
 constexpr Pass backward_pass(int planes) { return planes == 1 ? Pass{8, 6} : Pass{6, 6}; }
 
 // Where the matrices are, and how a product is shared out among warps (symmetric.cuh); kernels are compiled for each.

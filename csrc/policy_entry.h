@@ -27,9 +27,8 @@ std::string pooling_error(int64_t channels, int64_t planes, int64_t shared_limit
 // `planes` where it is 1, "fast", or 2, "high".
 int checked_planes(int64_t planes, const char* operation);
 
-// The layout of a pass for the device of x. `shared_limit` has a block use no more than so many bytes, so that matrices
-// which would be resident are streamed; without it, what the GPU has. The result is the same to the last bit: tests
-// hold one against the other, and nothing else gives it.
+// The layout of a pass for the device of x. `shared_limit` limits the shared memory of a block, in bytes, so that more
+// matrices are streamed; without it, a block may use what the GPU has. Only tests set it; results are bitwise equal.
 Layout layout_on(const torch::stable::Tensor& x, int planes, Pass pass, std::optional<int64_t> shared_limit,
                  const char* operation);
 

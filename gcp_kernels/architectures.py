@@ -58,9 +58,9 @@ FIRST_WITH = {target.choices: capability for capability, target in sorted(TARGET
 
 
 def choices_of(capability: int) -> str:
-    """Name the launch choices for a compute capability: those of the newest architecture that is not newer.
+    """Name the launch choices for a compute capability: those of the newest listed architecture up to it.
 
-    Older ones than all have those of the oldest.
+    If all listed ones are newer, those of the oldest.
     """
     older = [known for known in TARGETS if known <= capability]
     return TARGETS[max(older, default=min(TARGETS))].choices

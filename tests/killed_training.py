@@ -93,7 +93,7 @@ def arm_step(number):
 
 
 def start(arguments, moment, rank, processes, port):
-    """Find the id of a child that trains."""
+    """Fork a child that trains; return its process id."""
     sys.stdout.flush()
     pid = os.fork()
     if pid:

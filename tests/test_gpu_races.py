@@ -99,7 +99,7 @@ def poisoned_slabs(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
 
 
 def assert_repeats(first: list[Tensor], launch_once: Callable[[], list[Tensor]], repeats: int = REPEATS) -> None:
-    """Give the first results again, bit for bit."""
+    """Check that each repeat gives the first results, bit for bit."""
     # Counted on the device, so that launches follow one another without a wait.
     differing = torch.zeros(len(first), dtype=torch.int64, device=first[0].device)
     for _ in range(repeats):

@@ -78,7 +78,11 @@ class Watch:
         return addresses
 
     def _end_interval(self) -> None:
-        """Give the end of what barriers do not order: a barrier, or the end of the program."""
+        """Close an interval between two barriers; raise Race if accesses in it depend on their order.
+
+        They do where an element is read and written, or written twice with different values. The end of a program
+        closes its last interval.
+        """
         loaded = numpy.unique(numpy.concatenate([numpy.empty(0, numpy.uint64), *self._loaded]))
         stored = numpy.concatenate([numpy.empty((2, 0), numpy.uint64), *self._stored], axis=1)
         written = numpy.unique(stored[0])
