@@ -30,6 +30,14 @@ def test_every_include_is_named_from_the_root_of_csrc():
     assert missing == []
 
 
+def test_kernels_know_no_torch():
+    """Host entries do: the .cpp files, and the headers that only they include."""
+    others = [path for path in SOURCES if path.suffix != ".cpp" and path.name not in TORCH]
+    assert {path.suffix for path in others} == {".h", ".cuh", ".cu"}
+    for path in others:
+        assert not re.search(r"#include\s*[<\"](torch|ATen|c10)", path.read_text(encoding="utf-8")), path.name
+
+
 @pytest.mark.parametrize("room", ROOMS)
 def test_rooms_do_not_know_each_other(room):
     others = tuple(f"{other}/" for other in ROOMS if other != room)

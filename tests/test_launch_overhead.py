@@ -18,8 +18,8 @@ pytest.importorskip("triton", reason="the kernels are Triton's")
 ROOT = Path(__file__).parent.parent
 COMPILING = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
 
-# Time depends on what else the machine does: the least of a hundred rounds on an undisturbed core of a server is 20 to
-# 30 microseconds in the backend and 37 to 50 from the public function, but no limit on it holds everywhere. Functions
+# Time depends on what else the machine does: the least of a hundred rounds on an undisturbed core of a server is 19 to
+# 25 microseconds in the backend and 32 to 39 from the public function, but no limit on it holds everywhere. Functions
 # entered do not depend on the machine, only a little on the versions of torch and Triton: a quarter more than with
 # torch 2.13 and Triton 3.7.
 FUNCTIONS = {

@@ -53,9 +53,7 @@ def run_reference(function: Callable[..., Tensor], x: Tensor, *args: Tensor | fl
 
 def channels_first(x: Tensor, channel_dim: int) -> Tensor:
     """View features as (B, C, M). Copy them where their strides do not allow a view."""
-    return (
-        unsaved(_channels_first, x, channel_dim) if torch.compiler.is_compiling() else _channels_first(x, channel_dim)
-    )
+    return unsaved(_channels_first, x, channel_dim)
 
 
 def _channels_first(x: Tensor, channel_dim: int) -> Tensor:

@@ -34,7 +34,7 @@ class Backend(Protocol):
 
 BACKENDS: dict[str, Backend] = {"cuda": cuda, "triton": triton, "torch": torch}
 
-AUTO_ORDER = ("cuda", "triton", "torch")
+AUTO_ORDER = tuple(BACKENDS)
 
 # "reference" is not an operator backend: the public functions call gcp_kernels.reference under plain autograd.
 NAMES = ("auto", "reference", *BACKENDS)

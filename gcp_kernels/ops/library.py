@@ -75,9 +75,9 @@ def declare(
             ctx.mark_non_differentiable(*empty)
 
     def differentiate_again(ctx: Any, *tangents: Tensor | None) -> Gradients:
-        nothing: list[Tensor | None] = [None] * len(backward.parameters)
+        found: list[Tensor | None] = [None] * len(backward.parameters)
         if all(tangent is None for tangent in tangents):
-            return tuple(nothing)
+            return tuple(found)
         grad, *primals = ctx.saved_tensors
         given = [i for i, tensor in enumerate(primals) if tensor is not None]
 
@@ -87,8 +87,8 @@ def declare(
 
         gradients = differentiate_backward(pool, [tangents[i] for i in given], grad, *(primals[i] for i in given))
         for place, gradient in zip((0, *(1 + i for i in given)), gradients, strict=True):
-            nothing[place] = gradient
-        return tuple(nothing)
+            found[place] = gradient
+        return tuple(found)
 
     forward.differentiate_by(differentiate, keep)
     backward.differentiate_by(differentiate_again, keep_for_backward)

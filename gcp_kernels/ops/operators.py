@@ -43,16 +43,16 @@ class Operator:
     ) -> None:
         name = f"{operation}_backward" if backward else operation
         self.name = f"{LIBRARY.ns}::{name}"
-        self.parameters = tuple(signature(fake).parameters)
-        kinds = [parameter.annotation for parameter in signature(fake).parameters.values()]
-        self.tensors = sum(kind in (Tensor, Tensor | None) for kind in kinds)
+        parameters = signature(fake).parameters
+        self.parameters = tuple(parameters)
+        self.tensors = sum(one.annotation in (Tensor, Tensor | None) for one in parameters.values())
         # "int" and not "SymInt": a compiler takes the number of iterations for a constant.
         schema = torch.library.infer_schema(fake, mutates_args=()).replace("SymInt ", "int ")
         LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
         self._dispatched = getattr(torch.ops.gcp_kernels, name).default
         chosen_for = 1 if backward else 0
         precision = self.parameters.index("precision") if "precision" in self.parameters else None
-        checked = [self.parameters.index(name) for name in signature(check).parameters]
+        checked = [self.parameters.index(argument) for argument in signature(check).parameters]
 
         def compute(*args: Any) -> Any:
             backend = select(operation, args[chosen_for], args[-1], "default" if precision is None else args[precision])
