@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from gcp_kernels.architectures import choices_of
+from gcp_kernels.ops.sides import CHANNELS, Side
 from gcp_kernels.ops.triton_device.architecture import Architecture
 from gcp_kernels.ops.triton_device.slab import slab_elements
 from gcp_kernels.precision import PLANES
@@ -19,12 +20,17 @@ from gcp_kernels.precision import PLANES
 
 @dataclass(frozen=True)
 class OnChip:
-    """One program for each sample, whose matrices are (block_c, block_c) tiles on chip."""
+    """One program for each sample, whose matrices are tiles on chip.
+
+    On the side of the channels they are (block_c, block_c), and positions are read ``block_m`` at a time; on that of
+    the positions they are (block_m, block_m), and channels are read ``block_c`` at a time.
+    """
 
     block_c: int
     block_m: int
     warps: int
     stages: int = 2
+    side: Side = CHANNELS
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,7 @@ class Persistent:
 
     tiling: Tiling
     programs: int
+    side: Side = CHANNELS
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,7 @@ class Phases:
     tiling: Tiling
     splits: int
     chunk: int
+    side: Side = CHANNELS
 
 
 Config = OnChip | Persistent | Phases
