@@ -103,6 +103,8 @@ def test_iterates_are_an_empty_output_unless_kept(keep: bool, device: str) -> No
     x = torch.randn(B, C, M, device=device)
     count = 10 if keep and device == "cpu" else 0
     *_, iterates = torch.ops.gcp_kernels.isqrt_pool(x, 5, True, keep, "default", "auto")
+    assert iterates.shape == ((B, count, M, M) if count else (B, 0, C, C))
+    *_, iterates = torch.ops.gcp_kernels.isqrt_pool(x.repeat(1, 1, 4), 5, True, keep, "default", "auto")
     assert iterates.shape == (B, count, C, C)
     *_, iterates = torch.ops.gcp_kernels.newton_schulz_sqrt(x @ x.mT, 5, keep, "default", "auto")
     assert iterates.shape == (B, count, C, C)

@@ -3,7 +3,7 @@
 from math import isqrt
 from operator import index
 
-from torch import Tensor
+from torch import Tensor, dtype
 
 from gcp_kernels.precision import accumulation_dtype
 
@@ -40,12 +40,16 @@ def is_channels_last(x: Tensor) -> bool:
     return c > 1 and x.stride(1) == 1 and x.stride(2) >= c
 
 
-def empty_gradient(x: Tensor) -> Tensor:
-    """Allocate a gradient of (B, C, M) features without values, with channels first or last in memory as in ``x``."""
+def empty_gradient(x: Tensor, samples: int | None = None, dtype: dtype | None = None) -> Tensor:
+    """Allocate a gradient of (B, C, M) features without values, with channels first or last in memory as in ``x``.
+
+    It is of all samples and of the dtype of ``x`` if not said.
+    """
     b, c, m = x.shape
+    b = b if samples is None else samples
     if is_channels_last(x):
-        return x.new_empty(b, m, c).transpose(1, 2)
-    return x.new_empty(b, c, m)
+        return x.new_empty(b, m, c, dtype=dtype).transpose(1, 2)
+    return x.new_empty(b, c, m, dtype=dtype)
 
 
 def empty_scale_gradient(x: Tensor, scale: Tensor | None) -> Tensor:

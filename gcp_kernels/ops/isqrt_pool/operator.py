@@ -8,19 +8,23 @@ from gcp_kernels.validation import check_at_least, check_floating, check_shape
 
 from ..library import declare
 from ..shapes import empty_gradient, empty_iterates, keeps_iterates, pooled_shape
+from ..torch_device.side import iterated_size
 
 
 def _fake(
     x: Tensor, n_iter: int, triu: bool, keep_iterates: bool, precision: str, backend: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Allocate pooled features, centre (B, C), trace (B,), and iterates, none if they are not kept."""
-    b, c, _ = x.shape
+    b, c, m = x.shape
     dtype = accumulation_dtype(x.dtype)
+    keep = keeps_iterates(x, keep_iterates, backend)
+    # Where none are kept, M decides nothing: a graph that is exported for any number of positions has no choice of it.
+    side = iterated_size(c, m) if keep else c
     return (
         x.new_empty(pooled_shape(b, c, triu)),
         x.new_empty(b, c, dtype=dtype),
         x.new_empty(b, dtype=dtype),
-        empty_iterates(x, c, n_iter, keeps_iterates(x, keep_iterates, backend)),
+        empty_iterates(x, side, n_iter, keep),
     )
 
 
@@ -44,9 +48,10 @@ def _backward_fake(
 
 
 def _check_backward(grad: Tensor, x: Tensor, iterates: Tensor, n_iter: int, triu: bool) -> None:
-    b, c, _ = x.shape
+    b, c, m = x.shape
+    side = iterated_size(c, m)
     check_shape("grad", grad, pooled_shape(b, c, triu))
-    check_shape("iterates", iterates, (b, 0, c, c), (b, 2 * n_iter, c, c))
+    check_shape("iterates", iterates, (b, 0, c, c), (b, 2 * n_iter, side, side))
 
 
 def _reference(x: Tensor, n_iter: int, triu: bool) -> Tensor:

@@ -21,7 +21,7 @@ def newton_schulz_sqrt(cov: Tensor, n_iter: int, keep_iterates: bool, precision:
     trace = cov.new_empty(b, dtype=dtype)
     kept = empty_iterates(cov, c, n_iter, keeps_iterates(cov, keep_iterates, "torch"))
     size = slice_size(b, c, c, dtype, cov.device)
-    storage = IterateStorage(kept, n_iter, size)
+    storage = IterateStorage(kept, n_iter, size, c, of_root=True)
     with matmul_precision(cov.device, cov.dtype, precision):
         for part in slices(b, size):
             iterates = storage[part]
@@ -38,8 +38,8 @@ def newton_schulz_sqrt_backward(
     dtype = accumulation_dtype(cov.dtype)
     grad_cov = torch.empty_like(cov, memory_format=torch.contiguous_format)
     size = slice_size(b, c, c, dtype, cov.device)
-    storage = IterateStorage(iterates, n_iter, size)
-    scratch = GradientScratch(iterates, size)
+    storage = IterateStorage(iterates, n_iter, size, c, of_root=True)
+    scratch = GradientScratch(trace, size, c)
     with matmul_precision(cov.device, cov.dtype, precision):
         for part in slices(b, size):
             saved = storage[part]
@@ -53,5 +53,5 @@ def newton_schulz_sqrt_backward(
 
 def start(iterates: Iterates, cov: Tensor) -> Tensor:
     """Write the symmetric part of ``cov`` (b, C, C), divided by its trace, into ``iterates``; return the trace (b,)."""
-    cov = cov.to(iterates.root.dtype)
+    cov = cov.to(iterates.last.dtype)
     return normalise(torch.add(cov, cov.mT, out=iterates.w[0]).mul_(0.5))

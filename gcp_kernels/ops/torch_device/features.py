@@ -33,3 +33,16 @@ def multiply_features(matrix: Tensor, centred: Tensor, out: Tensor) -> None:
         torch.bmm(left, right, out=out)
     else:
         out.copy_(torch.bmm(left, right))
+
+
+def multiply_pair(first: Tensor, left: Tensor, second: Tensor, right: Tensor, out: Tensor) -> None:
+    """Write ``first`` @ ``left`` + ``second`` @ ``right`` into ``out``, (b, C, M), in its dtype and strides.
+
+    ``left`` and ``right`` are symmetric.
+    """
+    if is_channels_last(out):
+        out, first, left, second, right = out.mT, left, first.mT, right, second.mT
+    if out.dtype == first.dtype:
+        torch.bmm(first, left, out=out).baddbmm_(second, right)
+    else:
+        out.copy_(torch.bmm(first, left).baddbmm_(second, right))

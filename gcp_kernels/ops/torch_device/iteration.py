@@ -18,6 +18,9 @@ This form has three advantages:
 
 At N = 5 the forward pass takes 11 products and the backward pass 15; written out for whole matrices, the coupled form
 takes 12 and 24.
+
+Z_N itself, which the side of the positions needs, is the product of all T, without the A that Y starts from: Y_0 = I
+instead of A, so that Y_1 = T_0 takes no product. It takes as many products in all.
 """
 
 from dataclasses import dataclass
@@ -30,56 +33,65 @@ from torch import Tensor
 class Iterates:
     """The matrices of one forward pass that its derivative needs, each of shape (b, C, C).
 
-    ``w[k]`` and ``y[k]`` are W_k and Y_k for k = 0 .. N - 2; ``w[0]`` and ``y[0]`` are both A. ``square`` is V,
-    ``factor`` is Q, and ``root`` is Y_N. For N = 1 there are only A and Y_1.
+    ``w[k]`` and ``y[k]`` are W_k and Y_k for k = 0 .. N - 2; ``w[0]`` is A. ``square`` is V, ``factor`` is Q, and
+    ``last`` is Y_N. For N = 1 there are only A and Y_1.
+
+    ``y[0]`` is A too. Where ``of_root`` is not set, ``y[k]`` are Z_k, and nothing reads ``y[0]``: Z_0 is the identity.
     """
 
     w: list[Tensor]
     y: list[Tensor]
     square: Tensor
     factor: Tensor
-    root: Tensor
+    last: Tensor
+    of_root: bool
 
     @staticmethod
-    def view(slab: Tensor) -> "Iterates":
+    def view(slab: Tensor, of_root: bool) -> "Iterates":
         """Name the matrices of ``slab``, shape (2 N, b, C, C). The caller fills the first, A."""
-        a, *others, root = slab.unbind(0)
+        a, *others, last = slab.unbind(0)
         if not others:
-            return Iterates(w=[a], y=[a], square=root, factor=root, root=root)
+            return Iterates([a], [a], square=last, factor=last, last=last, of_root=of_root)
         *steps, square, factor = others
         half = len(steps) // 2
-        return Iterates(w=[a, *steps[:half]], y=[a, *steps[half:]], square=square, factor=factor, root=root)
+        return Iterates([a, *steps[:half]], [a, *steps[half:]], square, factor, last, of_root)
 
     @property
     def one_step(self) -> bool:
         """Say whether N = 1."""
-        return self.root is self.square
+        return self.last is self.square
 
 
 def newton_schulz(iterates: Iterates) -> Tensor:
-    """Fill ``iterates`` from its matrix A, symmetric with trace 1 (or zero), and return Y_N."""
-    w, y, square, factor, root = iterates.w, iterates.y, iterates.square, iterates.factor, iterates.root
+    """Fill ``iterates`` from its matrix A, symmetric with trace 1 (or zero), and return Y_N, or Z_N."""
+    w, y, square, factor, last = iterates.w, iterates.y, iterates.square, iterates.factor, iterates.last
+    of_root = iterates.of_root
     if iterates.one_step:
-        return torch.baddbmm(w[0], w[0], w[0], beta=1.5, alpha=-0.5, out=root)
+        return torch.baddbmm(w[0], w[0], w[0], beta=1.5, alpha=-0.5, out=last) if of_root else next_t(w[0], out=last)
 
     # The matrices that are filled last serve as working memory until then.
-    t, product = square, factor
     for k in range(len(w) - 1):
-        torch.mul(w[k], -0.5, out=t).diagonal(dim1=-2, dim2=-1).add_(1.5)
-        wt = torch.bmm(w[k], t, out=y[1] if k == 0 else product)
+        t = next_t(w[k], out=square if k > 0 or of_root else y[1])
+        wt = torch.bmm(w[k], t, out=y[1] if k == 0 and of_root else factor)
         torch.bmm(wt, t, out=w[k + 1])
         if k > 0:
             torch.bmm(y[k], t, out=y[k + 1])
 
     torch.bmm(w[-1], w[-1], out=square)
     torch.sub(square, w[-1], alpha=13 / 9, out=factor)
-    cofactor = torch.sub(square, w[-1], alpha=9, out=root)
+    cofactor = torch.sub(square, w[-1], alpha=9, out=last)
     factor.baddbmm_(square, cofactor, beta=27 / 16, alpha=1 / 16).diagonal(dim1=-2, dim2=-1).add_(9 / 4)
-    return torch.bmm(y[-1], factor, out=root)
+    return torch.bmm(y[-1], factor, out=last) if len(w) > 1 or of_root else last.copy_(factor)
+
+
+def next_t(w: Tensor, out: Tensor) -> Tensor:
+    """Write T = (3 I - W) / 2 into ``out``, and return it."""
+    torch.mul(w, -0.5, out=out).diagonal(dim1=-2, dim2=-1).add_(1.5)
+    return out
 
 
 def derivative(iterates: Iterates, g: Tensor, scratch: Tensor) -> Tensor:
-    """Compute L_f(A, G), the Frechet derivative of A -> Y_N in the direction G.
+    """Compute L_f(A, G), the Frechet derivative of A -> Y_N, or A -> Z_N, in the direction G.
 
     This map of G is its own adjoint: with G = dL/dY_N the result is dL/dA.
 
@@ -91,14 +103,15 @@ def derivative(iterates: Iterates, g: Tensor, scratch: Tensor) -> Tensor:
     Returns:
         L_f(A, G), symmetric, shape (b, C, C), in memory of ``g`` or ``scratch``.
     """
-    w, y, square = iterates.w, iterates.y, iterates.square
+    w, y, square, of_root = iterates.w, iterates.y, iterates.square, iterates.of_root
     p, spare, dy_spare, dy_next = scratch.unbind(0)
     dw = dy = g
     for k in range(len(w) - 1):
         torch.bmm(w[k], dw, out=p)
         if k == 0:
             d_square = torch.add(p, p.mT, out=spare)
-            dy = torch.lerp(d_square, dw, 1.5, out=dy_spare)  # 3/2 dA - 1/2 d(A^2)
+            # 3/2 dA - 1/2 d(A^2), or dT_0
+            dy = torch.lerp(d_square, dw, 1.5, out=dy_spare) if of_root else torch.mul(dw, -0.5, out=dy_spare)
             d_square.lerp_(p, 0.5)  # P + P^T / 2
         else:
             torch.baddbmm(dy, dy, w[k], beta=1.5, alpha=-0.5, out=dy_next).baddbmm_(y[k], dw, alpha=-0.5)
@@ -107,6 +120,8 @@ def derivative(iterates: Iterates, g: Tensor, scratch: Tensor) -> Tensor:
         half = dw.sub_(p, alpha=4 / 3).baddbmm_(w[k], spare, beta=9 / 8, alpha=1 / 4)
         dw, spare = torch.add(half, half.mT, out=spare), dw
 
+    if iterates.one_step and not of_root:
+        return dw.mul_(-0.5)
     torch.bmm(w[-1], dw, out=p)
     if iterates.one_step:
         return torch.lerp(torch.add(p, p.mT, out=spare), dw, 1.5)
@@ -115,4 +130,6 @@ def derivative(iterates: Iterates, g: Tensor, scratch: Tensor) -> Tensor:
     half.baddbmm_(torch.sub(square, w[-1], alpha=9, out=spare), p, beta=27 / 16, alpha=1 / 16)
     half.baddbmm_(torch.sub(square, w[-1], alpha=9 / 2, out=spare), p.mT, alpha=1 / 16)
     dq = torch.add(half, half.mT, out=spare)
+    if len(w) == 1 and not of_root:
+        return dq
     return torch.bmm(dy, iterates.factor, out=dy_next).baddbmm_(y[-1], dq)

@@ -19,8 +19,8 @@ def normalise(matrix: Tensor) -> Tensor:
 class GradientScratch:
     """Working memory of the backward pass for one slice of the batch."""
 
-    def __init__(self, like: Tensor, size: int) -> None:
-        self._slab = like.new_empty(1 + SCRATCH_MATRICES, size, *like.shape[-2:])
+    def __init__(self, trace: Tensor, size: int, side: int) -> None:
+        self._slab = trace.new_empty(1 + SCRATCH_MATRICES, size, side, side)
 
     def covariance_gradient(self, iterates: Iterates, grad: Tensor, triu: bool) -> Tensor:
         """Compute 2 sqrt(t) dL/dSigma from the gradient of sqrt(t) Y_N.
@@ -39,11 +39,31 @@ class GradientScratch:
         """
         slab = self._slab[:, : grad.shape[0]]
         twice_g = fold_gradient(grad, triu, out=slab[0])
-        trace_term = inner(twice_g, iterates.root) / 2
+        trace_term = inner(twice_g, iterates.last) / 2
         gradient = derivative(iterates, twice_g, slab[1:])
         trace_term -= inner(gradient, iterates.w[0])
         gradient.diagonal(dim1=-2, dim2=-1).add_(trace_term[:, None])
         return gradient
+
+    def gram_gradient(self, iterates: Iterates, twice_p: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute q(K), and 2 (L + a I) from 2 P = z^T 2 G z.
+
+        With L = L_q(K, P) the gradient of the scaled features z is H q + z (L + a I), where H = G z and the trace term
+        is a = -<q, P> / 2 - <L, K>; docs/mathematics.md derives it.
+
+        Args:
+            iterates: those of the forward pass, for Z_N.
+            twice_p: 2 P, symmetric but for rounding, (b, M, M). Overwritten.
+
+        Returns:
+            Two of shape (b, M, M), symmetric; the second in working memory that the next slice of the batch overwrites.
+        """
+        factor = iterates.last
+        trace_term = inner(twice_p, factor) / -2
+        gradient = derivative(iterates, twice_p, self._slab[1:, : twice_p.shape[0]])
+        trace_term -= inner(gradient, iterates.w[0])
+        gradient.diagonal(dim1=-2, dim2=-1).add_(trace_term[:, None])
+        return factor, gradient
 
 
 def inverse_root(trace: Tensor) -> Tensor:

@@ -51,3 +51,25 @@ def fold_gradient(grad: Tensor, triu: bool, out: Tensor) -> Tensor:
     torch.index_select(grad, 1, symmetric_map(c, grad.device), out=out.view(b, c * c))
     out.diagonal(dim1=-2, dim2=-1).mul_(2)
     return out
+
+
+# Rows of a product that are computed at a time where only its triangle is wanted.
+TRIANGLE_ROWS = 128
+
+
+def multiply_to_triangle(left: Tensor, right: Tensor, out: Tensor) -> None:
+    """Write the upper triangles of the products of ``left`` (b, C, M) and ``right`` (b, M, C) into ``out``.
+
+    Rows are computed some at a time, and only from the first of them on to the right, so that little of what is below
+    the diagonal is computed at all.
+    """
+    c = left.shape[1]
+    start = 0
+    for row in range(0, c, TRIANGLE_ROWS):
+        rows = min(TRIANGLE_ROWS, c - row)
+        count = rows * (c - row) - rows * (rows - 1) // 2
+        product = torch.bmm(left[:, row : row + rows], right[:, :, row:])
+        # The first rows of the triangle of what is left of the matrix.
+        index = triangle_map(c - row, left.device)[:count]
+        out[:, start : start + count] = product.flatten(1).index_select(1, index)
+        start += count
