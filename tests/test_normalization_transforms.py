@@ -22,15 +22,30 @@ from gcp_kernels import (
     singular_value_power,
 )
 from gcp_kernels.nn import GCP, MultiHeadCrossCovariance, TokenFusionHead
-from gcp_kernels.nn.normalization import HEAD_NORMALIZATIONS, NORMALIZATIONS
+from gcp_kernels.nn.normalization import HEAD_NORMALIZATIONS, NORMALIZATIONS, pool_and_normalize
 
 Function = Callable[..., Tensor]
+
+
+def pooled(x: Tensor, normalization: str, **options: float) -> Tensor:
+    """Pool and normalise features as a layer does, to the whole matrix."""
+    given = {"channel_dim": 1, "output": "full", "precision": None, "backend": None}
+    return pool_and_normalize(x, normalization, options, **given)
+
 
 # Function, its twin in the reference, and the shapes of its arguments for a batch of b; C or w may be another size.
 FUNCTIONS: dict[str, tuple[Function, Function]] = {
     "matrix_power": (matrix_power, reference.matrix_power),
     "matrix_power_0.3": (lambda cov: matrix_power(cov, 0.3), lambda cov: reference.matrix_power(cov, 0.3)),
     "matrix_log": (matrix_log, reference.matrix_log),
+    "pooled_power": (
+        lambda x: pooled(x, "power", alpha=0.5),
+        lambda x: reference.matrix_power(reference.covariance_pool(x)),
+    ),
+    "pooled_log": (
+        lambda x: pooled(x, "log", eps=1e-3),
+        lambda x: reference.matrix_log(reference.covariance_pool(x)),
+    ),
     "newton_schulz_inverse_sqrt": (newton_schulz_inverse_sqrt, reference.newton_schulz_inverse_sqrt),
     "elementwise_power": (elementwise_power, reference.elementwise_power),
     "cross_covariance_pool": (cross_covariance_pool, reference.cross_covariance_pool),
@@ -43,6 +58,10 @@ def example(name: str, device: str, *extra: int, b: int = 3, c: int = 4) -> tupl
         cov = inputs.covariance_matrices(int(torch.tensor(extra).prod()) * b, c).view(*extra, b, c, c)
         cov[..., -1, :, :] = torch.diag(torch.tensor([0.0, 0.0, *[1.5] * (c - 2)]))
         given = (cov,)
+    elif name.startswith("pooled"):  # fewer positions than channels, repeated in one sample
+        x = torch.randn(*extra, b, c, 3, dtype=torch.float64)
+        x[..., -1, :, 0] = x[..., -1, :, 1]
+        given = (x,)
     elif name == "elementwise_power":
         given = (torch.randn(*extra, b, c, dtype=torch.float64),)
     elif name == "cross_covariance_pool":

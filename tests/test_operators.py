@@ -77,6 +77,13 @@ def _arguments(operator: str, x: Tensor, flags: tuple[bool, ...] = (True, False)
             forward = getattr(OPERATORS, operator.removesuffix("_backward"))
             _, eigenvalues, eigenvectors = forward(cov, 0.5 + flag, "auto")
             yield torch.randn_like(cov), cov, eigenvalues, eigenvectors, 0.5 + flag, "auto"
+        elif operator in ("power_pool", "log_pool"):
+            yield x if flag else x[..., :3], 0.5 + flag, flag, "auto"
+        elif operator in ("power_pool_backward", "log_pool_backward"):
+            features = x if flag else x[..., :3]  # fewer positions than channels
+            forward = getattr(OPERATORS, operator.removesuffix("_backward"))
+            _, eigenvalues, eigenvectors = forward(features, 0.5 + flag, flag, "auto")
+            yield pooled_grad, features, eigenvalues, eigenvectors, 0.5 + flag, flag, "auto"
         elif operator == "triu_vec":
             yield cov, flag, "auto"
         elif operator == "triu_unvec":
@@ -88,6 +95,8 @@ COVERED = (
     "covariance_pool_backward",
     "isqrt_pool",
     "isqrt_pool_backward",
+    "log_pool",
+    "log_pool_backward",
     "matrix_log",
     "matrix_log_backward",
     "matrix_power",
@@ -96,6 +105,8 @@ COVERED = (
     "newton_schulz_inverse_sqrt_backward",
     "newton_schulz_sqrt",
     "newton_schulz_sqrt_backward",
+    "power_pool",
+    "power_pool_backward",
     "triu_unvec",
     "triu_vec",
 )

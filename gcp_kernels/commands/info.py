@@ -95,5 +95,9 @@ def _answer(operation: str, tensor: torch.Tensor, precision: str) -> tuple[str, 
 
 def _input(operation: str, b: int, c: int, m: int, device: str) -> torch.Tensor:
     """Make a float32 input of the operation that takes no memory."""
-    shapes = {"isqrt_pool": (b, c, m), "covariance_pool": (b, c, m), "triu_unvec": (b, triangle_size(c))}
-    return torch.zeros((), device=device).expand(shapes.get(operation, (b, c, c)))
+    shape: tuple[int, ...] = (b, c, c)
+    if operation == "triu_unvec":
+        shape = (b, triangle_size(c))
+    elif operation.endswith("_pool"):
+        shape = (b, c, m)
+    return torch.zeros((), device=device).expand(shape)

@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from .. import functional
 from ..ops.backends import BACKENDS
+from ..ops.spectral_pool import log_pool, power_pool
 from ..precision import PROMISED_ERRORS
 from .lost_gpu import why_lost
 from .relative_error import relative_error
@@ -17,6 +19,7 @@ from .relative_error import relative_error
 # (B, C, M): even, odd, fewer positions than channels, and the ResNet case.
 SHAPES = ((4, 32, 196), (3, 67, 49), (2, 128, 49), (2, 256, 196))
 
+_TO_TRIANGLES: dict[str, Any] = {"channel_dim": 1, "output": "triu", "precision": None}
 FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "isqrt_pool": functional.fused_gcp,
     "covariance_pool": functional.covariance_pool,
@@ -26,10 +29,15 @@ FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "newton_schulz_inverse_sqrt": functional.newton_schulz_inverse_sqrt,
     "matrix_power": functional.matrix_power,
     "matrix_log": functional.matrix_log,
+    "power_pool": partial(power_pool, alpha=0.5, **_TO_TRIANGLES),
+    "log_pool": partial(log_pool, eps=1e-3, **_TO_TRIANGLES),
 }
 
+# Functions of eigenvalues, of given matrices and of the covariance of features.
+OF_MATRICES, OF_FEATURES = ("matrix_power", "matrix_log"), ("power_pool", "log_pool")
+
 # Functions without a "precision": triangles are copied, and eigenvalues are always computed as "high".
-WITHOUT_PRECISION = ("triu_vec", "triu_unvec", "matrix_power", "matrix_log")
+WITHOUT_PRECISION = ("triu_vec", "triu_unvec", *OF_MATRICES, *OF_FEATURES)
 
 
 @dataclass(frozen=True)
@@ -122,11 +130,14 @@ def _input(operation: str, shape: tuple[int, int, int]) -> Tensor:
     features = torch.relu(torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
     if operation in ("isqrt_pool", "covariance_pool"):
         return features
-    if operation in ("matrix_power", "matrix_log"):
+    if operation in (*OF_MATRICES, *OF_FEATURES):
         # The root of an eigenvalue near zero has an almost infinite derivative, which would show how the input was
-        # rounded. Noise at three times as many positions as channels has no such eigenvalue.
-        noise = torch.randn(shape[0], shape[1], 3 * shape[1], generator=torch.Generator().manual_seed(2))
-        features = noise.double()
+        # rounded. Noise at three times as many positions as channels, or half as many, has no such eigenvalue.
+        b, c, _ = shape
+        m = 3 * c if operation in OF_MATRICES else c // 2
+        features = torch.randn(b, c, m, generator=torch.Generator().manual_seed(2)).double()
+    if operation in OF_FEATURES:
+        return features
     return functional.covariance_pool(
         features, backend="reference", output="triu" if operation == "triu_unvec" else "full"
     )

@@ -24,6 +24,9 @@ class GCP(ReducedPooling):
     - ``"elementwise"``: :func:`gcp_kernels.elementwise_power` of the pooled vector, signed roots and L2 norm 1; for
       "full" output, of all D * D elements.
 
+    For fewer positions than 0.8 times the channels, "power" and "log" decompose matrices of the order of the positions
+    instead of the covariance. The result is the same.
+
     Args:
         in_channels: channels of the input.
         dim: channels after the reduction, or ``None`` for no reduction.
@@ -34,8 +37,8 @@ class GCP(ReducedPooling):
         eps: of "log", above 0, in the unit of the covariance; ``None`` for 1e-3.
         channel_dim: where the channels of the input are; 1 for feature maps, -1 for tokens.
         output: "triu" or "full", as in :func:`gcp_kernels.fused_gcp`.
-        precision: as in :func:`gcp_kernels.fused_gcp`. "power", "log" and "elementwise" convert features of half
-            precision to float32 first, and their result back.
+        precision: as in :func:`gcp_kernels.fused_gcp`; "power" and "log" are always computed as "high". "power", "log"
+            and "elementwise" convert features of half precision to float32 first, and their result back.
         backend: as in :func:`gcp_kernels.fused_gcp`. One asked for by name has to serve pooling and normalisation.
         device: of the parameters.
         dtype: of the parameters.

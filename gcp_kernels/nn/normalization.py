@@ -18,9 +18,9 @@ from ..functional import (
     matrix_log,
     matrix_power,
     singular_value_power,
-    triu_vec,
 )
 from ..ops.override import overridable
+from ..ops.spectral_pool import log_pool, power_pool
 from ..precision import accumulation_dtype
 from ..validation import check_at_least, check_choice, check_positive
 
@@ -82,28 +82,6 @@ class HeadNormalization:
     option: Option | None = None
 
 
-def _normalized_matrices(
-    function: Callable[..., Tensor],
-    x: Tensor,
-    *,
-    channel_dim: int,
-    output: str,
-    precision: str | None,
-    backend: str | None,
-    **option: float,
-) -> Tensor:
-    """Pool features, and apply a function of matrices (B, C, C) to the covariance.
-
-    Half precision features are float32 from the pooling to the result: rounding of the covariance to half precision
-    would destroy its small eigenvalues, and an epsilon.
-    """
-    cov = covariance_pool(
-        x.to(accumulation_dtype(x.dtype)), channel_dim=channel_dim, precision=precision, backend=backend
-    )
-    normalized = function(cov, backend=backend, **option)
-    return (normalized if output == "full" else triu_vec(normalized, backend=backend)).to(x.dtype)
-
-
 def _normalized_elements(x: Tensor, **pooling: int | str | None) -> Tensor:
     """Pool features, and take signed roots of the elements of the pooled vector, in float32 at least."""
     cov = covariance_pool(x.to(accumulation_dtype(x.dtype)), **pooling)  # type: ignore[arg-type]
@@ -121,8 +99,8 @@ NORMALIZATIONS = {
     for one in (
         Normalization("isqrt", fused_gcp, N_ITER),
         Normalization("none", covariance_pool),
-        Normalization("power", partial(_normalized_matrices, matrix_power), ALPHA),
-        Normalization("log", partial(_normalized_matrices, matrix_log), EPS),
+        Normalization("power", power_pool, ALPHA),
+        Normalization("log", log_pool, EPS),
         Normalization("elementwise", _normalized_elements),
     )
 }

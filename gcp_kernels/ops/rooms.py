@@ -9,5 +9,7 @@ ROOMS = {
     "newton_schulz_inverse_sqrt": "newton_schulz_inverse_sqrt",
     "matrix_power": "matrix_function",
     "matrix_log": "matrix_function",
+    "power_pool": "spectral_pool",
+    "log_pool": "spectral_pool",
 }
 OPERATIONS = tuple(ROOMS)
