@@ -34,6 +34,9 @@ NETWORKS = {
     "ResNet, 128 channels": Case(256, 128, 14, 14),
     "MobileNetV2": Case(256, 256, 7, 7),
     "MobileNetV2, 128 channels": Case(256, 128, 7, 7),
+    "without reduction": Case(64, 2048, 7, 7),
+    "ViT-S": Case(256, 384, 14, 14),
+    "ViT-B": Case(128, 768, 14, 14),
     "fine-grained": Case(10, 256, 28, 28),
     "So-ViT": Case(256, 64, 14, 14),
     "So-ViT, 48 channels": Case(256, 48, 14, 14),
@@ -43,8 +46,19 @@ NETWORKS = {
 }
 # Batches are smaller by this on a CPU, so that a case takes some ten milliseconds there too.
 CPU_SHARE = 32
-# The training shapes of a CPU, of which README speaks.
-CPU_HEADLINES = (Case(8, 256, 14, 14), Case(16, 128, 14, 14), Case(32, 64, 7, 7))
+# The training shapes of a CPU, of which README speaks: more positions than channels, and fewer, down to the last stage
+# of networks that keep their stride, with and without a reduction.
+CPU_HEADLINES = (
+    Case(8, 256, 14, 14),
+    Case(16, 128, 14, 14),
+    Case(16, 64, 14, 14),
+    Case(32, 64, 7, 7),
+    Case(16, 128, 7, 7),
+    Case(32, 256, 7, 7),
+    Case(8, 512, 7, 7),
+)
+# Those of them whose two passes are timed by themselves too.
+CPU_IN_PARTS = (Case(8, 256, 14, 14), Case(16, 128, 14, 14), Case(32, 256, 7, 7))
 
 
 @dataclass(frozen=True)
@@ -129,11 +143,13 @@ def headlines(device_type: str) -> Iterator[Item]:
     if device_type == "cpu":
         shapes = CPU_HEADLINES
     else:
-        in_float32 = tuple(Case(256, channels, 14, 14) for channels in (256, 128, 64))
+        in_float32 = (*(Case(256, channels, 14, 14) for channels in (256, 128, 64)), Case(256, 256, 7, 7))
         yield from (Item("network", case, COMPILED) for case in in_float32)
         shapes = tuple(replace(case, dtype="bfloat16", precision="fast") for case in in_float32)
     for case in shapes:
         yield Item("network", case, COMPILED)
+        if device_type == "cpu" and case not in CPU_IN_PARTS:
+            continue
         for direction in ("forward", "backward"):
             yield Item("network", replace(case, direction=direction), QUICK)
 
@@ -162,10 +178,11 @@ def latencies(name: str) -> Iterator[Item]:
 
 
 def exact(device_type: str) -> Iterator[Item]:
-    """Plan what the exact root costs, with more positions than channels and with fewer."""
+    """Plan what the exact root costs, with more positions than channels, with fewer, and with far fewer."""
     batch = 4 if device_type == "cpu" else 32
     yield Item("exact", Case(batch, 64, 28, 28), EXACT)
     yield Item("exact", Case(batch, 256, 14, 14), EXACT)
+    yield Item("exact", Case(batch, 256, 7, 7), EXACT)
 
 
 def networks(device_type: str) -> Iterator[Item]:

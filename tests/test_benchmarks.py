@@ -12,7 +12,14 @@ import torch
 from benchmarks import environment, gpu_timing, measure, memory, rows, sets, table, timing, truth
 from benchmarks.cases import DIRECTIONS, Case, make_inputs
 from benchmarks.providers import Provider, by_name
-from benchmarks.roofline import Ceilings, measure_ceilings, necessary_bytes, useful_flop
+from benchmarks.roofline import (
+    Ceilings,
+    flop_on_channels,
+    flop_on_positions,
+    measure_ceilings,
+    necessary_bytes,
+    useful_flop,
+)
 
 CPU = torch.device("cpu")
 CASE = Case(2, 16, 5, 5)
@@ -127,11 +134,16 @@ def test_kept_bytes_are_those_that_autograd_saves():
 
 
 def test_useful_flop_are_those_counted_by_hand():
-    assert (
-        useful_flop(256, 256, 196, 5, "forward") == 256 * (12 * 256**3 + 256**2 * 196) == pytest.approx(55e9, rel=0.01)
-    )
-    assert useful_flop(256, 256, 196, 5, "backward") == 256 * (35 * 256**3 + 2 * 256**2 * 196)
-    assert useful_flop(256, 256, 196, 5, "backward") == pytest.approx(157e9, rel=0.01)
+    by_channels = flop_on_channels(256, 196, 5)
+    assert 256 * by_channels["forward"] == 256 * (12 * 256**3 + 256**2 * 196) == pytest.approx(55e9, rel=0.01)
+    assert 256 * by_channels["backward"] == 256 * (35 * 256**3 + 2 * 256**2 * 196) == pytest.approx(157e9, rel=0.01)
+    # On the side of the positions: K, z q and T z^T; G z, z^T H, H q and z L.
+    by_positions = flop_on_positions(256, 196, 5)
+    assert by_positions["forward"] == 12 * 196**3 + (1 + 2) * 256 * 196**2 + 256**2 * 196
+    assert by_positions["backward"] == 35 * 196**3 + 2 * 256**2 * 196 + (1 + 2 + 2) * 256 * 196**2
+    assert useful_flop(256, 256, 196, 5, "both") == 256 * by_positions["both"] == pytest.approx(121e9, rel=0.01)
+    assert useful_flop(3, 192, 196, 5, "backward") == 3 * flop_on_channels(192, 196, 5)["backward"]
+    assert flop_on_positions(2, 1, 1) == {"inference": 10, "forward": 10, "backward": 18, "both": 28}
     # One channel and one position, where a product of halves is one operation: 1 + 1; 2 + 0 + 2.
     assert useful_flop(1, 1, 1, 1, "forward") == useful_flop(1, 1, 1, 1, "inference") == 2
     assert useful_flop(1, 1, 1, 1, "backward") == 4
