@@ -48,7 +48,7 @@ def isqrt_pool(
             trace[part] = start(centred, out=iterates.w[0])
             last = newton_schulz(iterates)
             if on_positions:
-                write_pooled(last, centred, trace[part], triu, out=pooled[part])
+                write_pooled(iterates, centred, trace[part], triu, out=pooled[part])
                 continue
             if triu:
                 last = last.flatten(1).index_select(1, triangle_map(c, x.device))

@@ -27,18 +27,19 @@ def start_on_positions(centred: Tensor, out: Tensor) -> Tensor:
     return trace
 
 
-def write_pooled(factor: Tensor, centred: Tensor, trace: Tensor, triu: bool, out: Tensor) -> None:
+def write_pooled(iterates: Iterates, centred: Tensor, trace: Tensor, triu: bool, out: Tensor) -> None:
     """Write sqrt(t) z q(K) z^T into ``out``.
 
     Args:
-        factor: q(K), (b, M, M).
+        iterates: of q(K) = Z_N, (b, M, M).
         centred: x - mu, (b, C, M).
         trace: t, (b,).
         triu: whether ``out`` is the upper triangle, (b, C(C+1)/2), or the whole, (b, C, C).
         out: of any floating dtype.
     """
     m = centred.shape[-1]
-    rows = torch.bmm(centred, factor * (inverse_root(trace) / m))
+    rows = torch.baddbmm(centred, centred, iterates.last, beta=iterates.last_identity_part)
+    rows.mul_(inverse_root(trace) / m)
     if triu:
         multiply_to_triangle(rows, centred.mT, out=out)
     elif out.dtype == rows.dtype:
@@ -80,5 +81,6 @@ class PositionScratch:
         z = centred.mul_(inverse_root(trace) / m**0.5)
         twice_g, twice_h = fold_gradient(grad, triu, out=self._twice_g[:b]), self._twice_h[:b]
         multiply_features(twice_g, z, out=twice_h)
-        factor, derivative = scratch.gram_gradient(iterates, torch.bmm(z.mT, twice_h))
-        multiply_pair(twice_h, factor / m**0.5, z, derivative.div_(m**0.5), out=out)
+        derivative = scratch.gram_gradient(iterates, torch.bmm(z.mT, twice_h)).div_(m**0.5)
+        part = iterates.last_identity_part / m**0.5
+        multiply_pair(twice_h, iterates.last / m**0.5, z, derivative, own=part, out=out)

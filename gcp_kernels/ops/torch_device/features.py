@@ -35,14 +35,16 @@ def multiply_features(matrix: Tensor, centred: Tensor, out: Tensor) -> None:
         out.copy_(torch.bmm(left, right))
 
 
-def multiply_pair(first: Tensor, left: Tensor, second: Tensor, right: Tensor, out: Tensor) -> None:
-    """Write ``first`` @ ``left`` + ``second`` @ ``right`` into ``out``, (b, C, M), in its dtype and strides.
+def multiply_pair(first: Tensor, left: Tensor, second: Tensor, right: Tensor, own: float, out: Tensor) -> None:
+    """Write ``first`` (``left`` + ``own`` I) + ``second`` ``right`` into ``out``, (b, C, M), in its dtype and strides.
 
-    ``left`` and ``right`` are symmetric.
+    ``left`` and ``right`` are symmetric, (b, M, M).
     """
     if is_channels_last(out):
-        out, first, left, second, right = out.mT, left, first.mT, right, second.mT
-    if out.dtype == first.dtype:
-        torch.bmm(first, left, out=out).baddbmm_(second, right)
+        out, addend, first, left, second, right = out.mT, first.mT, left, first.mT, right, second.mT
     else:
-        out.copy_(torch.bmm(first, left).baddbmm_(second, right))
+        addend = first
+    if out.dtype == first.dtype:
+        torch.baddbmm(addend, first, left, beta=own, out=out).baddbmm_(second, right)
+    else:
+        out.copy_(torch.baddbmm(addend, first, left, beta=own).baddbmm_(second, right))

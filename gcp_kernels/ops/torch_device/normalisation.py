@@ -45,25 +45,25 @@ class GradientScratch:
         gradient.diagonal(dim1=-2, dim2=-1).add_(trace_term[:, None])
         return gradient
 
-    def gram_gradient(self, iterates: Iterates, twice_p: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute q(K), and 2 (L + a I) from 2 P = z^T 2 G z.
+    def gram_gradient(self, iterates: Iterates, twice_p: Tensor) -> Tensor:
+        """Compute 2 (L + a I) from 2 P = z^T 2 G z.
 
         With L = L_q(K, P) the gradient of the scaled features z is H q + z (L + a I), where H = G z and the trace term
         is a = -<q, P> / 2 - <L, K>; docs/mathematics.md derives it.
 
         Args:
-            iterates: those of the forward pass, for Z_N.
+            iterates: those of the forward pass, for q(K) = Z_N.
             twice_p: 2 P, symmetric but for rounding, (b, M, M). Overwritten.
 
         Returns:
-            Two of shape (b, M, M), symmetric; the second in working memory that the next slice of the batch overwrites.
+            Shape (b, M, M), symmetric, in working memory that the next slice of the batch overwrites.
         """
-        factor = iterates.last
-        trace_term = inner(twice_p, factor) / -2
+        trace_term = inner(twice_p, iterates.last) / -2
+        trace_term -= twice_p.diagonal(dim1=-2, dim2=-1).sum(-1) * (iterates.last_identity_part / 2)
         gradient = derivative(iterates, twice_p, self._slab[1:, : twice_p.shape[0]])
         trace_term -= inner(gradient, iterates.w[0])
         gradient.diagonal(dim1=-2, dim2=-1).add_(trace_term[:, None])
-        return factor, gradient
+        return gradient
 
 
 def inverse_root(trace: Tensor) -> Tensor:
