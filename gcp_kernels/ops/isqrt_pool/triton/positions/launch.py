@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from gcp_kernels.precision import PLANES
@@ -10,6 +11,8 @@ from ....triton_device.arguments import features_of, matrices_of
 from ....triton_device.launch import alignment, is_wide
 from ....triton_device.policy import OnChip
 from . import on_chip
+
+_MOST_IN_REGISTERS = 64
 
 
 def launch_forward(
@@ -46,12 +49,15 @@ def launch_backward(
     products = trace.new_empty(b, blocks * choice.block_c, choice.block_m)
     largest, spans = trace.new_empty(b, blocks), trace.new_empty(b)
     squares = trace.new_empty(b, 2, choice.block_m, choice.block_m)
+    history = None
+    if planes == 2 and choice.block_m >= _MOST_IN_REGISTERS:
+        history = trace.new_empty(b, n_iter, 4, choice.block_m, choice.block_m, dtype=torch.float16)
     if choice.shared:
         on_chip.isqrt_pool_positions_direction_kernel[(b * blocks,)](
             upstream, given, centre, trace, products, largest, c, m, planes, *constants, **options
         )
     on_chip.isqrt_pool_positions_backward_kernel[(b,)](
-        upstream, given, centre, trace, out, products, largest, squares, spans, c, m, n_iter,
+        upstream, given, centre, trace, out, products, largest, squares, history, spans, c, m, n_iter,
         choice.shared, planes, *constants, **options,
     )  # fmt: skip
     if choice.shared:

@@ -1,4 +1,4 @@
-"""Few positions, any number of channels: one program, one sample, one launch; or, for few samples, a launch or two more.
+"""Few positions, any number of channels: a program for each sample, or several, in a launch or two more.
 
 The Gram matrix K of a sample's positions stays on chip, as the covariance does in ``isqrt_pool/triton/on_chip.py``.
 Channels are read in blocks, once in each phase: statistics, K, and what is stored. Where samples are fewer than
@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from ....triton_device.features import sample_of
-from ....triton_device.products import direction, growth_of, inverse_root, split
+from ....triton_device.products import direction, inverse_root, split
 from ..phases import largest_of, program_of
 from .blocks import (
     gram_and_direction,
@@ -20,14 +20,7 @@ from .blocks import (
     store_gradient_block,
     store_pooled_rows,
 )
-from .factor import factor_and_tangent, factor_of, regularised, unit_of
-
-
-@triton.jit
-def at_square(matrices, index, BLOCK_M: tl.constexpr):
-    """List the addresses of the ``index``-th of the sample's (BLOCK_M, BLOCK_M) matrices."""
-    rows = tl.arange(0, BLOCK_M)
-    return matrices + index * (BLOCK_M * BLOCK_M) + rows[:, None] * BLOCK_M + rows[None, :]
+from .factor import at_square, factor_and_tangent, factor_of, regularised, unit_of
 
 
 @triton.jit(do_not_specialize=["M", "n_iter"])
@@ -135,6 +128,7 @@ def isqrt_pool_positions_backward_kernel(
     products,
     largest,
     squares,
+    history,
     spans,
     C,
     M,
@@ -167,15 +161,18 @@ def isqrt_pool_positions_backward_kernel(
     most = largest_of(largest, blocks)
     k, p = gram_and_direction(own, own_centre, scale, products, largest, most, PLANES, BLOCK_C, BLOCK_M)
     k = regularised(k, own.M)
-    growth, largest_p = growth_of(own.M, n_iter), tl.max(tl.abs(p))
-    p = direction(p, largest_p, growth)
+    largest_p = tl.max(tl.abs(p))
+    # Symmetric to the last bit, which the iteration needs: what is not would grow by 9/4 in every step.
+    p = direction(0.5 * (p + tl.trans(p)), largest_p, own.M)
     # Kept in memory: in registers, they would take them through the whole iteration.
     tl.store(at_square(squares, 0, BLOCK_M), k)
     tl.store(at_square(squares, 1, BLOCK_M), p)
     tl.debug_barrier()
+    if history is not None:
+        history += sample * (n_iter - 1) * (4 * BLOCK_M * BLOCK_M)
     unit = unit_of(n_iter)
     # 0 for a constant sample, see above.
-    q, derivative = factor_and_tangent(k, p, tl.where(t == 0, 0.0, unit), n_iter, PLANES)
+    q, derivative = factor_and_tangent(k, p, tl.where(t == 0, 0.0, unit), n_iter, history, PLANES, BLOCK_M)
     k, p = tl.load(at_square(squares, 0, BLOCK_M)), tl.load(at_square(squares, 1, BLOCK_M))
     trace_term = -tl.sum(0.5 * q * p + derivative * k)
     rows = tl.arange(0, BLOCK_M)
@@ -184,7 +181,7 @@ def isqrt_pool_positions_backward_kernel(
         tl.debug_barrier()
         tl.store(at_square(squares, 0, BLOCK_M), q)
         tl.store(at_square(squares, 1, BLOCK_M), derivative)
-        tl.store(spans + sample, largest_p * growth)
+        tl.store(spans + sample, largest_p * own.M)
     else:
         high, low = split(q)
         derivative_high, derivative_low = split(derivative)
@@ -192,7 +189,7 @@ def isqrt_pool_positions_backward_kernel(
         for block in range(blocks):
             store_gradient_block(
                 own, own_centre, scale, products, largest, most, high, low, derivative_high, derivative_low,
-                largest_p * growth, most / (unit * tl.sqrt_rn(own.M * 1.0)), own_grad, block, BLOCK_C, BLOCK_M,
+                largest_p * own.M, most / (unit * tl.sqrt_rn(own.M * 1.0)), own_grad, block, BLOCK_C, BLOCK_M,
             )  # fmt: skip
 
 
