@@ -34,6 +34,11 @@ class OnChip:
     side: Side = CHANNELS
     shared: bool = False
 
+    @property
+    def size(self) -> int:
+        """Give the side of its matrices."""
+        return self.block_m if self.side == POSITIONS else self.block_c
+
     def blocks(self, c: int) -> int:
         """Count the blocks of channels that are read, on the side of the positions."""
         return -(-c // self.block_c)
