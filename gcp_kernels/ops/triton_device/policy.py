@@ -138,8 +138,12 @@ _SMALL = (OnChip(16, 32, warps=1), OnChip(32, 32, warps=2))
 _MIDDLE = (*_SMALL, OnChip(64, 32, warps=4))
 _LARGE = (*_MIDDLE, OnChip(128, 64, warps=8))
 
-# On the side of the positions, of so many positions.
-_POSITIONS = tuple(OnChip(64, block_m, warps, side=POSITIONS) for block_m, warps in ((16, 4), (32, 4), (64, 4)))
+# On the side of the positions the result is stored in tiles of (block_c, block_c): 64 rows are one warp group's.
+_FEW = (OnChip(64, 16, 4, side=POSITIONS), OnChip(64, 32, 4, side=POSITIONS))
+_POSITIONS = (*_FEW, OnChip(64, 64, 4, side=POSITIONS))
+# Backward, blocks of 64 channels leave no registers beside matrices of 64 positions where these are operands too.
+_NARROW_POSITIONS = (*_FEW, OnChip(32, 64, 4, side=POSITIONS))
+_WIDE_POSITIONS = (*_FEW, OnChip(32, 64, 8, side=POSITIONS))
 
 # Tiles of 64 rows are one warp group's: of eight warps half repeat the products of the others, and sums go through
 # shared memory in every step (33 barriers where there are 2 now). Two programs of four warps fit on a multiprocessor.
@@ -154,7 +158,8 @@ AMPERE = Choices(
     on_chip_forward={1: _MIDDLE, 2: _MIDDLE},
     on_chip_backward={1: _SMALL, 2: _SMALL},
     positions_forward={1: _POSITIONS, 2: _POSITIONS},
-    positions_backward={1: _POSITIONS, 2: _POSITIONS},
+    # In "high", matrices of 64 positions spill 904 bytes or more.
+    positions_backward={1: _NARROW_POSITIONS, 2: _FEW},
     # A third stage spills 104 bytes in "high", and backward 432 in "fast".
     forward={1: _LONG_3_STAGES, 2: _TILING},
     backward={1: _TILING, 2: _NARROW_3_STAGES},
@@ -176,7 +181,7 @@ BLACKWELL = Choices(
     on_chip_forward={1: _MIDDLE, 2: _MIDDLE},
     on_chip_backward={1: _SMALL, 2: _SMALL},
     positions_forward={1: _POSITIONS, 2: _POSITIONS},
-    positions_backward={1: _POSITIONS, 2: _POSITIONS},
+    positions_backward={1: _WIDE_POSITIONS, 2: _WIDE_POSITIONS},
     forward={1: _TILING, 2: _TILING},
     backward={1: _TILING, 2: _TILING},
     phases={1: _TILING, 2: _TILING},
@@ -185,7 +190,8 @@ BLACKWELL_CONSUMER = Choices(
     on_chip_forward={1: _MIDDLE, 2: _MIDDLE},
     on_chip_backward={1: _SMALL, 2: _SMALL},
     positions_forward={1: _POSITIONS, 2: _POSITIONS},
-    positions_backward={1: _POSITIONS, 2: _POSITIONS},
+    # In "high", matrices of 64 positions spill 848 bytes or more.
+    positions_backward={1: _NARROW_POSITIONS, 2: _FEW},
     forward={1: _LONG_3_STAGES, 2: _TILING_3_STAGES},
     # A third stage spills 184 bytes in "fast".
     backward={1: _TILING, 2: _NARROW_3_STAGES},
@@ -216,10 +222,10 @@ MOST_POSITIONS = 64
 def side_of(c: int, m: int) -> Side:
     """Choose the side on which (C, M) features are iterated, the same for both passes and on every architecture.
 
-    It is that of the smaller matrices, in the sizes that kernels have. On the side of the positions there are three
-    products more, two with features and one with the direction. So counted in products of blocks of 64, with N = 5,
-    positions win by 1.1 to 1 at 512 channels and 448 positions forward, are even backward, and lose from 0.9 of the
-    channels on. Up to 256 channels they win by 1.3 or more wherever they are a size smaller.
+    It is that of the smaller matrices, in the sizes that kernels have, if they are smaller by a tenth: on the side of
+    the positions there are three products more, two with features and one with the direction. Counted in products of
+    blocks of 64, at N = 5, positions take fewer wherever they are chosen; where M is nearer to C the two differ by a
+    tenth, either way, for many channels.
     """
     smaller = 10 * _padded(m) < 9 * _padded(c)
     return POSITIONS if smaller and m <= MOST_POSITIONS else CHANNELS
@@ -233,16 +239,16 @@ def _padded(side: int) -> int:
 def isqrt_forward(b: int, c: int, m: int, precision: str, arch: Architecture) -> Config:
     """Choose how ``isqrt_pool`` runs; for ``precision`` see PLANES."""
     table, planes = choices(arch), PLANES[precision]
-    if side_of(c, m) == POSITIONS:
-        return _on_positions(b, c, m, table, table.positions_forward[planes], arch)
+    if side_of(c, m) == POSITIONS and (config := _on_positions(b, c, m, table, table.positions_forward[planes], arch)):
+        return config
     return _on_channels(b, c, m, table, planes, table.on_chip_forward[planes], table.forward[planes], arch)
 
 
 def isqrt_backward(b: int, c: int, m: int, precision: str, arch: Architecture) -> Config:
     """Choose how its backward pass runs."""
     table, planes = choices(arch), PLANES[precision]
-    if side_of(c, m) == POSITIONS:
-        return _on_positions(b, c, m, table, table.positions_backward[planes], arch)
+    if side_of(c, m) == POSITIONS and (config := _on_positions(b, c, m, table, table.positions_backward[planes], arch)):
+        return config
     return _on_channels(b, c, m, table, planes, table.on_chip_backward[planes], table.backward[planes], arch)
 
 
@@ -258,9 +264,15 @@ def sqrt_backward(b: int, c: int, precision: str, arch: Architecture) -> Config:
     return _on_channels(b, c, 1, table, planes, table.on_chip_backward[planes], table.backward[planes], arch)
 
 
-def _on_positions(b: int, c: int, m: int, table: Choices, on_chip: tuple[OnChip, ...], arch: Architecture) -> OnChip:
-    config = next(config for config in on_chip if m <= config.block_m)
-    return replace(config, shared=table.thresholds.wants_sharing(b, config.blocks(c), arch.multiprocessors))
+def _on_positions(
+    b: int, c: int, m: int, table: Choices, on_chip: tuple[OnChip, ...], arch: Architecture
+) -> OnChip | None:
+    """Choose on the side of the positions; ``None`` where their matrices are not on chip."""
+    for config in on_chip:
+        if m <= config.block_m:
+            shared = table.thresholds.wants_sharing(b, config.blocks(c), arch.multiprocessors)
+            return replace(config, shared=shared)
+    return None
 
 
 def _on_channels(

@@ -57,6 +57,7 @@ def launch_forward(
     given, align = (matrices_of(source), 1) if centre is None else (features_of(source), alignment(m, source))
     with current(source.device):
         if choice.side == POSITIONS:
+            assert centre is not None  # matrices that are given have no positions
             positions.launch_forward(source, pooled, centre, trace, n_iter, precision, choice)
         elif isinstance(choice, OnChip):
             on_chip.isqrt_pool_on_chip_forward_kernel[(b,)](
@@ -92,6 +93,7 @@ def launch_backward(
         given, out, align = features_of(source), features_of(grad_source), alignment(m, source, grad_source)
     with current(source.device):
         if choice.side == POSITIONS:
+            assert centre is not None  # matrices that are given have no positions
             positions.launch_backward(grad, source, centre, trace, grad_source, n_iter, precision, choice)
         elif isinstance(choice, OnChip):
             on_chip.isqrt_pool_on_chip_backward_kernel[(b,)](
