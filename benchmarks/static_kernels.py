@@ -92,11 +92,9 @@ def shipped(arch: int) -> Iterator[Case]:
         ):
             for choice in on_chip[planes]:
                 yield Case(choice, backward, precision, dtype, choice.block_c)
-            positions = table.positions_backward if backward else table.positions_forward
-            for choice in positions[planes]:
-                for shared in (False, True):
-                    one = replace(choice, shared=shared)
-                    yield Case(one, backward, precision, dtype, CHANNELS, m=choice.block_m)
+            positions = (table.positions_backward if backward else table.positions_forward)[planes]
+            for choice in (*positions, replace(positions[-1], shared=True)):
+                yield Case(choice, backward, precision, dtype, CHANNELS, m=choice.block_m)
             yield Case(Persistent(tilings[planes], MULTIPROCESSORS), backward, precision, dtype, CHANNELS)
         for backward in (False, True):
             phases = Phases(table.phases[planes], SPLITS, chunk=4 * table.phases[planes].block_m)
@@ -116,7 +114,6 @@ def variants(case: Case) -> Iterator[Case]:
     yield replace(case, variant="wide", wide=True)
     if case.on_positions:
         yield replace(case, variant="odd positions", m=case.m - 3)
-        yield replace(case, variant="C = 2048", c=2048)
     else:
         yield replace(case, variant="56 x 56", m=3136)
     yield replace(case, variant="odd channels", c=case.c - 3)
@@ -126,10 +123,9 @@ def variants(case: Case) -> Iterator[Case]:
     if case.form != "on chip":
         for c in (64, 1024):
             yield replace(case, variant=f"C = {c}", c=c)
-    if case.form != "covariance":
+    if case.form != "covariance" and not case.on_positions:
+        yield replace(case, variant="matrix", source="matrix", m=1, triu=False)
         yield replace(case, variant="one iteration", n_iter=1)
-        if not case.on_positions:
-            yield replace(case, variant="matrix", source="matrix", m=1, triu=False)
     if case.form == "persistent":
         yield replace(case, variant="one sample", b=1)
 

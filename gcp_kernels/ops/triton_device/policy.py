@@ -267,12 +267,16 @@ def sqrt_backward(b: int, c: int, precision: str, arch: Architecture) -> Config:
 def _on_positions(
     b: int, c: int, m: int, table: Choices, on_chip: tuple[OnChip, ...], arch: Architecture
 ) -> OnChip | None:
-    """Choose on the side of the positions; ``None`` where their matrices are not on chip."""
-    for config in on_chip:
-        if m <= config.block_m:
-            shared = table.thresholds.wants_sharing(b, config.blocks(c), arch.multiprocessors)
-            return replace(config, shared=shared)
-    return None
+    """Choose on the side of the positions; ``None`` where their matrices are not on chip.
+
+    Programs share a sample in the largest block alone: where there are so few, what is computed in vain costs little,
+    and there are fewer kernels to compile.
+    """
+    fitting = [config for config in on_chip if m <= config.block_m]
+    if not fitting:
+        return None
+    shares = table.thresholds.wants_sharing(b, fitting[-1].blocks(c), arch.multiprocessors)
+    return replace(fitting[-1], shared=True) if shares else fitting[0]
 
 
 def _on_channels(

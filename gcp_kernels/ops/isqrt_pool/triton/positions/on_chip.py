@@ -44,7 +44,8 @@ def isqrt_pool_positions_forward_kernel(
     sample = tl.program_id(0).to(tl.int64)
     own, own_centre = sample_of(x, sample, C, M, WIDE, ALIGN), centre + sample * C
     total = store_centres(own, own_centre, BLOCK_C, BLOCK_M)
-    t, scale = total / own.M, inverse_root(total)
+    t = total / own.M
+    scale = inverse_root(t * own.M)  # as the other passes have it
     tl.store(trace + sample, t)
     tl.debug_barrier()
     k = regularised(gram_matrix(own, own_centre, scale, PLANES, BLOCK_C, BLOCK_M), own.M)
