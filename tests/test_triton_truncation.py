@@ -99,7 +99,7 @@ def test_high_keeps_its_promise_where_bits_are_cut_off(monkeypatch):
 
 
 def test_high_keeps_its_promise_on_the_side_of_the_positions(monkeypatch):
-    """About 1e-6 and 2e-6 too; the longest steps are of 64 channels and 64 positions."""
+    """About 0.6e-6 and 1.4e-6; the longest steps are of 64 channels and 64 positions."""
     AMPERE.install(monkeypatch)
     forms.force(monkeypatch, policy.HOPPER.positions_forward[2][-1], policy.HOPPER.positions_backward[2][-1])
     assert max(errors("rank_one_plus_noise")) < tolerances.PROMISE["high"]

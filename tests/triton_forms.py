@@ -57,6 +57,8 @@ def choice_of(form: str, c: int, m: int, *, tiling: Tiling | None = None, progra
     if form in POSITION_FORMS:
         block_c = next((block for block in (16, 32) if c <= 3 * block), 64)
         block_m = max(16, 1 << (m - 1).bit_length())
+        if not INTERPRETED and block_m > 64:
+            pytest.skip("so many positions are on chip in the interpreter alone")
         return OnChip(block_c, block_m, warps=4, side=POSITIONS, shared=form == "positions_shared")
     tiling = tiling or tiling_of(c)
     if form == "persistent":

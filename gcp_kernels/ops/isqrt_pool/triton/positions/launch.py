@@ -55,7 +55,7 @@ def launch_backward(
         history = trace.new_empty(b, n_iter, 4, choice.block_m, choice.block_m, dtype=torch.float16)
     if choice.shared:
         on_chip.isqrt_pool_positions_direction_kernel[(b * blocks,)](
-            upstream, given, centre, trace, products, largest, c, m, planes, *constants, **options
+            upstream, given, centre, trace, products, largest, c, m, *constants, **options
         )
     on_chip.isqrt_pool_positions_backward_kernel[(b,)](
         upstream, given, centre, trace, out, products, largest, squares, history, spans, c, m, n_iter,

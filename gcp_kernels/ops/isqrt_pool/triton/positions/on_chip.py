@@ -1,9 +1,9 @@
-"""Few positions, any number of channels: a program for each sample, or several, in a launch or two more.
+"""Few positions, any number of channels: a program for each sample in one launch, or several in two or three.
 
 The Gram matrix K of a sample's positions stays on chip, as the covariance does in ``isqrt_pool/triton/on_chip.py``.
-Channels are read in blocks, once in each phase: statistics, K, and what is stored. Where samples are fewer than
-multiprocessors, phases that treat each block of channels by itself are launches with a program for each: then
-``factor``, or ``shared``, is not None, and q(K) passes through it.
+Channels are read in blocks, once in each phase: for statistics, for K, and for what is stored. Where samples are fewer
+than multiprocessors, phases that treat each block of channels by itself are launches of their own, with a program for
+each block: then ``factor`` is there, or SHARED is set, and matrices of (BLOCK_M, BLOCK_M) pass through memory.
 """
 
 import triton
@@ -102,7 +102,6 @@ def isqrt_pool_positions_direction_kernel(
     largest,
     C,
     M,
-    PLANES: tl.constexpr,
     WIDE: tl.constexpr,
     ALIGN: tl.constexpr,
     BLOCK_C: tl.constexpr,
@@ -115,7 +114,7 @@ def isqrt_pool_positions_direction_kernel(
     store_direction_rows(
         grad, sample, own, centre + sample * C, inverse_root(tl.load(trace + sample) * own.M),
         products + sample * (blocks * BLOCK_C * BLOCK_M), largest + sample * blocks, block,
-        PLANES, WIDE, BLOCK_C, BLOCK_M,
+        WIDE, BLOCK_C, BLOCK_M,
     )  # fmt: skip
 
 
@@ -155,9 +154,7 @@ def isqrt_pool_positions_backward_kernel(
     scale = inverse_root(t * own.M)
     if not SHARED:
         for block in range(blocks):
-            store_direction_rows(
-                grad, sample, own, own_centre, scale, products, largest, block, PLANES, WIDE, BLOCK_C, BLOCK_M
-            )
+            store_direction_rows(grad, sample, own, own_centre, scale, products, largest, block, WIDE, BLOCK_C, BLOCK_M)
         tl.debug_barrier()
     most = largest_of(largest, blocks)
     k, p = gram_and_direction(own, own_centre, scale, products, largest, most, PLANES, BLOCK_C, BLOCK_M)
