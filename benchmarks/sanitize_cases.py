@@ -178,7 +178,8 @@ class LaunchCheck:
         dtype = str(case.dtype).removeprefix("torch.")
         direction = "backward" if case.backward else "forward"
         layout = " channels_last" if case.channels_last else ""
-        return f"triton {case.form} {direction} of {case.source} C={case.c} {dtype} {case.precision}{layout}"
+        side = f" on{' shared' if case.choice.shared else ''} positions M={case.m}" if case.on_positions else ""
+        return f"triton {case.form}{side} {direction} of {case.source} C={case.c} {dtype} {case.precision}{layout}"
 
     @property
     def precision(self) -> str:
@@ -313,6 +314,10 @@ def triton_launches(capability: int) -> Iterator[LaunchCheck]:
             for choice in on_chip:
                 yield case(choice, choice.block_c)
                 yield case(choice, choice.block_c - 4, channels_last=True)
+            positions = (table.positions_backward if backward else table.positions_forward)[planes]
+            for choice in positions:
+                yield case(choice, 100, m=choice.block_m - 7)
+            yield case(replace(positions[-1], shared=True), 256, m=positions[-1].block_m, channels_last=True)
             tiling = (table.backward if backward else table.forward)[planes]
             # Three samples for two programs: a slab is used a second time.
             for c in CHANNELS:

@@ -19,6 +19,7 @@ from triton import knobs
 from gcp_kernels.ops.covariance_pool.triton import launch as covariance
 from gcp_kernels.ops.isqrt_pool.triton import launch as isqrt
 from gcp_kernels.ops.shapes import empty_gradient, pooled_shape
+from gcp_kernels.ops.sides import POSITIONS
 from gcp_kernels.ops.triton_device import policy
 from gcp_kernels.ops.triton_device.architecture import Architecture
 from gcp_kernels.ops.triton_device.policy import OnChip, Persistent, Phases, Tiling
@@ -59,6 +60,11 @@ class Case:
         names = {OnChip: "on chip", Persistent: "persistent", Phases: "phases", Tiling: "covariance"}
         return names[type(self.choice)]
 
+    @property
+    def on_positions(self) -> bool:
+        """Whether it iterates on the side of the positions."""
+        return not isinstance(self.choice, Tiling) and self.choice.side == POSITIONS
+
 
 @dataclass(frozen=True)
 class Kernel:
@@ -86,6 +92,9 @@ def shipped(arch: int) -> Iterator[Case]:
         ):
             for choice in on_chip[planes]:
                 yield Case(choice, backward, precision, dtype, choice.block_c)
+            positions = (table.positions_backward if backward else table.positions_forward)[planes]
+            for choice in (*positions, replace(positions[-1], shared=True)):
+                yield Case(choice, backward, precision, dtype, CHANNELS, m=choice.block_m)
             yield Case(Persistent(tilings[planes], MULTIPROCESSORS), backward, precision, dtype, CHANNELS)
         for backward in (False, True):
             phases = Phases(table.phases[planes], SPLITS, chunk=4 * table.phases[planes].block_m)
@@ -103,7 +112,10 @@ def variants(case: Case) -> Iterator[Case]:
     yield replace(case, variant="full output", triu=False)
     yield replace(case, variant="channels last", channels_last=True)
     yield replace(case, variant="wide", wide=True)
-    yield replace(case, variant="56 x 56", m=3136)
+    if case.on_positions:
+        yield replace(case, variant="odd positions", m=case.m - 3)
+    else:
+        yield replace(case, variant="56 x 56", m=3136)
     yield replace(case, variant="odd channels", c=case.c - 3)
     for dtype in (torch.float16, torch.bfloat16, torch.float32):
         if dtype != case.dtype:
@@ -111,7 +123,7 @@ def variants(case: Case) -> Iterator[Case]:
     if case.form != "on chip":
         for c in (64, 1024):
             yield replace(case, variant=f"C = {c}", c=c)
-    if case.form != "covariance":
+    if case.form != "covariance" and not case.on_positions:
         yield replace(case, variant="matrix", source="matrix", m=1, triu=False)
         yield replace(case, variant="one iteration", n_iter=1)
     if case.form == "persistent":

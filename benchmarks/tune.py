@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 # In this order: what later searches compare with is then tuned already.
 KERNELS = (
     "covariance", "persistent-forward", "persistent-backward", "phases", "on-chip-forward", "on-chip-backward",
-    "thresholds",
+    "positions-forward", "positions-backward", "thresholds",
 )  # fmt: skip
 MULTIPROCESSORS = 132
 NO_GPU = "needs a GPU that torch can use; --dry-run --arch 90 lists the legal candidates without one"
@@ -125,15 +125,15 @@ def why_not(args: argparse.Namespace, clock: Stopwatch | None) -> str | None:
 
 
 def places(kernels: Sequence[str], precisions: Sequence[str]) -> Iterator[tuple[str, str, int]]:
-    """Kernel, precision and side of every entry; on chip from the largest matrices to the smallest."""
-    from .tune_space import ON_CHIP_SIDES
+    """Kernel, precision and side of the matrices of every entry; on chip from the largest matrices to the smallest."""
+    from .tune_space import sizes
 
     for kernel in kernels:
         if kernel == "covariance":
             yield kernel, " and ".join(PRECISIONS), 0  # whatever is asked for: one tiling serves both
         elif kernel != "thresholds":
             for precision in precisions:
-                for side in ON_CHIP_SIDES if kernel.startswith("on-chip") else (0,):
+                for side in sizes(kernel):
                     yield kernel, precision, side
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 from gcp_kernels.architectures import FIRST_WITH, choices_of
+from gcp_kernels.ops.sides import POSITIONS
 from gcp_kernels.ops.triton_device import policy
 from gcp_kernels.ops.triton_device.architecture import Architecture
 from gcp_kernels.ops.triton_device.policy import Choices, OnChip, Tiling
@@ -17,15 +18,21 @@ from .static_kernels import DTYPES, Case
 
 # Tables by their name in the configuration, and the architecture that each is compiled for first.
 TABLES = dict(sorted(FIRST_WITH.items(), key=lambda named: named[1]))
-KERNELS = ("on-chip-forward", "on-chip-backward", "persistent-forward", "persistent-backward", "phases", "covariance")
+KERNELS = (
+    "on-chip-forward", "on-chip-backward", "positions-forward", "positions-backward",
+    "persistent-forward", "persistent-backward", "phases", "covariance",
+)  # fmt: skip
 
 ON_CHIP_SIDES = (128, 64, 32, 16)
 # A warp takes 16 rows of a product whose result is the next one's operand: those beyond would repeat others' products.
 # Fewer than here would spill.
 ON_CHIP_WARPS = {16: (1,), 32: (1, 2), 64: (2, 4), 128: (4, 8)}
 ON_CHIP_POSITIONS = (16, 32, 64)
+# On the side of the positions, of so many; channels are read in blocks of 32 or 64, and whole warp groups store them.
+POSITIONS_SIDES = (64, 32, 16)
+POSITIONS_CHANNELS, POSITIONS_WARPS = (32, 64), (2, 4, 8)
 STAGES = (1, 2, 3, 4)
-BLOCKS, INNER, POSITIONS = (32, 64, 128), (16, 32, 64), (16, 32)
+BLOCKS, INNER, STRIPS = (32, 64, 128), (16, 32, 64), (16, 32)
 WARPS = {32: (2, 4), 64: (4,), 128: (4, 8)}
 
 Option = OnChip | Tiling | None
@@ -36,7 +43,7 @@ class Entry:
     """One value of a table: where it stands, what it is today, what else it could be, and on what it is timed.
 
     ``precision`` of covariances is "fast and high". An entry on chip may also be ``None``, not there at all: then the
-    ``rival`` serves its channels, the entry for the next larger matrices or a tiling through the L2 cache. The
+    ``rival`` serves its shapes, the entry for the next larger matrices or a tiling through the L2 cache. The
     configurations in ``cases`` are placeholders.
     """
 
@@ -50,7 +57,8 @@ class Entry:
 
     @property
     def name(self) -> str:
-        return f"{self.kernel} {self.precision}" + (f" up to {self.side} channels" if self.side else "")
+        of = "positions" if self.kernel.startswith("positions") else "channels"
+        return f"{self.kernel} {self.precision}" + (f" up to {self.side} {of}" if self.side else "")
 
     def launches(self, option: Option, arch: Architecture) -> list[Case]:
         """Give the passes in the configuration that an option means for their shapes."""
@@ -94,13 +102,18 @@ def entry(kernel: str, precision: str, side: int, table: Choices, covariance: Ti
     if kernel == "covariance":  # one tiling serves both precisions
         return Entry(kernel, precision, 0, covariance, None, tuple(tilings()), timed)
     planes = PLANES[precision]
-    if kernel.startswith("on-chip"):
-        backward = kernel.endswith("backward")
-        on_chip = (table.on_chip_backward if backward else table.on_chip_forward)[planes]
-        tiling = (table.backward if backward else table.forward)[planes]
-        larger = next((choice for choice in on_chip if choice.block_c > side), None)
-        shipped = next((choice for choice in on_chip if choice.block_c == side), None)
-        return Entry(kernel, precision, side, shipped, larger or tiling, (*on_chip_candidates(side), None), timed)
+    if side:
+        on_chip = {
+            "on-chip-forward": table.on_chip_forward,
+            "on-chip-backward": table.on_chip_backward,
+            "positions-forward": table.positions_forward,
+            "positions-backward": table.positions_backward,
+        }[kernel][planes]
+        tiling = (table.backward if kernel.endswith("backward") else table.forward)[planes]
+        larger = next((choice for choice in on_chip if choice.size > side), None)
+        shipped = next((choice for choice in on_chip if choice.size == side), None)
+        candidates = positions_candidates(side) if kernel.startswith("positions") else on_chip_candidates(side)
+        return Entry(kernel, precision, side, shipped, larger or tiling, (*candidates, None), timed)
     shipped_tilings = {
         "persistent-forward": table.forward,
         "persistent-backward": table.backward,
@@ -109,13 +122,25 @@ def entry(kernel: str, precision: str, side: int, table: Choices, covariance: Ti
     return Entry(kernel, precision, 0, shipped_tilings[kernel][planes], None, tuple(tilings()), timed)
 
 
+def sizes(kernel: str) -> tuple[int, ...]:
+    """Give the sides of the matrices for which a kernel has entries; zero where one tiling serves all."""
+    if kernel.startswith("positions"):
+        return POSITIONS_SIDES
+    return ON_CHIP_SIDES if kernel.startswith("on-chip") else (0,)
+
+
+def positions_candidates(side: int) -> Iterator[OnChip]:
+    for block_c, warps, stages in product(POSITIONS_CHANNELS, POSITIONS_WARPS, STAGES):
+        yield OnChip(block_c, side, warps, stages, POSITIONS)
+
+
 def on_chip_candidates(side: int) -> Iterator[OnChip]:
     for block_m, warps, stages in product(ON_CHIP_POSITIONS, ON_CHIP_WARPS[side], STAGES):
         yield OnChip(side, block_m, warps, stages)
 
 
 def tilings() -> Iterator[Tiling]:
-    for block, block_k, block_m, stages in product(BLOCKS, INNER, POSITIONS, STAGES):
+    for block, block_k, block_m, stages in product(BLOCKS, INNER, STRIPS, STAGES):
         for warps in WARPS[block] if block_k <= block else ():
             yield Tiling(block, block_k, block_m, warps, stages)
 
@@ -131,6 +156,10 @@ def cases(kernel: str, precision: str, side: int) -> Iterator[Case]:
         for backward in (False, True):
             yield replace(of, backward=backward, b=1)
             yield replace(of, backward=backward, b=10, m=784)
+        return
+    if kernel.startswith("positions"):
+        yield replace(of, c=256, m=side)
+        yield replace(of, c=512, m=side - side // 4 + 1)
         return
     yield of
     yield replace(of, m=49)

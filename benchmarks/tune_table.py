@@ -16,6 +16,8 @@ WIDTH = 120
 FIELDS = {
     "on-chip-forward": "on_chip_forward",
     "on-chip-backward": "on_chip_backward",
+    "positions-forward": "positions_forward",
+    "positions-backward": "positions_backward",
     "persistent-forward": "forward",
     "persistent-backward": "backward",
     "phases": "phases",
@@ -46,9 +48,9 @@ class Table:
         name, planes = FIELDS[entry.kernel], PLANES[entry.precision]
         values: Any = dict(getattr(self.choices, name))
         if entry.side:
-            others = [choice for choice in values[planes] if choice.block_c != entry.side]
+            others = [choice for choice in values[planes] if choice.size != entry.side]
             added = [option] if isinstance(option, OnChip) else []
-            values[planes] = tuple(sorted([*others, *added], key=lambda choice: choice.block_c))
+            values[planes] = tuple(sorted([*others, *added], key=lambda choice: choice.size))
         else:
             values[planes] = option
         reasons = {**self.reasons, (name, planes, entry.side): found.reason}
@@ -76,10 +78,11 @@ class Table:
         yield f"        {planes}: ("
         absent = {side: why for (at, of, side), why in self.reasons.items() if (at, of) == (name, planes)}
         for choice in shipped:
-            yield from comment(absent.pop(choice.block_c, NOT_MEASURED), "            ")
+            yield from comment(absent.pop(choice.size, NOT_MEASURED), "            ")
             yield f"            {choice},"
         for side, why in sorted(absent.items()):
-            yield from comment(f"no entry for {side} channels: {why}", "            ")
+            of = "positions" if name.startswith("positions") else "channels"
+            yield from comment(f"no entry for {side} {of}: {why}", "            ")
         yield "        ),"
 
     def _tiling(self, name: str, planes: int, tiling: Tiling) -> Iterator[str]:

@@ -1,7 +1,8 @@
 """When a launch for each phase is faster than a program for each sample: both are timed over B, C and M.
 
 The rule of :class:`gcp_kernels.ops.triton_device.policy.Thresholds` cannot be right everywhere. The rule chosen is
-the one that loses least, on average over all that was timed, against always picking the faster form.
+the one that loses least, on average over all that was timed, against always picking the faster form. It is timed on
+shapes that are iterated on the side of the channels.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
+from gcp_kernels.ops.sides import CHANNELS
 from gcp_kernels.ops.triton_device import policy
 from gcp_kernels.ops.triton_device.architecture import Architecture
 from gcp_kernels.ops.triton_device.policy import Choices, Config, OnChip, Thresholds
@@ -23,7 +25,7 @@ from .tune_space import described
 
 # Samples for each multiprocessor, channels and positions that are timed; B = 1 is timed as well.
 SHARES = (1 / 8, 1 / 4, 1 / 2, 1)
-CHANNELS = (64, 128, 256, 512)
+WIDTHS = (64, 128, 256, 512)
 POSITIONS = (49, 784, 6272)
 # Values that the rule may take; the last number of positions is never reached.
 RULE_SAMPLES = (0.0, 1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1.0, 1.5)
@@ -57,8 +59,8 @@ def forms(case: Case, table: Choices, arch: Architecture) -> tuple[Config, Confi
 
 def cases(arch: Architecture, precisions: Sequence[str]) -> Iterator[Case]:
     batches = sorted({1, *(max(1, round(share * arch.multiprocessors)) for share in SHARES)})
-    for precision, backward, c, m, b in product(precisions, (False, True), CHANNELS, POSITIONS, batches):
-        if b * c * m <= MOST_ELEMENTS:
+    for precision, backward, c, m, b in product(precisions, (False, True), WIDTHS, POSITIONS, batches):
+        if b * c * m <= MOST_ELEMENTS and policy.side_of(c, m) == CHANNELS:
             yield Case(OnChip(16, 16, 1), backward, precision, DTYPES[precision], c, b=b, m=m)
 
 
@@ -87,7 +89,10 @@ def loss(rule: Thresholds, points: Sequence[Point], multiprocessors: int) -> flo
 
 def fitted(points: Sequence[Point], multiprocessors: int, shipped: Thresholds) -> tuple[Thresholds, str]:
     """Give the rule that loses least, and the reason in words; what is shipped where that loses hardly more."""
-    rules = [Thresholds(*values) for values in product(RULE_SAMPLES, RULE_BLOCKS, RULE_POSITIONS)]
+    rules = [
+        replace(shipped, samples=samples, blocks=blocks, positions=positions)
+        for samples, blocks, positions in product(RULE_SAMPLES, RULE_BLOCKS, RULE_POSITIONS)
+    ]
     best = min(rules, key=lambda rule: loss(rule, points, multiprocessors))
     least, before = (loss(rule, points, multiprocessors) for rule in (best, shipped))
     if before <= least + MARGIN / 2:

@@ -7,6 +7,7 @@ the interpreter, where nothing runs at the same time, the same functions run twi
 accesses themselves are watched instead (triton_watch).
 """
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -61,12 +62,15 @@ def cases() -> Iterator[Case]:
             if not ON_GPU:
                 if backward == (precision == "fast"):
                     continue  # one precision for each direction: what is repeated there has nothing to lose
-                for form in forms.FORMS:
+                for form in (*forms.FORMS, *forms.POSITION_FORMS):
                     yield case(forms.choice_of(form, 20, 17, tiling=SMALL, programs=2, parts=2), c=20)
                 yield case(SMALL, c=20, source="scaled features")
                 continue
             on_chip = (table.on_chip_backward if backward else table.on_chip_forward)[planes]
             yield from (case(choice, c=choice.block_c) for choice in on_chip)
+            positions = (table.positions_backward if backward else table.positions_forward)[planes]
+            for choice in (*positions, dataclasses.replace(positions[-1], shared=True)):
+                yield case(choice, c=256, m=choice.block_m)
             tiling = (table.backward if backward else table.forward)[planes]
             for c in (64, 100, 176, 256):
                 # As many programs as for any large batch: each takes two samples, and one of them three.

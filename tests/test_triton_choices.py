@@ -16,6 +16,7 @@ from kernel_sources import SOURCES, module_name
 
 from gcp_kernels import fused_gcp
 from gcp_kernels.ops import backends
+from gcp_kernels.ops.sides import POSITIONS
 from gcp_kernels.ops.triton_device import backend, policy
 from gcp_kernels.ops.triton_device.architecture import Architecture
 from gcp_kernels.ops.triton_device.policy import OnChip, Persistent, Phases, Tiling
@@ -115,8 +116,14 @@ def test_forms_by_shape():
     assert isinstance(policy.isqrt_forward(1, 64, 4096, "fast", arch), OnChip)
     assert isinstance(policy.isqrt_forward(1, 64, 4097, "fast", arch), Phases)
     assert isinstance(policy.isqrt_forward(66, 64, 4097, "fast", arch), OnChip)
-    assert isinstance(policy.isqrt_forward(65, 129, 49, "high", arch), Phases)
-    assert isinstance(policy.isqrt_forward(66, 129, 49, "high", arch), Persistent)
+    assert isinstance(policy.isqrt_forward(65, 129, 196, "high", arch), Phases)
+    assert isinstance(policy.isqrt_forward(66, 129, 196, "high", arch), Persistent)
+    assert isinstance(policy.sqrt_forward(66, 129, "high", arch), Persistent)
+    for choose in (policy.isqrt_forward, policy.isqrt_backward):
+        for b in (1, 1000):
+            on_chip = choose(b, 2048, 49, "high", arch)
+            assert isinstance(on_chip, OnChip)
+            assert on_chip.side == POSITIONS
     several = policy.isqrt_forward(1, 64, 100_000, "fast", arch)
     assert several.splits > 1
 
@@ -129,7 +136,7 @@ def run_on(arch: Architecture, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @forms.runs_here
 @pytest.mark.usefixtures("poisoned_memory")
-@pytest.mark.parametrize(("b", "c", "m", "form"), [(1, 130, 2, Phases), (5, 70, 2, Persistent), (2, 64, 2, OnChip)])
+@pytest.mark.parametrize(("b", "c", "m", "form"), [(1, 130, 130, Phases), (5, 70, 70, Persistent), (2, 64, 33, OnChip)])
 def test_shipped_launches(b, c, m, form, monkeypatch):
     arch = Architecture(90, 40 if form is Phases else 1)
     run_on(arch, monkeypatch)

@@ -1,21 +1,22 @@
 """Launch choices of the Triton backend, over a grid of shapes and devices: legal, bounded and pure."""
 
-from dataclasses import FrozenInstanceError, fields, is_dataclass
+from dataclasses import FrozenInstanceError, fields, is_dataclass, replace
 from functools import cache
 from itertools import pairwise, product
 
 import pytest
 import torch
 
+from gcp_kernels.ops.sides import CHANNELS, POSITIONS
 from gcp_kernels.ops.triton_device import policy
 from gcp_kernels.ops.triton_device.architecture import Architecture
 from gcp_kernels.ops.triton_device.launch import new_slabs
 from gcp_kernels.ops.triton_device.policy import OnChip, Persistent, Phases, Tiling
 
 BATCHES = (1, 2, 3, 9, 10, 33, 34, 53, 54, 65, 66, 67, 74, 148, 264, 297, 1024)
-CHANNELS = (1, 2, 15, 16, 17, 32, 33, 63, 64, 65, 127, 128, 129, 160, 192, 193, 256, 257, 512, 1000, 2048)
-POSITIONS = (1, 2, 15, 49, 196, 197, 255, 256, 511, 784, 1568, 3136, 4096, 4097, 4352, 10001, 25000)
-SHAPES = tuple(product(BATCHES, CHANNELS, POSITIONS))
+WIDTHS = (1, 2, 15, 16, 17, 32, 33, 63, 64, 65, 127, 128, 129, 160, 192, 193, 256, 257, 512, 1000, 2048)
+LENGTHS = (1, 2, 15, 49, 196, 197, 255, 256, 511, 784, 1568, 3136, 4096, 4097, 4352, 10001, 25000)
+SHAPES = tuple(product(BATCHES, WIDTHS, LENGTHS))
 # The last is newer than any table.
 CAPABILITIES = (80, 86, 89, 90, 100, 103, 120, 121, 130)
 MULTIPROCESSORS = (20, 68, 108, 148)
@@ -51,10 +52,14 @@ def assert_legal_tiling(tiling, c):
 
 def assert_legal(choice, b, c, m, arch):
     if isinstance(choice, OnChip):
-        assert is_power_of_two(choice.block_c)
-        assert choice.block_c >= max(16, c)
-        assert is_power_of_two(choice.block_m)
-        assert choice.block_m >= 16
+        for side in (choice.block_c, choice.block_m):
+            assert is_power_of_two(side)
+            assert side >= 16
+        assert choice.size >= (m if choice.side == POSITIONS else c)
+        if choice.shared:
+            assert choice.side == POSITIONS
+            assert b < arch.multiprocessors
+            assert choice.block_c < c <= choice.block_c * choice.blocks(c)
         assert_legal_launch(choice)
     elif isinstance(choice, Persistent):
         assert_legal_tiling(choice.tiling, c)
@@ -128,7 +133,9 @@ def test_offsets_in_a_slab_fit_32_bits(direction):
     from gcp_kernels.ops.triton_device import backend as triton
 
     for precision, capability in product(policy.PLANES, CAPABILITIES):
-        choice = CHOOSERS[direction](1024, triton.MOST_CHANNELS, 49, precision, Architecture(capability, 108))
+        choice = CHOOSERS[direction](
+            1024, triton.MOST_CHANNELS, triton.MOST_CHANNELS, precision, Architecture(capability, 108)
+        )
         side = choice.tiling.blocks(triton.MOST_CHANNELS) * choice.tiling.block
         slab = new_slabs(torch.empty(0, device="meta"), 1, side, direction == "backward")
         assert slab.numel() <= 2**31
@@ -142,12 +149,49 @@ def test_the_same_question_gets_the_same_answer(direction, capability):
         assert CHOOSERS[direction](b, c, m, "fast", arch) == choice
 
 
-def test_more_channels_never_get_a_smaller_block_on_chip():
+def test_larger_matrices_never_get_a_smaller_block_on_chip():
     for capability, planes in product(CAPABILITIES, policy.PLANES.values()):
         table = policy.choices(Architecture(capability, 108))
-        for shipped in (table.on_chip_forward[planes], table.on_chip_backward[planes]):
-            sides = [choice.block_c for choice in shipped]
-            assert sides == sorted(set(sides))
+        for side, shipped in (
+            (CHANNELS, (table.on_chip_forward[planes], table.on_chip_backward[planes])),
+            (POSITIONS, (table.positions_forward[planes], table.positions_backward[planes])),
+        ):
+            for choices in shipped:
+                assert {choice.side for choice in choices} == {side}
+                sizes = [choice.size for choice in choices]
+                assert sizes == sorted(set(sizes))
+
+
+def test_the_side_is_that_of_the_smaller_matrices():
+    """In blocks of 16, 32, 64 and multiples of 64; and by a tenth, see policy."""
+    positions = [(17, 16), (33, 32), (65, 64), (65, 1), (256, 49), (2048, 49), (8192, 64)]
+    channels = [(1, 1), (16, 16), (16, 1), (32, 17), (64, 33), (64, 64), (64, 49), (64, 4096), (49, 50), (2, 1)]
+    assert {policy.side_of(*shape) for shape in positions} == {POSITIONS}
+    assert {policy.side_of(*shape) for shape in channels} == {CHANNELS}
+
+
+@pytest.mark.parametrize("direction", CHOOSERS)
+def test_the_side_does_not_depend_on_the_batch_or_the_pass(direction):
+    for precision in policy.PLANES:
+        for b, c, m, _, choice in walk(direction, precision, 90):
+            assert choice.side == policy.side_of(c, m), (b, c, m)
+
+
+def test_matrices_that_are_given_have_no_positions():
+    for b, c, capability in product(BATCHES, WIDTHS, CAPABILITIES):
+        for choose in (policy.sqrt_forward, policy.sqrt_backward):
+            choice = choose(b, c, "high", Architecture(capability, 108))
+            assert choice.side == CHANNELS
+            assert_legal(choice, b, c, 1, Architecture(capability, 108))
+
+
+def test_programs_share_a_sample_where_few_have_many_channels():
+    rule = policy.Thresholds(samples=0.5, shared_blocks=4)
+    assert rule.wants_sharing(65, 5, 132)
+    assert not rule.wants_sharing(66, 5, 132)
+    assert not rule.wants_sharing(1, 4, 132)
+    shared = policy.isqrt_forward(4, 2048, 49, "fast", Architecture(90, 132))
+    assert shared == replace(policy.HOPPER.positions_forward[1][-1], shared=True)
 
 
 def test_a_later_architecture_gets_the_newest_table():
@@ -190,6 +234,9 @@ TILING = Tiling(64, block_k=32, block_m=16, warps=4)
         (OnChip(64, 8, warps=4), "too few positions"),
         (OnChip(64, 32, warps=3), "warps"),
         (OnChip(64, 32, warps=4, stages=0), "stages"),
+        (OnChip(64, 128, warps=4, side=POSITIONS), "fewer than M"),
+        (OnChip(64, 256, warps=4, side=POSITIONS, shared=True), "shared by as many samples as multiprocessors"),
+        (OnChip(64, 32, warps=4, shared=True), "shared on the side of the channels"),
         (Persistent(TILING, programs=0), "no program"),
         (Persistent(TILING, programs=301), "more programs than samples"),
         (Persistent(TILING, programs=50), "idle multiprocessors"),

@@ -1,6 +1,7 @@
 """What the Triton kernels touch in memory, as watched in the interpreter (triton_watch), and how wide offsets are."""
 
 import mmap
+from itertools import product
 
 import inputs
 import pytest
@@ -126,11 +127,14 @@ def spread_out(tensor: Tensor, dim: int) -> Tensor:
     return copy.copy_(tensor)
 
 
+KINDS = ("features_triu", "features_full", "matrices")
+WIDE = [*product(forms.FORMS, KINDS), *product(["positions_shared"], KINDS[:2])]
+
+
 @interpreted
 @pytest.mark.skipif(not hasattr(mmap, "MAP_PRIVATE"), reason="needs private mappings")
 @pytest.mark.parametrize("dim", [1, 2])
-@pytest.mark.parametrize("kind", ["features_triu", "features_full", "matrices"])
-@pytest.mark.parametrize("form", forms.FORMS)
+@pytest.mark.parametrize(("form", "kind"), WIDE)
 def test_samples_that_span_2_to_the_31_elements(form, kind, dim, monkeypatch):
     """Bitwise what the same numbers give side by side: inputs, upstream gradients and gradients."""
     c, m = 5, 6

@@ -63,7 +63,8 @@ def test_every_shipped_step_of_high_is_64_at_most():
         table = policy.choices(Architecture(capability, 132))
         for tiling in (table.forward[2], table.backward[2], table.phases[2], policy.COVARIANCE):
             assert max(tiling.block_k, tiling.block_m) <= 64
-        for choice in (*table.on_chip_forward[2], *table.on_chip_backward[2]):
+        on_chip = (table.on_chip_forward, table.on_chip_backward, table.positions_forward, table.positions_backward)
+        for choice in (choice for choices in on_chip for choice in choices[2]):
             assert max(choice.block_c, choice.block_m) <= 64
 
 
@@ -94,6 +95,13 @@ def test_high_keeps_its_promise_where_bits_are_cut_off(monkeypatch):
     """On the spectrum that errs most: about 1e-6 and 2e-6, on rectified features 0.9e-6 and 0.5e-6."""
     AMPERE.install(monkeypatch)
     forms.force(monkeypatch, forms.Persistent(TILING, programs=1))
+    assert max(errors("rank_one_plus_noise")) < tolerances.PROMISE["high"]
+
+
+def test_high_keeps_its_promise_on_the_side_of_the_positions(monkeypatch):
+    """About 0.6e-6 and 1.4e-6; the longest steps are of 64 channels and 64 positions."""
+    AMPERE.install(monkeypatch)
+    forms.force(monkeypatch, policy.HOPPER.positions_forward[2][-1], policy.HOPPER.positions_backward[2][-1])
     assert max(errors("rank_one_plus_noise")) < tolerances.PROMISE["high"]
 
 

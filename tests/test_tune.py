@@ -16,7 +16,8 @@ from benchmarks import tune, tune_thresholds
 from benchmarks.static_kernels import Case
 from benchmarks.triton_pass import Pass
 from benchmarks.tune_search import search
-from benchmarks.tune_space import KERNELS, ON_CHIP_SIDES, compiled_for, entry, shared_limit, table_name
+from benchmarks.tune_space import KERNELS, ON_CHIP_SIDES, compiled_for, entry, shared_limit, sizes, table_name
+from gcp_kernels.ops.sides import CHANNELS, POSITIONS
 from gcp_kernels.ops.triton_device import policy
 from gcp_kernels.ops.triton_device.architecture import Architecture
 from gcp_kernels.ops.triton_device.policy import Choices, OnChip, Persistent, Phases, Thresholds, Tiling
@@ -25,6 +26,7 @@ ROOT = Path(__file__).parent.parent
 USERS = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
 HOPPER = Architecture(90, 132)
 NAMES = {name: getattr(policy, name) for name in ("Choices", "OnChip", "Tiling", "Thresholds")}
+RULES = [Thresholds(samples=0.25, blocks=1, positions=2048), Thresholds(samples=1.0, blocks=4, positions=2**31)]
 
 
 class MadeUpCompiler:
@@ -74,12 +76,12 @@ def run(capsys, kernels, compiler, clock, *options, arch=HOPPER):
 
 
 # What the made-up GPU likes best: legal in the space of every entry.
-BEST_ON_CHIP = {"block_m": 64, "stages": 3}
+BEST_ON_CHIP = {CHANNELS: {"block_m": 64, "stages": 3}, POSITIONS: {"block_c": 32, "stages": 3, "warps": 4}}
 BEST_TILING = Tiling(32, block_k=32, block_m=32, warps=4, stages=3)
 
 
 def likes_on_chip(choice):
-    return all(getattr(choice, name) == value for name, value in BEST_ON_CHIP.items())
+    return all(getattr(choice, name) == value for name, value in BEST_ON_CHIP[choice.side].items())
 
 
 def likes(case):
@@ -98,8 +100,9 @@ def test_the_fastest_is_printed_as_a_table(capsys, tmp_path):
     table = found["HOPPER"]
     assert isinstance(table, Choices)
     for planes in (1, 2):
-        for on_chip in (table.on_chip_forward[planes], table.on_chip_backward[planes]):
-            assert [choice.block_c for choice in on_chip] == sorted(ON_CHIP_SIDES)
+        for kernel in (kernel for kernel in KERNELS if sizes(kernel) != (0,)):
+            on_chip = getattr(table, kernel.replace("-", "_"))[planes]
+            assert [choice.size for choice in on_chip] == sorted(sizes(kernel))
             assert all(map(likes_on_chip, on_chip))
         assert table.forward[planes] == table.backward[planes] == table.phases[planes] == BEST_TILING
     # By phase is never faster here, so it should never be chosen.
@@ -147,7 +150,7 @@ def test_what_is_illegal_or_wrong_is_never_timed_nor_chosen(capsys, kernel, how)
     assert clock.timed
     assert not any(bad(choice) for choice in clock.timed)
     before = {"HOPPER": policy.HOPPER} | ({"COVARIANCE": policy.COVARIANCE} if kernel == "covariance" else {})
-    if not kernel.startswith("on-chip"):  # nothing else is faster than what is shipped
+    if not kernel.startswith(("on-chip", "positions")):  # nothing else is faster than what is shipped
         assert found == before
     for choices in (found["HOPPER"].on_chip_forward, found["HOPPER"].on_chip_backward):
         assert not any(bad(choice) for planes in choices.values() for choice in planes)
@@ -229,10 +232,7 @@ def test_nothing_right_is_an_error():
         search(one, HOPPER, MadeUpCompiler(), MadeUpClock(likes, lambda choice: True), None, lambda text: None)
 
 
-@pytest.mark.parametrize(
-    "rule",
-    [Thresholds(samples=0.25, blocks=1, positions=2048), Thresholds(samples=1.0, blocks=4, positions=2**31)],
-)
+@pytest.mark.parametrize("rule", RULES)
 def test_thresholds_are_found_from_times(capsys, rule):
     """By phase is twice as fast exactly where the rule says so."""
 

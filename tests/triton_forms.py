@@ -17,6 +17,7 @@ from test_scaled_covariance import exact_values, pool_by, unfused_values, value_
 from torch import Tensor
 
 from gcp_kernels import covariance_pool, fused_gcp, newton_schulz_sqrt, reference
+from gcp_kernels.ops.sides import POSITIONS
 from gcp_kernels.ops.triton_device import backend, policy
 from gcp_kernels.ops.triton_device.policy import Config, OnChip, Persistent, Phases, Tiling
 
@@ -24,6 +25,8 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # Not the same as being on a CPU: where launches are noted for a GPU, tests are skipped that it would skip.
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 FORMS = ("on_chip", "persistent", "phases")
+# On the side of the positions: one program for each sample, and several.
+POSITION_FORMS = ("positions", "positions_shared")
 
 # Every block size another where it can be: (C, M) cut into tiles, tiles into slices, positions into strips.
 TILINGS = (
@@ -51,6 +54,12 @@ def choice_of(form: str, c: int, m: int, *, tiling: Tiling | None = None, progra
         if not INTERPRETED and block_c > 64:
             pytest.skip("so many channels are on chip in the interpreter alone")
         return OnChip(block_c, 32, warps=4)
+    if form in POSITION_FORMS:
+        block_c = next((block for block in (16, 32) if c <= 3 * block), 64)
+        block_m = max(16, 1 << (m - 1).bit_length())
+        if not INTERPRETED and block_m > 64:
+            pytest.skip("so many positions are on chip in the interpreter alone")
+        return OnChip(block_c, block_m, warps=4, side=POSITIONS, shared=form == "positions_shared")
     tiling = tiling or tiling_of(c)
     if form == "persistent":
         return Persistent(tiling, programs)
@@ -60,8 +69,9 @@ def choice_of(form: str, c: int, m: int, *, tiling: Tiling | None = None, progra
 
 def force(monkeypatch: pytest.MonkeyPatch, forward: Config, backward: Config | None = None) -> None:
     """All launches of the Newton-Schulz kernels are as given, whatever the shape."""
-    monkeypatch.setattr(policy, "isqrt_forward", lambda *_: forward)
-    monkeypatch.setattr(policy, "isqrt_backward", lambda *_: backward or forward)
+    for operation in ("isqrt", "sqrt"):
+        monkeypatch.setattr(policy, f"{operation}_forward", lambda *_: forward)
+        monkeypatch.setattr(policy, f"{operation}_backward", lambda *_: backward or forward)
 
 
 def on_device(tensor: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ def newton_schulz_sqrt(cov: Tensor, n_iter: int, keep_iterates: bool, precision:
     root = torch.empty_like(cov, memory_format=torch.contiguous_format)
     trace = cov.new_empty(b, dtype=torch.float32)
     if b:
-        choice = policy.isqrt_forward(b, c, 1, precision, architecture(cov.device))
+        choice = policy.sqrt_forward(b, c, precision, architecture(cov.device))
         launch_forward(cov, root, None, trace, n_iter, precision, choice)
     return root, trace, empty_iterates(cov, c, n_iter, False)
 
@@ -33,6 +33,6 @@ def newton_schulz_sqrt_backward(
     precision = resolve_precision(precision, cov.dtype)
     grad_cov = torch.empty_like(cov, memory_format=torch.contiguous_format)
     if b:
-        choice = policy.isqrt_backward(b, c, 1, precision, architecture(cov.device))
+        choice = policy.sqrt_backward(b, c, precision, architecture(cov.device))
         launch_backward(grad, cov, None, trace, grad_cov, n_iter, precision, choice)
     return grad_cov

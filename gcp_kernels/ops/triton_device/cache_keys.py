@@ -7,9 +7,14 @@ that launch kernels in another order would each compile for themselves. So all a
 
 from ..covariance_pool.triton import kernels as covariance
 from ..isqrt_pool.triton import gradient, iteration, on_chip, persistent, phases
+from ..isqrt_pool.triton.positions import blocks, factor
+from ..isqrt_pool.triton.positions import on_chip as positions
 from . import features, products, tiles, triangle
 
-HASHED = (products, features, triangle, tiles, iteration, gradient, covariance, on_chip, persistent, phases)
+HASHED = (
+    products, features, triangle, tiles, iteration, gradient, factor, blocks,
+    covariance, on_chip, persistent, phases, positions,
+)  # fmt: skip
 
 for _module in HASHED:
     for _function in vars(_module).values():
@@ -17,6 +22,6 @@ for _module in HASHED:
 
 # At every launch Triton compares each constant that a kernel depends on with what it was, which costs eight calls of
 # Python for a constant. They never change, and are in the keys already.
-for _module in (covariance, on_chip, persistent, phases):
+for _module in (covariance, on_chip, persistent, phases, positions):
     for _function in vars(_module).values():
         getattr(_function, "used_global_vals", {}).clear()

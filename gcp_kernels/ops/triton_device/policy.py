@@ -8,11 +8,11 @@ estimates, and say of what.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 from gcp_kernels.architectures import choices_of
-from gcp_kernels.ops.sides import CHANNELS, Side
+from gcp_kernels.ops.sides import CHANNELS, POSITIONS, Side
 from gcp_kernels.ops.triton_device.architecture import Architecture
 from gcp_kernels.ops.triton_device.slab import slab_elements
 from gcp_kernels.precision import PLANES
@@ -23,7 +23,8 @@ class OnChip:
     """One program for each sample, whose matrices are tiles on chip.
 
     On the side of the channels they are (block_c, block_c), and positions are read ``block_m`` at a time; on that of
-    the positions they are (block_m, block_m), and channels are read ``block_c`` at a time.
+    the positions they are (block_m, block_m), and channels are read ``block_c`` at a time. There several programs may
+    share a sample where channels are read, in a launch or two more.
     """
 
     block_c: int
@@ -31,6 +32,16 @@ class OnChip:
     warps: int
     stages: int = 2
     side: Side = CHANNELS
+    shared: bool = False
+
+    @property
+    def size(self) -> int:
+        """Give the side of its matrices."""
+        return self.block_m if self.side == POSITIONS else self.block_c
+
+    def blocks(self, c: int) -> int:
+        """Count the blocks of channels that are read, on the side of the positions."""
+        return -(-c // self.block_c)
 
 
 @dataclass(frozen=True)
@@ -93,6 +104,14 @@ class Thresholds:
     samples: float = 0.5
     blocks: int = 2
     positions: int = 4096
+    # On chip on the side of the positions, programs share a sample of more blocks of channels than these. The result
+    # has a tile for each pair of blocks, so with few samples that is where the time goes; a launch more is worth about
+    # as many tiles as five blocks have.
+    shared_blocks: int = 4
+
+    def wants_sharing(self, b: int, blocks: int, multiprocessors: int) -> bool:
+        """Say whether programs share each of B samples of ``blocks`` blocks of channels."""
+        return b < self.samples * multiprocessors and blocks > self.shared_blocks
 
     def wants_phases(self, b: int, m: int, blocks: int, multiprocessors: int) -> bool:
         """Say whether B samples of M positions, whose matrices have ``blocks`` blocks a side, are launched by phase."""
@@ -105,6 +124,8 @@ class Choices:
 
     on_chip_forward: dict[int, tuple[OnChip, ...]]
     on_chip_backward: dict[int, tuple[OnChip, ...]]
+    positions_forward: dict[int, tuple[OnChip, ...]]
+    positions_backward: dict[int, tuple[OnChip, ...]]
     forward: dict[int, Tiling]
     backward: dict[int, Tiling]
     phases: dict[int, Tiling]
@@ -116,6 +137,13 @@ class Choices:
 _SMALL = (OnChip(16, 32, warps=1), OnChip(32, 32, warps=2))
 _MIDDLE = (*_SMALL, OnChip(64, 32, warps=4))
 _LARGE = (*_MIDDLE, OnChip(128, 64, warps=8))
+
+# On the side of the positions the result is stored in tiles of (block_c, block_c): 64 rows are one warp group's.
+_FEW = (OnChip(64, 16, 4, side=POSITIONS), OnChip(64, 32, 4, side=POSITIONS))
+_POSITIONS = (*_FEW, OnChip(64, 64, 4, side=POSITIONS))
+# Backward, blocks of 64 channels leave no registers beside matrices of 64 positions where these are operands too.
+_NARROW_POSITIONS = (*_FEW, OnChip(32, 64, 4, side=POSITIONS))
+_WIDE_POSITIONS = (*_FEW, OnChip(32, 64, 8, side=POSITIONS))
 
 # Tiles of 64 rows are one warp group's: of eight warps half repeat the products of the others, and sums go through
 # shared memory in every step (33 barriers where there are 2 now). Two programs of four warps fit on a multiprocessor.
@@ -129,6 +157,9 @@ _NARROW_3_STAGES = Tiling(64, block_k=16, block_m=16, warps=4, stages=3)
 AMPERE = Choices(
     on_chip_forward={1: _MIDDLE, 2: _MIDDLE},
     on_chip_backward={1: _SMALL, 2: _SMALL},
+    positions_forward={1: _POSITIONS, 2: _POSITIONS},
+    # In "high", matrices of 64 positions spill 904 bytes or more.
+    positions_backward={1: _NARROW_POSITIONS, 2: _FEW},
     # A third stage spills 104 bytes in "high", and backward 432 in "fast".
     forward={1: _LONG_3_STAGES, 2: _TILING},
     backward={1: _TILING, 2: _NARROW_3_STAGES},
@@ -137,6 +168,8 @@ AMPERE = Choices(
 HOPPER = Choices(
     on_chip_forward={1: _LARGE, 2: _MIDDLE},
     on_chip_backward={1: _SMALL, 2: _SMALL},
+    positions_forward={1: _POSITIONS, 2: _POSITIONS},
+    positions_backward={1: _POSITIONS, 2: _POSITIONS},
     # A third stage spills 48 bytes in "high".
     forward={1: _LONG_3_STAGES, 2: _LONG},
     # A third stage spills 250 bytes in "fast". In "high" a step of 64 leaves no room for a second program.
@@ -147,6 +180,8 @@ HOPPER = Choices(
 BLACKWELL = Choices(
     on_chip_forward={1: _MIDDLE, 2: _MIDDLE},
     on_chip_backward={1: _SMALL, 2: _SMALL},
+    positions_forward={1: _POSITIONS, 2: _POSITIONS},
+    positions_backward={1: _WIDE_POSITIONS, 2: _WIDE_POSITIONS},
     forward={1: _TILING, 2: _TILING},
     backward={1: _TILING, 2: _TILING},
     phases={1: _TILING, 2: _TILING},
@@ -154,6 +189,9 @@ BLACKWELL = Choices(
 BLACKWELL_CONSUMER = Choices(
     on_chip_forward={1: _MIDDLE, 2: _MIDDLE},
     on_chip_backward={1: _SMALL, 2: _SMALL},
+    positions_forward={1: _POSITIONS, 2: _POSITIONS},
+    # In "high", matrices of 64 positions spill 848 bytes or more.
+    positions_backward={1: _NARROW_POSITIONS, 2: _FEW},
     forward={1: _LONG_3_STAGES, 2: _TILING_3_STAGES},
     # A third stage spills 184 bytes in "fast".
     backward={1: _TILING, 2: _NARROW_3_STAGES},
@@ -177,19 +215,71 @@ def choices(arch: Architecture) -> Choices:
 _table_name = cache(choices_of)
 
 
+# The side of the positions is on chip alone as yet: more positions than these are iterated on the side of the channels.
+MOST_POSITIONS = 64
+
+
+def side_of(c: int, m: int) -> Side:
+    """Choose the side on which (C, M) features are iterated, the same for both passes and on every architecture.
+
+    It is that of the smaller matrices, in the sizes that kernels have, if they are smaller by a tenth: on the side of
+    the positions there are three products more, two with features and one with the direction. Counted in products of
+    blocks of 64, at N = 5, positions take fewer wherever they are chosen; where M is nearer to C the two differ by a
+    tenth, either way, for many channels.
+    """
+    smaller = 10 * _padded(m) < 9 * _padded(c)
+    return POSITIONS if smaller and m <= MOST_POSITIONS else CHANNELS
+
+
+def _padded(side: int) -> int:
+    """Give the size of the tiles of a matrix: a power of two that is 16 at least, and beyond 64 a multiple of that."""
+    return max(16, 1 << (side - 1).bit_length()) if side <= 64 else -(-side // 64) * 64
+
+
 def isqrt_forward(b: int, c: int, m: int, precision: str, arch: Architecture) -> Config:
-    """Choose how ``isqrt_pool`` runs, and ``newton_schulz_sqrt`` with M = 1; for ``precision`` see PLANES."""
+    """Choose how ``isqrt_pool`` runs; for ``precision`` see PLANES."""
     table, planes = choices(arch), PLANES[precision]
-    return _choose(b, c, m, table, planes, table.on_chip_forward[planes], table.forward[planes], arch)
+    if side_of(c, m) == POSITIONS and (config := _on_positions(b, c, m, table, table.positions_forward[planes], arch)):
+        return config
+    return _on_channels(b, c, m, table, planes, table.on_chip_forward[planes], table.forward[planes], arch)
 
 
 def isqrt_backward(b: int, c: int, m: int, precision: str, arch: Architecture) -> Config:
-    """Choose how their backward passes run."""
+    """Choose how its backward pass runs."""
     table, planes = choices(arch), PLANES[precision]
-    return _choose(b, c, m, table, planes, table.on_chip_backward[planes], table.backward[planes], arch)
+    if side_of(c, m) == POSITIONS and (config := _on_positions(b, c, m, table, table.positions_backward[planes], arch)):
+        return config
+    return _on_channels(b, c, m, table, planes, table.on_chip_backward[planes], table.backward[planes], arch)
 
 
-def _choose(
+def sqrt_forward(b: int, c: int, precision: str, arch: Architecture) -> Config:
+    """Choose how ``newton_schulz_sqrt`` runs: its matrices are given, and have no positions."""
+    table, planes = choices(arch), PLANES[precision]
+    return _on_channels(b, c, 1, table, planes, table.on_chip_forward[planes], table.forward[planes], arch)
+
+
+def sqrt_backward(b: int, c: int, precision: str, arch: Architecture) -> Config:
+    """Choose how its backward pass runs."""
+    table, planes = choices(arch), PLANES[precision]
+    return _on_channels(b, c, 1, table, planes, table.on_chip_backward[planes], table.backward[planes], arch)
+
+
+def _on_positions(
+    b: int, c: int, m: int, table: Choices, on_chip: tuple[OnChip, ...], arch: Architecture
+) -> OnChip | None:
+    """Choose on the side of the positions; ``None`` where their matrices are not on chip.
+
+    Programs share a sample in the largest block alone: where there are so few, what is computed in vain costs little,
+    and there are fewer kernels to compile.
+    """
+    fitting = [config for config in on_chip if m <= config.block_m]
+    if not fitting:
+        return None
+    shares = table.thresholds.wants_sharing(b, fitting[-1].blocks(c), arch.multiprocessors)
+    return replace(fitting[-1], shared=True) if shares else fitting[0]
+
+
+def _on_channels(
     b: int, c: int, m: int, table: Choices, planes: int, on_chip: tuple[OnChip, ...], tiling: Tiling, arch: Architecture
 ) -> Config:
     phases = table.phases[planes]

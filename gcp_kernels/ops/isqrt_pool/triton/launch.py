@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from gcp_kernels.ops.shapes import empty_gradient, empty_iterates, pooled_shape
+from gcp_kernels.ops.sides import POSITIONS
 from gcp_kernels.precision import PLANES, resolve_precision
 
 from ...triton_device import cache_keys, policy  # noqa: F401
@@ -15,6 +16,7 @@ from ...triton_device.launch import alignment, is_wide, new_slabs
 from ...triton_device.policy import Config, OnChip, Persistent
 from . import on_chip, persistent
 from .phase_launches import launch_backward_phases, launch_forward_phases
+from .positions import launch as positions
 
 
 def isqrt_pool(
@@ -54,7 +56,10 @@ def launch_forward(
     given: Features | Matrices
     given, align = (matrices_of(source), 1) if centre is None else (features_of(source), alignment(m, source))
     with current(source.device):
-        if isinstance(choice, OnChip):
+        if choice.side == POSITIONS:
+            assert centre is not None  # matrices that are given have no positions
+            positions.launch_forward(source, pooled, centre, trace, n_iter, precision, choice)
+        elif isinstance(choice, OnChip):
             on_chip.isqrt_pool_on_chip_forward_kernel[(b,)](
                 given, pooled, centre, trace, c, m, n_iter,
                 triu, planes, wide, align, choice.block_c, choice.block_m,
@@ -87,7 +92,10 @@ def launch_backward(
     else:
         given, out, align = features_of(source), features_of(grad_source), alignment(m, source, grad_source)
     with current(source.device):
-        if isinstance(choice, OnChip):
+        if choice.side == POSITIONS:
+            assert centre is not None  # matrices that are given have no positions
+            positions.launch_backward(grad, source, centre, trace, grad_source, n_iter, precision, choice)
+        elif isinstance(choice, OnChip):
             on_chip.isqrt_pool_on_chip_backward_kernel[(b,)](
                 upstream, given, centre, trace, out, c, m, n_iter,
                 planes, wide, align, choice.block_c, choice.block_m,
