@@ -10,7 +10,7 @@ import torch
 
 import gcp_kernels
 from gcp_kernels.__main__ import main
-from gcp_kernels.commands import bench, selftest
+from gcp_kernels.commands import bench, info, selftest
 from gcp_kernels.ops.backends import AUTO_ORDER
 from gcp_kernels.ops.rooms import OPERATIONS
 
@@ -32,6 +32,21 @@ def test_info_names_versions_and_a_verdict_of_every_backend_on_every_operation(c
         assert verdicts.count("serves it") == 1
     assert "no: it needs a CUDA tensor" in report or "no: extension not" in report
     assert "interpreted on the CPU" in report or torch.cuda.is_available()
+
+
+def test_info_shows_the_side_of_every_shape(capsys):
+    """Under each heading every backend that can serve these shapes names its side of them, the smaller one."""
+    main(["info"])
+    report = capsys.readouterr().out
+    found = re.findall(r"^isqrt_pool on cpu, (.*):\n((?:    .*\n)+)", report, flags=re.MULTILINE)
+    sides = {
+        tuple(map(int, shape)): re.search(r"torch +serves it, on the side of the (\w+)$", verdicts, re.MULTILINE)[1]
+        for shapes, verdicts in found
+        for shape in re.findall(r"\((\d+), (\d+), (\d+)\)", shapes)
+    }
+    assert set(sides) == set(info.SHAPES)
+    assert {side for (_, c, m), side in sides.items() if m < 0.8 * c} == {"positions"}
+    assert {side for (_, c, m), side in sides.items() if m > c} == {"channels"}
 
 
 def test_selftest_passes_here(monkeypatch, capsys):

@@ -14,8 +14,12 @@ from ..ops.shapes import triangle_size
 from ..ops.triton_device.backend import status as triton_status
 from ..precision import PRECISIONS
 
-# (B, C, M): ResNets at 224 and 448 px, MobileNetV2, So-ViT, video, and a super-resolution network.
-SHAPES = ((256, 256, 196), (10, 256, 784), (256, 128, 196), (256, 64, 196), (16, 128, 3136), (1, 64, 25000))
+# (B, C, M): ResNets at 224 and 448 px, So-ViT, video, a super-resolution network; with fewer positions than channels
+# MobileNetV2, ViT-B, and a ResNet without a reduction.
+SHAPES = (
+    *((256, 256, 196), (10, 256, 784), (256, 128, 196), (256, 64, 196), (16, 128, 3136), (1, 64, 25000)),
+    *((256, 256, 49), (128, 768, 196), (64, 2048, 49)),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -80,7 +84,7 @@ def _backends() -> list[str]:
 
 
 def _answer(operation: str, tensor: torch.Tensor, precision: str) -> tuple[str, ...]:
-    """Say of each backend, in a line, whether it serves the tensor, could, or why not."""
+    """Say of each backend, in a line, whether it serves the tensor, could, or why not, and which side it takes."""
     chosen = select(operation, tensor, "auto", precision)
     lines = []
     for name in AUTO_ORDER:
@@ -89,6 +93,8 @@ def _answer(operation: str, tensor: torch.Tensor, precision: str) -> tuple[str, 
             verdict = "serves it"
         else:
             verdict = f"can, with backend={name!r}" if reason is None else f"no: {reason}"
+        if operation == "isqrt_pool" and reason is None:
+            verdict += f", on the side of the {BACKENDS[name].side_of(*tensor.shape[1:])}"
         lines.append(f"    {name:<8}{verdict}")
     return tuple(lines)
 

@@ -14,12 +14,13 @@ from torch import Tensor
 
 from .cuda_device import backend as cuda
 from .rooms import ROOMS
+from .sides import Side
 from .torch_device import backend as torch
 from .triton_device import backend as triton
 
 
 class Backend(Protocol):
-    """A way to run operations. Any module that has these three names is a backend."""
+    """A way to run operations. Any module that has these names is a backend."""
 
     @property
     def OPERATIONS(self) -> tuple[str, ...]:
@@ -27,6 +28,9 @@ class Backend(Protocol):
 
     def why_not(self, operation: str, tensor: Tensor, precision: str = "default") -> str | None:
         """Say why it cannot run ``operation`` on ``tensor``, as a sentence fragment; ``None`` means that it can."""
+
+    def side_of(self, c: int, m: int) -> Side:
+        """Say on which side ``isqrt_pool`` iterates for C channels at M positions: the channels', or the positions'."""
 
     def status(self) -> str:
         """Say in one line, for ``python -m gcp_kernels info``, what it serves here, or why nothing."""

@@ -23,6 +23,7 @@ import torch
 
 from gcp_kernels.precision import PLANES, resolve_precision
 
+from ..sides import CHANNELS, Side
 from .extension import build_detail, why_not_device, why_not_loaded, why_not_size
 
 POOLING_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
@@ -59,6 +60,11 @@ def why_not(operation: str, tensor: torch.Tensor, precision: str = "default") ->
         return f"it supports up to 2^30 positions, got {tensor.shape[2]}"
     planes = PLANES[resolve_precision(precision, tensor.dtype)] if operation == "isqrt_pool" else 1
     return why_not_size(tensor.shape[1], planes, index)
+
+
+def side_of(c: int, m: int) -> Side:
+    """Say on which side ``isqrt_pool`` iterates: the channels', whatever the shape."""
+    return CHANNELS
 
 
 def status() -> str:

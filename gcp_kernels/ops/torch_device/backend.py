@@ -7,8 +7,9 @@ no kernel can.
 import torch
 
 from ..rooms import OPERATIONS
+from .side import side_of
 
-__all__ = ["OPERATIONS", "status", "why_not"]
+__all__ = ["OPERATIONS", "side_of", "status", "why_not"]
 
 
 def why_not(operation: str, tensor: torch.Tensor, precision: str = "default") -> str | None:

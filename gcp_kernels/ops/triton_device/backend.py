@@ -16,6 +16,10 @@ import torch
 
 from gcp_kernels.architectures import TARGETS
 
+from .policy import side_of
+
+__all__ = ["OPERATIONS", "side_of", "status", "why_not"]
+
 OPERATIONS = ("isqrt_pool", "covariance_pool", "newton_schulz_sqrt")
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 LEAST_CAPABILITY = min(TARGETS)
