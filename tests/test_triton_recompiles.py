@@ -18,6 +18,7 @@ PROGRAM = """
 import collections, json, sys, torch
 from dataclasses import replace
 from benchmarks.static_kernels import Case, launched
+from gcp_kernels.ops.sides import POSITIONS
 from gcp_kernels.ops.triton_device import policy
 from gcp_kernels.ops.triton_device.architecture import Architecture
 from gcp_kernels.ops.triton_device.policy import OnChip, Tiling
@@ -26,13 +27,15 @@ arch = Architecture(90, 132)
 tiling = Tiling(64, block_k=32, block_m=16, warps=4)
 FORMS = {
     "on chip": lambda b, m: OnChip(64, 32, warps=4),
+    "positions": lambda b, m: OnChip(64, 64, warps=4, side=POSITIONS, shared=True),
     "persistent": lambda b, m: policy.persistent(b, 64, tiling, arch),
     "phases": lambda b, m: policy.by_phase(b, 64, m, tiling, arch),
     "covariance": lambda b, m: policy.COVARIANCE,
 }
+SOURCES = {"covariance": ["scaled features"], "positions": []}
 found = {}
 for form, choice in FORMS.items():
-    for source in ("features", "matrix") if form != "covariance" else ("features", "scaled features"):
+    for source in ("features", *SOURCES.get(form, ["matrix"])):
         for backward in (False, True):
             asked = collections.defaultdict(set)
             for b, n_iter, m in json.loads(sys.argv[1]):
@@ -77,5 +80,5 @@ def test_what_is_specialised_on_shows():
     """Positions of another alignment are another kernel, wherever features are read."""
     twice = more_than_one(compilations([(8, 5, 196), (8, 5, 49)]))
     assert set(twice.values()) == {2}
-    assert {name.partition(" ")[0] for name in twice} == {"on", "persistent", "phases", "covariance"}
+    assert {name.partition(" ")[0] for name in twice} == {"on", "positions", "persistent", "phases", "covariance"}
     assert not any("matrix" in name for name in twice)
