@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from gcp_kernels.ops.shapes import empty_gradient, empty_iterates, pooled_shape
+from gcp_kernels.ops.sides import POSITIONS
 from gcp_kernels.precision import PLANES, resolve_precision
 
 from ...triton_device import cache_keys, policy  # noqa: F401
@@ -15,6 +16,7 @@ from ...triton_device.launch import alignment, is_wide, new_slabs
 from ...triton_device.policy import Config, OnChip, Persistent
 from . import on_chip, persistent
 from .phase_launches import launch_backward_phases, launch_forward_phases
+from .positions import slab_launch
 
 
 def isqrt_pool(
@@ -49,6 +51,11 @@ def launch_forward(
     source: Tensor, pooled: Tensor, centre: Tensor | None, trace: Tensor, n_iter: int, precision: str, choice: Config
 ) -> None:
     """Fill ``pooled``, ``trace`` and ``centre``; without a centre, ``source`` is (B, C, C) matrices, not features."""
+    if choice.side == POSITIONS:
+        assert centre is not None
+        assert not isinstance(choice, OnChip)
+        slab_launch.launch_forward(source, pooled, centre, trace, n_iter, precision, choice)
+        return
     b, c, m = source.shape
     planes, wide, triu = PLANES[precision], is_wide(source), pooled.dim() == 2
     given: Features | Matrices
@@ -77,6 +84,11 @@ def launch_backward(
     precision: str, choice: Config,
 ) -> None:  # fmt: skip
     """Fill ``grad_source`` from the upstream gradient and what the forward pass saved; of matrices it is contiguous."""
+    if choice.side == POSITIONS:
+        assert centre is not None
+        assert not isinstance(choice, OnChip)
+        slab_launch.launch_backward(grad, source, centre, trace, grad_source, n_iter, precision, choice)
+        return
     b, c, m = source.shape
     planes, wide = PLANES[precision], is_wide(source, grad, grad_source)
     upstream, align = matrices_of(grad), 1

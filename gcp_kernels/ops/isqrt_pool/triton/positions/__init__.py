@@ -1,0 +1,1 @@
+"""isqrt_pool in Triton on the side of the positions."""
