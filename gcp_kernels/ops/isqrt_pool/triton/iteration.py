@@ -25,11 +25,11 @@ from ...triton_device.triangle import upper_tile
 
 @triton.jit
 def unit_of(n_iter):
-    """Find what stands for 1 in Z, a power of two: 1 up to 15 iterations.
+    """Compute the power of two in which Z is kept, so that 1.5^N, its growth in a null space, stays in float16.
 
-    Z grows to 1.5^N where A is zero, and 1.5^15 is the last of these powers that has room in lifted float16.
+    It is 1 up to 15 iterations, and no smaller than for 32, so that the Z of a regular matrix keeps its digits.
     """
-    return tl.exp2(-tl.cast(tl.maximum(n_iter * 75 // 128 - 8, 0), tl.float32))
+    return tl.exp2(-tl.minimum(tl.maximum(tl.ceil(0.584963 * tl.cast(n_iter, tl.float32) - 9.0), 0.0), 10.0))
 
 
 @triton.jit

@@ -4,6 +4,8 @@ The slab holds (P, P) matrices, P being M rounded up to whole tiles, with K in t
 *panel* beside it, as a high and a low plane: T = z q(K) forward, H = 2 G z backward, with z the scaled centred
 features. z itself is read from the features wherever it is needed.
 
+K is made regular, see :func:`store_gram`, which changes no product of z.
+
 The gradient comes from two derivatives: of z on either side of q(K), and of q(K), L = L_q(K, S) with S = z^T H. S is
 divided by its own largest magnitude and by M, which bounds its eigenvalues by 1; no tangent leaves the range of
 float16 then, since S has no part in the null space of K. The trace term is -(<q, S> / 2 + <L, K>).
@@ -16,7 +18,7 @@ from ....triton_device.features import centred_tile, first_position, load_centre
 from ....triton_device.products import accumulate, accumulated, multiply_add, split
 from ....triton_device.tiles import TANGENT, A, V, block_of, load_tile, store_tile
 from ....triton_device.triangle import store_symmetric, symmetric_tile, upper_tile
-from ..iteration import root_tile, unit_of
+from ..iteration import identity, root_tile, unit_of
 
 
 @triton.jit
@@ -84,6 +86,19 @@ def gram_tile(
             right_high, right_low = load_panel(panel, channels, columns, x.C, P, PLANES)
         total = accumulate(tl.trans(left_high), tl.trans(left_low), right_high, right_low, total, PLANES)
     return accumulated(total, PLANES)
+
+
+@triton.jit
+def store_gram(slab, k, rows, columns, mirrored, M, P: tl.constexpr, PLANES: tl.constexpr):
+    """Store a tile of K, made regular without a change to its products with z.
+
+    The rows of z sum to zero, so K has the vector of ones in its null space, where rounding would grow by 9/4 in every
+    iteration; and z has no part in it, so its eigenvalue may be any. It is made 1/M. What is beyond the M positions is
+    made the identity, which stays as it is, where zeros would have Z grow by 3/2 in every iteration.
+    """
+    inside = (rows[:, None] < M) & (columns[None, :] < M)
+    regular = k + tl.where(inside, tl.div_rn(1.0, M * M * 1.0), identity(rows, columns))
+    store_tile(slab, A, regular, rows, columns, mirrored, P, PLANES)
 
 
 @triton.jit

@@ -16,28 +16,9 @@ from .panels import (
     panel_of,
     pooled_tile,
     product_tile,
+    store_gram,
     upstream_tile,
 )
-
-
-@triton.jit
-def store_gram(
-    slab,
-    x,
-    centre,
-    scale,
-    TILES: tl.constexpr,
-    P: tl.constexpr,
-    PLANES: tl.constexpr,
-    BLOCK: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-):
-    """Store K in the slab."""
-    for tile in range(TILES):
-        i, j = upper_tile(tile)
-        rows, columns = block_of(i, BLOCK), block_of(j, BLOCK)
-        k = gram_tile(x, centre, scale, None, rows, columns, 0, x.C, P, PLANES, BLOCK, BLOCK_M)
-        store_tile(slab, A, k, rows, columns, i != j, P, PLANES)
 
 
 @triton.jit
@@ -115,7 +96,11 @@ def isqrt_pool_positions_persistent_forward_kernel(
         t, scale = total / x.M, inverse_root(total)
         tl.debug_barrier()
         tl.store(trace + sample, t)
-        store_gram(slab, x, own_centre, scale, TILES, P, PLANES, BLOCK, BLOCK_M)
+        for tile in range(TILES):
+            i, j = upper_tile(tile)
+            rows, columns = block_of(i, BLOCK), block_of(j, BLOCK)
+            k = gram_tile(x, own_centre, scale, None, rows, columns, 0, C, P, PLANES, BLOCK, BLOCK_M)
+            store_gram(slab, k, rows, columns, i != j, x.M, P, PLANES)
         tl.debug_barrier()
         iterate(slab, n_iter, TILES, P, True, False, PLANES, BLOCK, BLOCK_K)
         for tile in range(TILES):
@@ -168,7 +153,11 @@ def isqrt_pool_positions_persistent_backward_kernel(
             upstream_tile(
                 grad, sample, x, own_centre, scale, largest, panel, rows, columns, WIDE, P, PLANES, BLOCK, BLOCK_M
             )
-        store_gram(slab, x, own_centre, scale, TILES, P, PLANES, BLOCK, BLOCK_M)
+        for tile in range(TILES):
+            i, j = upper_tile(tile)
+            rows, columns = block_of(i, BLOCK), block_of(j, BLOCK)
+            k = gram_tile(x, own_centre, scale, None, rows, columns, 0, C, P, PLANES, BLOCK, BLOCK_M)
+            store_gram(slab, k, rows, columns, i != j, x.M, P, PLANES)
         tl.debug_barrier()
         norm = store_direction(slab, panel, x, own_centre, scale, TILES, P, PLANES, BLOCK, BLOCK_M) * x.M
         tl.debug_barrier()

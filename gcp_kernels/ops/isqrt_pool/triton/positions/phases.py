@@ -19,6 +19,7 @@ from .panels import (
     panel_of,
     pooled_tile,
     product_tile,
+    store_gram,
     upstream_tile,
 )
 
@@ -125,7 +126,7 @@ def gram_start_kernel(
     i, j = upper_tile(tile)
     rows, columns = block_of(i, BLOCK), block_of(j, BLOCK)
     first = (sample * TILES + tile) * splits * (BLOCK * BLOCK)
-    store_tile(slab, A, tile_of(parts + first, splits, BLOCK), rows, columns, i != j, P, PLANES)
+    store_gram(slab, tile_of(parts + first, splits, BLOCK), rows, columns, i != j, M, P, PLANES)
     if s_parts is not None:
         s = direction(tile_of(s_parts + first, splits, BLOCK), largest_of(s_largest + sample * TILES, TILES), M * 1.0)
         store_tile(slab, A + TANGENT, s, rows, columns, i != j, P, PLANES)
