@@ -178,7 +178,8 @@ class LaunchCheck:
         dtype = str(case.dtype).removeprefix("torch.")
         direction = "backward" if case.backward else "forward"
         layout = " channels_last" if case.channels_last else ""
-        side = f" on{' shared' if case.choice.shared else ''} positions M={case.m}" if case.on_positions else ""
+        shared = " shared" if getattr(case.choice, "shared", False) else ""
+        side = f" on{shared} positions M={case.m}" if case.on_positions else ""
         return f"triton {case.form}{side} {direction} of {case.source} C={case.c} {dtype} {case.precision}{layout}"
 
     @property
@@ -294,6 +295,7 @@ def triton_functions() -> Iterator[FunctionCheck]:
 
 def triton_launches(capability: int) -> Iterator[LaunchCheck]:
     """Every shipped configuration of the architecture, in every form."""
+    from gcp_kernels.ops import sides
     from gcp_kernels.ops.triton_device import policy
     from gcp_kernels.ops.triton_device.architecture import Architecture
     from gcp_kernels.ops.triton_device.policy import Persistent, Phases
@@ -323,11 +325,14 @@ def triton_launches(capability: int) -> Iterator[LaunchCheck]:
             for c in CHANNELS:
                 yield case(Persistent(tiling, programs=2), c)
             yield case(Persistent(tiling, programs=2), 100, source="matrix", m=1, triu=False)
+            yield case(Persistent(tiling, 2, sides.POSITIONS), 150, m=100, channels_last=True)
             by_phase = table.phases[planes]
             chunk = by_phase.block_m * math.ceil(POSITIONS / 2 / by_phase.block_m)
             for c in (100, 256):
                 yield case(Phases(by_phase, splits=math.ceil(POSITIONS / chunk), chunk=chunk), c)
             yield case(Phases(by_phase, splits=1, chunk=by_phase.block_m), 100, source="matrix", m=1, triu=False)
+            halves = by_phase.block_m * math.ceil(75 / by_phase.block_m)
+            yield case(Phases(by_phase, math.ceil(150 / halves), halves, sides.POSITIONS), 150, m=100)
             for c in (100, 256):
                 yield case(policy.COVARIANCE, c)
                 yield case(policy.COVARIANCE, c, source="scaled features", channels_last=True)

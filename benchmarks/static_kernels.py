@@ -19,7 +19,7 @@ from triton import knobs
 from gcp_kernels.ops.covariance_pool.triton import launch as covariance
 from gcp_kernels.ops.isqrt_pool.triton import launch as isqrt
 from gcp_kernels.ops.shapes import empty_gradient, pooled_shape
-from gcp_kernels.ops.sides import POSITIONS
+from gcp_kernels.ops.sides import CHANNELS, POSITIONS
 from gcp_kernels.ops.triton_device import policy
 from gcp_kernels.ops.triton_device.architecture import Architecture
 from gcp_kernels.ops.triton_device.policy import OnChip, Persistent, Phases, Tiling
@@ -28,7 +28,8 @@ from .stub_driver import StubDriver, stubbed
 
 MULTIPROCESSORS = 132
 BATCH = 2 * MULTIPROCESSORS
-CHANNELS = 256
+# Channels of features of 14 x 14 positions, by the side on which they are iterated.
+WIDTHS = {CHANNELS: 256, POSITIONS: 512}
 SPLITS = 4
 DTYPES = {"fast": torch.bfloat16, "high": torch.float32}
 
@@ -94,15 +95,17 @@ def shipped(arch: int) -> Iterator[Case]:
                 yield Case(choice, backward, precision, dtype, choice.block_c)
             positions = (table.positions_backward if backward else table.positions_forward)[planes]
             for choice in (*positions, replace(positions[-1], shared=True)):
-                yield Case(choice, backward, precision, dtype, CHANNELS, m=choice.block_m)
-            yield Case(Persistent(tilings[planes], MULTIPROCESSORS), backward, precision, dtype, CHANNELS)
+                yield Case(choice, backward, precision, dtype, WIDTHS[CHANNELS], m=choice.block_m)
+            for side, c in WIDTHS.items():
+                yield Case(Persistent(tilings[planes], MULTIPROCESSORS, side), backward, precision, dtype, c)
         for backward in (False, True):
             phases = Phases(table.phases[planes], SPLITS, chunk=4 * table.phases[planes].block_m)
-            of_features = Case(phases, backward, precision, dtype, CHANNELS)
+            of_features = Case(phases, backward, precision, dtype, WIDTHS[CHANNELS])
             yield of_features
+            yield replace(of_features, choice=replace(phases, side=POSITIONS), c=WIDTHS[POSITIONS])
             yield replace(of_features, source="matrix", m=1, triu=False)
         for backward in (False, True):
-            plain = Case(policy.COVARIANCE, backward, precision, dtype, CHANNELS)
+            plain = Case(policy.COVARIANCE, backward, precision, dtype, WIDTHS[CHANNELS])
             yield plain
             yield replace(plain, source="scaled features")
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 from gcp_kernels.architectures import FIRST_WITH, choices_of
-from gcp_kernels.ops.sides import POSITIONS
+from gcp_kernels.ops.sides import CHANNELS, POSITIONS
 from gcp_kernels.ops.triton_device import policy
 from gcp_kernels.ops.triton_device.architecture import Architecture
 from gcp_kernels.ops.triton_device.policy import Choices, OnChip, Tiling
@@ -69,9 +69,10 @@ class Entry:
         assert option is not None
         if isinstance(option, OnChip) or self.kernel == "covariance":
             return option
+        side = policy.side_of(case.c, case.m)
         if self.kernel == "phases":
-            return policy.by_phase(case.b, case.c, case.m, option, arch)
-        return policy.persistent(case.b, case.c, option, arch)
+            return policy.by_phase(case.b, case.c, case.m, option, arch, side)
+        return policy.persistent(case.b, case.c, option, arch, positions=case.m if side == POSITIONS else None)
 
 
 def table_name(arch: int) -> str:
@@ -146,7 +147,10 @@ def tilings() -> Iterator[Tiling]:
 
 
 def cases(kernel: str, precision: str, side: int) -> Iterator[Case]:
-    """Features as published networks have them: 14 x 14 and 7 x 7; few samples for phases."""
+    """Features as published networks have them, on either side where a tiling serves both; few samples for phases.
+
+    Where 7 x 7 positions are iterated on their own side, the side of the channels is timed on 28 x 28.
+    """
     if kernel == "covariance":
         for one, backward in product(precision.split(" and "), (False, True)):
             yield Case(Tiling(64, 16, 16, 4), backward, one, DTYPES[one], 256)
@@ -162,7 +166,7 @@ def cases(kernel: str, precision: str, side: int) -> Iterator[Case]:
         yield replace(of, c=512, m=side - side // 4 + 1)
         return
     yield of
-    yield replace(of, m=49)
+    yield next(replace(of, m=m) for m in (49, 784) if policy.side_of(of.c, m) == CHANNELS)
     if not side:
         yield replace(of, b=66, c=512)
 

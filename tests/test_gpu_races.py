@@ -29,6 +29,7 @@ from gcp_kernels import covariance_pool, fused_gcp
 from gcp_kernels.ops import backends
 from gcp_kernels.ops.isqrt_pool.triton import launch as isqrt
 from gcp_kernels.ops.isqrt_pool.triton import phase_launches as phases
+from gcp_kernels.ops.sides import POSITIONS
 from gcp_kernels.ops.triton_device import architecture, launch, policy
 from gcp_kernels.ops.triton_device.policy import OnChip, Persistent, Phases, Tiling
 from gcp_kernels.precision import PLANES
@@ -76,9 +77,11 @@ def cases() -> Iterator[Case]:
                 # As many programs as for any large batch: each takes two samples, and one of them three.
                 yield case(policy.persistent(1 << 20, c, tiling, arch), c=c)
             yield case(Persistent(tiling, 2), c=100, b=9)
+            yield case(policy.persistent(1 << 20, 300, tiling, arch, positions=196), c=300, m=196)
             tiling = table.phases[planes]
             chunk = tiling.block_m
             yield case(Phases(tiling, splits=-(-49 // chunk), chunk=chunk), c=256)
+            yield case(Phases(tiling, splits=-(-300 // chunk), chunk=chunk, side=POSITIONS), c=300, m=196)
             yield case(policy.COVARIANCE, c=256)
             yield case(policy.COVARIANCE, c=100, source="scaled features")
 

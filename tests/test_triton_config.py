@@ -7,7 +7,7 @@ from itertools import pairwise, product
 import pytest
 import torch
 
-from gcp_kernels.ops.sides import CHANNELS, POSITIONS
+from gcp_kernels.ops.sides import CHANNELS, POSITIONS, iterated_and_summed
 from gcp_kernels.ops.triton_device import policy
 from gcp_kernels.ops.triton_device.architecture import Architecture
 from gcp_kernels.ops.triton_device.launch import new_slabs
@@ -62,21 +62,25 @@ def assert_legal(choice, b, c, m, arch):
             assert choice.block_c < c <= choice.block_c * choice.blocks(c)
         assert_legal_launch(choice)
     elif isinstance(choice, Persistent):
-        assert_legal_tiling(choice.tiling, c)
+        size, _ = iterated_and_summed(choice.side, c, m)
+        assert_legal_tiling(choice.tiling, size)
         assert 1 <= choice.programs <= b
-        slab_bytes = 40 * (choice.tiling.block * choice.tiling.blocks(c)) ** 2
+        padded = choice.tiling.block * choice.tiling.blocks(size)
+        # Two planes of ten matrices and, on the side of the positions, of a panel of C rows.
+        slab_bytes = 40 * padded**2 + (4 * c * padded if choice.side == POSITIONS else 0)
         affordable = max(1, policy.SLAB_BYTES // slab_bytes)
         assert min(b, arch.multiprocessors, affordable) <= choice.programs <= affordable
         # 65536 registers of a multiprocessor, at most 255 for a thread.
         assert -(-choice.programs // arch.multiprocessors) * choice.tiling.warps * 32 * 256 <= 65536
     else:
         assert isinstance(choice, Phases)
-        assert_legal_tiling(choice.tiling, c)
-        assert_covered_once(choice, m)
+        size, summed = iterated_and_summed(choice.side, c, m)
+        assert_legal_tiling(choice.tiling, size)
+        assert_covered_once(choice, summed)
 
 
 def assert_covered_once(choice, m):
-    """Parts of ``chunk`` positions, in whole steps of block_m, cover all m of them; none is empty."""
+    """Parts of ``chunk`` positions (or channels), in whole steps of block_m, cover all m of them; none is empty."""
     assert choice.chunk >= 1
     assert choice.chunk % choice.tiling.block_m == 0
     bounds = [(part * choice.chunk, min((part + 1) * choice.chunk, m)) for part in range(choice.splits)]
@@ -113,10 +117,10 @@ def test_every_choice_is_legal(direction, precision, capability):
 def test_scratch_does_not_grow_with_the_batch(direction, precision):
     """Slabs are at most two for each multiprocessor; parts of covariances at most a tile more than fill them once."""
     tangents = direction == "backward"
-    for b, c, _, arch, choice in walk(direction, precision, 90):
+    for b, channels, m, arch, choice in walk(direction, precision, 90):
         if isinstance(choice, OnChip):
             continue
-        tiling = choice.tiling
+        tiling, (c, _) = choice.tiling, iterated_and_summed(choice.side, channels, m)
         count = choice.programs if isinstance(choice, Persistent) else b
         slabs = new_slabs(torch.empty(0, device="meta"), count, tiling.blocks(c) * tiling.block, tangents)
         # Five matrices, as many tangents, two planes each, of less than a tile more than C channels.

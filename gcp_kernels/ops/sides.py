@@ -11,3 +11,8 @@ Side = Literal["channels", "positions"]
 
 CHANNELS: Side = "channels"
 POSITIONS: Side = "positions"
+
+
+def iterated_and_summed(side: Side, c: int, m: int) -> tuple[int, int]:
+    """Give the size of the matrices that are iterated on a side, and how many products of features each sums."""
+    return (c, m) if side == CHANNELS else (m, c)

@@ -7,13 +7,15 @@ that launch kernels in another order would each compile for themselves. So all a
 
 from ..covariance_pool.triton import kernels as covariance
 from ..isqrt_pool.triton import gradient, iteration, on_chip, persistent, phases
-from ..isqrt_pool.triton.positions import blocks, factor
-from ..isqrt_pool.triton.positions import on_chip as positions
+from ..isqrt_pool.triton.positions import blocks, factor, panels
+from ..isqrt_pool.triton.positions import on_chip as positions_on_chip
+from ..isqrt_pool.triton.positions import persistent as positions_persistent
+from ..isqrt_pool.triton.positions import phases as positions_phases
 from . import features, products, tiles, triangle
 
 HASHED = (
-    products, features, triangle, tiles, iteration, gradient, factor, blocks,
-    covariance, on_chip, persistent, phases, positions,
+    products, features, triangle, tiles, iteration, gradient, factor, blocks, panels,
+    covariance, on_chip, persistent, phases, positions_on_chip, positions_persistent, positions_phases,
 )  # fmt: skip
 
 for _module in HASHED:
@@ -22,6 +24,7 @@ for _module in HASHED:
 
 # At every launch Triton compares each constant that a kernel depends on with what it was, which costs eight calls of
 # Python for a constant. They never change, and are in the keys already.
-for _module in (covariance, on_chip, persistent, phases, positions):
+LAUNCHED = (covariance, on_chip, persistent, phases, positions_on_chip, positions_persistent, positions_phases)
+for _module in LAUNCHED:
     for _function in vars(_module).values():
         getattr(_function, "used_global_vals", {}).clear()

@@ -7,12 +7,17 @@ import math
 import torch
 from torch import Tensor
 
-from .slab import slab_elements
+from .slab import panel_elements, slab_elements
 
 
 def new_slabs(like: Tensor, count: int, side: int, tangents: bool) -> Tensor:
     """Make ``count`` uninitialised slabs for matrices of (side, side) elements, and for their tangents."""
     return like.new_empty(count * slab_elements(side, tangents), dtype=torch.float16)
+
+
+def new_panels(like: Tensor, count: int, c: int, side: int) -> Tensor:
+    """Make ``count`` uninitialised panels of (c, side) elements."""
+    return like.new_empty(count * panel_elements(c, side), dtype=torch.float16)
 
 
 def is_wide(*tensors: Tensor | None) -> bool:

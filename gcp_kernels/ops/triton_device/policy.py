@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 from gcp_kernels.architectures import choices_of
-from gcp_kernels.ops.sides import CHANNELS, POSITIONS, Side
+from gcp_kernels.ops.sides import CHANNELS, POSITIONS, Side, iterated_and_summed
 from gcp_kernels.ops.triton_device.architecture import Architecture
-from gcp_kernels.ops.triton_device.slab import slab_elements
+from gcp_kernels.ops.triton_device.slab import panel_elements, slab_elements
 from gcp_kernels.precision import PLANES
 
 
@@ -49,7 +49,7 @@ class Tiling:
     """Tiles of (block, block) elements; a product reads ``block_k`` of the inner dimension at a time.
 
     Positions are read ``block_m`` at a time where a covariance is summed, and in strips of as many where a gradient of
-    the features is stored.
+    the features is stored; on the side of the positions, channels where a Gram matrix is summed.
     """
 
     block: int
@@ -69,7 +69,10 @@ class Tiling:
 
 @dataclass(frozen=True)
 class Persistent:
-    """``programs`` programs, each with a slab of memory, that take one sample after another through all phases."""
+    """``programs`` programs, each with a slab of memory, that take one sample after another through all phases.
+
+    On the side of the positions each has a panel beside it.
+    """
 
     tiling: Tiling
     programs: int
@@ -80,7 +83,8 @@ class Persistent:
 class Phases:
     """One launch for each phase; covariances are summed in ``splits`` parts of ``chunk`` positions.
 
-    ``chunk`` is a multiple of the tiling's ``block_m``, in which positions are read.
+    ``chunk`` is a multiple of the tiling's ``block_m``, in which positions are read. On the side of the positions it is
+    Gram matrices that are summed, over channels.
     """
 
     tiling: Tiling
@@ -114,7 +118,10 @@ class Thresholds:
         return b < self.samples * multiprocessors and blocks > self.shared_blocks
 
     def wants_phases(self, b: int, m: int, blocks: int, multiprocessors: int) -> bool:
-        """Say whether B samples of M positions, whose matrices have ``blocks`` blocks a side, are launched by phase."""
+        """Say whether B samples of M positions, whose matrices have ``blocks`` blocks a side, are launched by phase.
+
+        On the side of the positions M stands for the channels, which are summed there, and ``blocks`` is of the result.
+        """
         return b < self.samples * multiprocessors and (blocks > self.blocks or m > self.positions)
 
 
@@ -152,6 +159,7 @@ _TILING = Tiling(64, block_k=32, block_m=16, warps=4)
 _LONG = Tiling(64, block_k=64, block_m=16, warps=4)
 _LONG_3_STAGES = Tiling(64, block_k=64, block_m=16, warps=4, stages=3)
 _TILING_3_STAGES = Tiling(64, block_k=32, block_m=16, warps=4, stages=3)
+_NARROW = Tiling(64, block_k=16, block_m=16, warps=4)
 _NARROW_3_STAGES = Tiling(64, block_k=16, block_m=16, warps=4, stages=3)
 
 AMPERE = Choices(
@@ -183,7 +191,8 @@ BLACKWELL = Choices(
     positions_forward={1: _POSITIONS, 2: _POSITIONS},
     positions_backward={1: _WIDE_POSITIONS, 2: _WIDE_POSITIONS},
     forward={1: _TILING, 2: _TILING},
-    backward={1: _TILING, 2: _TILING},
+    # In "high" a step of 32 spills 528 bytes on the side of the positions, with Triton 3.6.0.
+    backward={1: _TILING, 2: _NARROW},
     phases={1: _TILING, 2: _TILING},
 )
 BLACKWELL_CONSUMER = Choices(
@@ -215,10 +224,6 @@ def choices(arch: Architecture) -> Choices:
 _table_name = cache(choices_of)
 
 
-# The side of the positions is on chip alone as yet: more positions than these are iterated on the side of the channels.
-MOST_POSITIONS = 64
-
-
 def side_of(c: int, m: int) -> Side:
     """Choose the side on which (C, M) features are iterated, the same for both passes and on every architecture.
 
@@ -227,8 +232,7 @@ def side_of(c: int, m: int) -> Side:
     blocks of 64, at N = 5, positions take fewer wherever they are chosen; where M is nearer to C the two differ by a
     tenth, either way, for many channels.
     """
-    smaller = 10 * _padded(m) < 9 * _padded(c)
-    return POSITIONS if smaller and m <= MOST_POSITIONS else CHANNELS
+    return POSITIONS if 10 * _padded(m) < 9 * _padded(c) else CHANNELS
 
 
 def _padded(side: int) -> int:
@@ -239,16 +243,16 @@ def _padded(side: int) -> int:
 def isqrt_forward(b: int, c: int, m: int, precision: str, arch: Architecture) -> Config:
     """Choose how ``isqrt_pool`` runs; for ``precision`` see PLANES."""
     table, planes = choices(arch), PLANES[precision]
-    if side_of(c, m) == POSITIONS and (config := _on_positions(b, c, m, table, table.positions_forward[planes], arch)):
-        return config
+    if side_of(c, m) == POSITIONS:
+        return _on_positions(b, c, m, table, planes, table.positions_forward[planes], table.forward[planes], arch)
     return _on_channels(b, c, m, table, planes, table.on_chip_forward[planes], table.forward[planes], arch)
 
 
 def isqrt_backward(b: int, c: int, m: int, precision: str, arch: Architecture) -> Config:
     """Choose how its backward pass runs."""
     table, planes = choices(arch), PLANES[precision]
-    if side_of(c, m) == POSITIONS and (config := _on_positions(b, c, m, table, table.positions_backward[planes], arch)):
-        return config
+    if side_of(c, m) == POSITIONS:
+        return _on_positions(b, c, m, table, planes, table.positions_backward[planes], table.backward[planes], arch)
     return _on_channels(b, c, m, table, planes, table.on_chip_backward[planes], table.backward[planes], arch)
 
 
@@ -265,16 +269,19 @@ def sqrt_backward(b: int, c: int, precision: str, arch: Architecture) -> Config:
 
 
 def _on_positions(
-    b: int, c: int, m: int, table: Choices, on_chip: tuple[OnChip, ...], arch: Architecture
-) -> OnChip | None:
-    """Choose on the side of the positions; ``None`` where their matrices are not on chip.
+    b: int, c: int, m: int, table: Choices, planes: int, on_chip: tuple[OnChip, ...], tiling: Tiling, arch: Architecture
+) -> Config:
+    """Choose on the side of the positions.
 
-    Programs share a sample in the largest block alone: where there are so few, what is computed in vain costs little,
-    and there are fewer kernels to compile.
+    On chip, programs share a sample in the largest block alone: where there are so few, what is computed in vain costs
+    little, and there are fewer kernels to compile.
     """
     fitting = [config for config in on_chip if m <= config.block_m]
     if not fitting:
-        return None
+        phases = table.phases[planes]
+        if table.thresholds.wants_phases(b, c, phases.blocks(c), arch.multiprocessors):
+            return by_phase(b, c, m, phases, arch, POSITIONS)
+        return persistent(b, c, tiling, arch, positions=m)
     shares = table.thresholds.wants_sharing(b, fitting[-1].blocks(c), arch.multiprocessors)
     return replace(fitting[-1], shared=True) if shares else fitting[0]
 
@@ -291,18 +298,25 @@ def _on_channels(
     return persistent(b, c, tiling, arch)
 
 
-def persistent(b: int, c: int, tiling: Tiling, arch: Architecture) -> Persistent:
-    """Take as many programs as are resident at a time, and as there is memory for."""
+def persistent(b: int, c: int, tiling: Tiling, arch: Architecture, positions: int | None = None) -> Persistent:
+    """Take as many programs as are resident at a time, and as there is memory for; of ``positions`` on their side."""
     # Four warps of at most 255 registers leave room for a second program.
     per_multiprocessor = 2 if tiling.warps == 4 else 1
+    size = tiling.blocks(c if positions is None else positions) * tiling.block
     # Both passes have as many, so a slab with tangents counts, in float16.
-    affordable = max(1, SLAB_BYTES // (2 * slab_elements(tiling.blocks(c) * tiling.block, tangents=True)))
-    return Persistent(tiling, programs=min(b, per_multiprocessor * arch.multiprocessors, affordable))
+    elements = slab_elements(size, tangents=True) + (0 if positions is None else panel_elements(c, size))
+    affordable = max(1, SLAB_BYTES // (2 * elements))
+    programs = min(b, per_multiprocessor * arch.multiprocessors, affordable)
+    return Persistent(tiling, programs, CHANNELS if positions is None else POSITIONS)
 
 
-def by_phase(b: int, c: int, m: int, tiling: Tiling, arch: Architecture) -> Phases:
-    """Take as many parts of a covariance as occupy the multiprocessors, none shorter than 256 positions."""
-    wanted = -(-arch.multiprocessors // (b * tiling.tiles(c)))
-    splits = max(1, min(wanted, m // 256))
-    chunk = -(-m // (splits * tiling.block_m)) * tiling.block_m
-    return Phases(tiling, splits=-(-m // chunk), chunk=chunk)
+def by_phase(b: int, c: int, m: int, tiling: Tiling, arch: Architecture, side: Side = CHANNELS) -> Phases:
+    """Take as many parts of a covariance as occupy the multiprocessors, none shorter than 256 positions.
+
+    On the side of the positions, of their Gram matrix, none shorter than 256 channels.
+    """
+    size, summed = iterated_and_summed(side, c, m)
+    wanted = -(-arch.multiprocessors // (b * tiling.tiles(size)))
+    splits = max(1, min(wanted, summed // 256))
+    chunk = -(-summed // (splits * tiling.block_m)) * tiling.block_m
+    return Phases(tiling, splits=-(-summed // chunk), chunk=chunk, side=side)

@@ -24,7 +24,7 @@ def derivative_tile(
     """Store a tile of L where V was; return its part of the trace term."""
     i, j = upper_tile(tile)
     rows, columns = block_of(i, BLOCK), block_of(j, BLOCK)
-    root, derivative = root_tile(slab, n_iter, rows, columns, P, True, PLANES, BLOCK, BLOCK_K)
+    root, derivative = root_tile(slab, n_iter, rows, columns, P, False, True, PLANES, BLOCK, BLOCK_K)
     store_tile(slab, V, derivative, rows, columns, i != j, P, 2)
     part = 0.5 * load_tile(slab, A + TANGENT, rows, columns, P) * root
     part -= load_tile(slab, A, rows, columns, P) * derivative

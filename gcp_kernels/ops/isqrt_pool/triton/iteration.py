@@ -10,6 +10,10 @@ later steps of a product, and of later tiles, ahead of time, and only the barrie
 
 The first step, where Y = W = A, takes Y_1 = 3/2 A - 1/2 V without another product, and leaves A as it is. The last
 iterate is 3/2 Y - 1/2 Y W of what N - 1 steps leave.
+
+With FACTOR the second matrix is Z, of which Y = A Z, in the place of Y: the factor q(K) between features on the side of
+the positions, where K is in the place of A. Only the start differs, Z_1 = 3/2 I - 1/2 K, which takes no product at all.
+Z is kept times :func:`unit_of`.
 """
 
 import triton
@@ -17,6 +21,21 @@ import triton.language as tl
 
 from ...triton_device.tiles import TANGENT, A, V, block_of, load_tile, multiply_tiles, store_tile
 from ...triton_device.triangle import upper_tile
+
+
+@triton.jit
+def unit_of(n_iter):
+    """Compute the power of two in which Z is kept, so that 1.5^N, its growth in a null space, stays in float16.
+
+    It is 1 up to 15 iterations, and no smaller than for 32, so that the Z of a regular matrix keeps its digits.
+    """
+    return tl.exp2(-tl.minimum(tl.maximum(tl.ceil(0.584963 * tl.cast(n_iter, tl.float32) - 9.0), 0.0), 10.0))
+
+
+@triton.jit
+def identity(rows, columns):
+    """Give a tile of the identity."""
+    return tl.where(rows[:, None] == columns[None, :], 1.0, 0.0)
 
 
 @triton.jit
@@ -62,14 +81,16 @@ def square_tile(
 def cube_tile(
     slab,
     step,
+    n_iter,
     tile,
     P: tl.constexpr,
+    FACTOR: tl.constexpr,
     TANGENTS: tl.constexpr,
     PLANES: tl.constexpr,
     BLOCK: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """Compute a tile of the next W, which is stored where the last Y was; in the first step of Y_1 too."""
+    """Compute a tile of the next W, which is stored where the last Y was; in the first step of Y_1, or Z_1, too."""
     w, y, free = matrices_of(step)
     out = tl.where(step == 0, 3, y)
     i, j = upper_tile(tile)
@@ -79,14 +100,19 @@ def cube_tile(
     square = load_tile(slab, V, rows, columns, P)
     store_tile(slab, out, 2.25 * linear - 1.5 * square + 0.25 * total, rows, columns, i != j, P, PLANES)
     if step == 0:
-        store_tile(slab, free, 1.5 * linear - 0.5 * square, rows, columns, i != j, P, PLANES)
+        if FACTOR:
+            first = unit_of(n_iter) * (1.5 * identity(rows, columns) - 0.5 * linear)
+        else:
+            first = 1.5 * linear - 0.5 * square
+        store_tile(slab, free, first, rows, columns, i != j, P, PLANES)
     if TANGENTS:
         d_linear = load_tile(slab, w + TANGENT, rows, columns, P)
         d_square = load_tile(slab, V + TANGENT, rows, columns, P)
         d_next = 2.25 * d_linear - 1.5 * d_square + 0.25 * d_total
         store_tile(slab, out + TANGENT, d_next, rows, columns, i != j, P, PLANES)
         if step == 0:
-            store_tile(slab, free + TANGENT, 1.5 * d_linear - 0.5 * d_square, rows, columns, i != j, P, PLANES)
+            d_first = -0.5 * unit_of(n_iter) * d_linear if FACTOR else 1.5 * d_linear - 0.5 * d_square
+            store_tile(slab, free + TANGENT, d_first, rows, columns, i != j, P, PLANES)
 
 
 @triton.jit
@@ -96,16 +122,27 @@ def root_tile(
     rows,
     columns,
     P: tl.constexpr,
+    FACTOR: tl.constexpr,
     TANGENTS: tl.constexpr,
     PLANES: tl.constexpr,
     BLOCK: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """Compute a tile of Y_N and, with TANGENTS, of its tangent."""
+    """Compute a tile of Y_N, or of Z_N times its unit, and, with TANGENTS, of its tangent."""
     w, y, _ = matrices_of(n_iter - 1)
     total, d_total = multiply_tiles(slab, y, w, rows, columns, P, TANGENTS, PLANES, BLOCK, BLOCK_K)
-    root = 1.5 * load_tile(slab, y, rows, columns, P) - 0.5 * total
+    previous = load_tile(slab, y, rows, columns, P)
+    if FACTOR:
+        # Z_0 is the identity, which is nowhere in the slab.
+        unit, started = unit_of(n_iter), n_iter > 1
+        total = tl.where(started, total, unit * previous)
+        previous = tl.where(started, previous, unit * identity(rows, columns))
+    root = 1.5 * previous - 0.5 * total
     d_root = root
     if TANGENTS:
-        d_root = 1.5 * load_tile(slab, y + TANGENT, rows, columns, P) - 0.5 * d_total
+        d_previous = load_tile(slab, y + TANGENT, rows, columns, P)
+        if FACTOR:
+            d_total = tl.where(started, d_total, unit * d_previous)
+            d_previous = tl.where(started, d_previous, 0.0)
+        d_root = 1.5 * d_previous - 0.5 * d_total
     return root, d_root

@@ -15,6 +15,29 @@ from .iteration import cube_tile, root_tile, square_tile
 
 
 @triton.jit
+def store_centres(x, centre, blocks, BLOCK: tl.constexpr, BLOCK_M: tl.constexpr):
+    """Store the centres of all channels, ``blocks`` of BLOCK; return the sum of squared deviations from the means."""
+    total = 0.0
+    for block in range(blocks):
+        rows = block_of(block, BLOCK)
+        _, mean, squares = statistics(x, rows, BLOCK_M)
+        tl.store(centre + rows, mean, mask=rows < x.C)
+        total += tl.sum(squares)
+    return total
+
+
+@triton.jit
+def largest_upstream(grad, sample, C, tiles, WIDE: tl.constexpr, BLOCK: tl.constexpr):
+    """Find the largest magnitude of G + G^T, of ``tiles`` tiles on or above the diagonal."""
+    largest = 0.0
+    for tile in range(tiles):
+        i, j = upper_tile(tile)
+        twice_g = symmetric_tile(grad, sample, block_of(i, BLOCK), block_of(j, BLOCK), C, WIDE)
+        largest = tl.maximum(largest, tl.max(tl.abs(twice_g)))
+    return largest
+
+
+@triton.jit
 def store_covariance(
     slab,
     x,
@@ -61,6 +84,7 @@ def iterate(
     n_iter,
     TILES: tl.constexpr,
     P: tl.constexpr,
+    FACTOR: tl.constexpr,
     TANGENTS: tl.constexpr,
     PLANES: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -72,7 +96,7 @@ def iterate(
             square_tile(slab, step, job, TILES, P, TANGENTS, PLANES, BLOCK, BLOCK_K)
         tl.debug_barrier()
         for tile in range(TILES):
-            cube_tile(slab, step, tile, P, TANGENTS, PLANES, BLOCK, BLOCK_K)
+            cube_tile(slab, step, n_iter, tile, P, FACTOR, TANGENTS, PLANES, BLOCK, BLOCK_K)
         tl.debug_barrier()
 
 
@@ -105,12 +129,7 @@ def isqrt_pool_persistent_forward_kernel(
         sample = tl.cast(index, tl.int64)
         if centre is not None:
             x, own_centre = sample_of(source, sample, C, M, WIDE, ALIGN), centre + sample * C
-            total = 0.0
-            for block in range(BLOCKS):
-                rows = block_of(block, BLOCK)
-                _, mean, squares = statistics(x, rows, BLOCK_M)
-                tl.store(own_centre + rows, mean, mask=rows < C)
-                total += tl.sum(squares)
+            total = store_centres(x, own_centre, BLOCKS, BLOCK, BLOCK_M)
             t, scale = total / x.M, inverse_root(total)
             tl.debug_barrier()
             tl.store(trace + sample, t)
@@ -120,11 +139,11 @@ def isqrt_pool_persistent_forward_kernel(
             tl.store(trace + sample, t)
             store_matrix(slab, source, sample, t, C, WIDE, TILES, P, PLANES, BLOCK)
         tl.debug_barrier()
-        iterate(slab, n_iter, TILES, P, False, PLANES, BLOCK, BLOCK_K)
+        iterate(slab, n_iter, TILES, P, False, False, PLANES, BLOCK, BLOCK_K)
         for tile in range(TILES):
             i, j = upper_tile(tile)
             rows, columns = block_of(i, BLOCK), block_of(j, BLOCK)
-            root, _ = root_tile(slab, n_iter, rows, columns, P, False, PLANES, BLOCK, BLOCK_K)
+            root, _ = root_tile(slab, n_iter, rows, columns, P, False, False, PLANES, BLOCK, BLOCK_K)
             store_symmetric(pooled + sample * size, root * tl.sqrt_rn(t), rows, columns, C, TRIU)
         tl.debug_barrier()
 
@@ -156,11 +175,7 @@ def isqrt_pool_persistent_backward_kernel(
     for index in range(tl.program_id(0), B, tl.num_programs(0)):
         sample = tl.cast(index, tl.int64)
         t = tl.load(trace + sample)
-        largest = 0.0
-        for tile in range(TILES):
-            i, j = upper_tile(tile)
-            twice_g = symmetric_tile(grad, sample, block_of(i, BLOCK), block_of(j, BLOCK), C, WIDE)
-            largest = tl.maximum(largest, tl.max(tl.abs(twice_g)))
+        largest = largest_upstream(grad, sample, C, TILES, WIDE, BLOCK)
         growth = growth_of(C, n_iter)
         for tile in range(TILES):
             i, j = upper_tile(tile)
@@ -174,7 +189,7 @@ def isqrt_pool_persistent_backward_kernel(
         else:
             store_matrix(slab, source, sample, t, C, WIDE, TILES, P, PLANES, BLOCK)
         tl.debug_barrier()
-        iterate(slab, n_iter, TILES, P, True, PLANES, BLOCK, BLOCK_K)
+        iterate(slab, n_iter, TILES, P, False, True, PLANES, BLOCK, BLOCK_K)
         trace_term = 0.0
         for tile in range(TILES):
             trace_term += derivative_tile(slab, tile, n_iter, P, PLANES, BLOCK, BLOCK_K)

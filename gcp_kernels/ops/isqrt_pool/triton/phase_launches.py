@@ -26,11 +26,10 @@ def launch_forward_phases(
     if centre is None:
         phases.matrix_trace_kernel[(b,)](source, trace, c, wide, _TRACE_BLOCK)
     else:
-        squares = _launch_statistics(source, centre, m, wide, align)
-        phases.trace_kernel[(b,)](squares, trace, m, squares.shape[1])
+        launch_statistics(source, centre, trace, m, wide, align)
     slabs = new_slabs(trace, b, blocks * tiling.block, tangents=False)
     _launch_start(source, centre, trace, None, None, slabs, m, n_iter, planes, wide, align, choice)
-    _launch_steps(slabs, b, c, n_iter, False, planes, choice)
+    launch_steps(slabs, b, c, n_iter, False, False, planes, choice)
     phases.root_kernel[(b * tiles,)](
         slabs, trace, pooled, c, n_iter, pooled.dim() == 2, planes, blocks, tiling.block, tiling.block_k,
         num_warps=tiling.warps, num_stages=tiling.stages,
@@ -50,7 +49,7 @@ def launch_backward_phases(
     phases.largest_kernel[(b * tiles,)](grad, largest, c, wide, blocks, tiling.block, **options)
     slabs = new_slabs(trace, b, blocks * tiling.block, tangents=True)
     _launch_start(source, centre, trace, grad, largest, slabs, m, n_iter, planes, wide, align, choice)
-    _launch_steps(slabs, b, c, n_iter, True, planes, choice)
+    launch_steps(slabs, b, c, n_iter, False, True, planes, choice)
     phases.derivative_kernel[(b * tiles,)](
         slabs, trace_terms, n_iter, planes, blocks, tiling.block, tiling.block_k, **options
     )
@@ -66,13 +65,13 @@ def launch_backward_phases(
         )  # fmt: skip
 
 
-def _launch_statistics(x: Features | Matrices, centre: Tensor, m: int, wide: bool, align: int) -> Tensor:
-    """Fill ``centre``; give parts of the sums of squared deviations, (B, parts)."""
+def launch_statistics(x: Features | Matrices, centre: Tensor, trace: Tensor, m: int, wide: bool, align: int) -> None:
+    """Fill ``centre`` and ``trace``, of features."""
     b, c = centre.shape
     count = -(-c // _STATISTICS_ROWS)
-    squares = centre.new_empty(b, count)
+    squares = centre.new_empty(b, count)  # parts of the sums of squared deviations
     phases.statistics_kernel[(b * count,)](x, centre, squares, c, m, wide, align, _STATISTICS_ROWS, _STATISTICS_COLUMNS)
-    return squares
+    phases.trace_kernel[(b,)](squares, trace, m, count)
 
 
 def _launch_start(
@@ -97,11 +96,13 @@ def _launch_start(
     )  # fmt: skip
 
 
-def _launch_steps(slabs: Tensor, b: int, c: int, n_iter: int, tangents: bool, planes: int, choice: Phases) -> None:
-    """Take all steps of the iteration but the last."""
-    tiling, blocks, tiles = choice.tiling, choice.tiling.blocks(c), choice.tiling.tiles(c)
+def launch_steps(
+    slabs: Tensor, b: int, side: int, n_iter: int, factor: bool, tangents: bool, planes: int, choice: Phases
+) -> None:
+    """Take all steps but the last of the iteration on (side, side) matrices; for ``factor`` see ``iteration``."""
+    tiling, blocks, tiles = choice.tiling, choice.tiling.blocks(side), choice.tiling.tiles(side)
     constants = (tangents, planes, blocks, tiling.block, tiling.block_k)
     options = {"num_warps": tiling.warps, "num_stages": tiling.stages}
     for step in range(n_iter - 1):
         phases.square_kernel[(b * (tiles if step == 0 else 2 * tiles),)](slabs, step, *constants, **options)
-        phases.cube_kernel[(b * tiles,)](slabs, step, *constants, **options)
+        phases.cube_kernel[(b * tiles,)](slabs, step, n_iter, factor, *constants, **options)

@@ -39,6 +39,16 @@ def largest_of(parts, count):
 
 
 @triton.jit
+def tile_of(parts, count, BLOCK: tl.constexpr):
+    """Add up ``count`` parts of a tile."""
+    element = tl.arange(0, BLOCK)[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
+    tile = tl.zeros((BLOCK, BLOCK), tl.float32)
+    for part in range(count):
+        tile += tl.load(parts + part * (BLOCK * BLOCK) + element)
+    return tile
+
+
+@triton.jit
 def program_of(jobs):
     """Say which sample (64-bit) and which job of it, of ``jobs``, this program has."""
     program = tl.program_id(0)
@@ -145,10 +155,7 @@ def start_kernel(
     i, j = upper_tile(tile)
     rows, columns = block_of(i, BLOCK), block_of(j, BLOCK)
     if parts is not None:
-        element = tl.arange(0, BLOCK)[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
-        a = tl.zeros((BLOCK, BLOCK), tl.float32)
-        for split in range(splits):
-            a += tl.load(parts + ((sample * TILES + tile) * splits + split) * (BLOCK * BLOCK) + element)
+        a = tile_of(parts + (sample * TILES + tile) * splits * (BLOCK * BLOCK), splits, BLOCK)
     else:
         a = normalised_tile(matrices, sample, tl.load(trace + sample), rows, columns, C, WIDE)
     store_tile(slab, A, a, rows, columns, i != j, P, PLANES)
@@ -176,10 +183,12 @@ def square_kernel(
     square_tile(slab, step, job, TILES, BLOCKS * BLOCK, TANGENTS, PLANES, BLOCK, BLOCK_K)
 
 
-@triton.jit(do_not_specialize=["step"])
+@triton.jit(do_not_specialize=["step", "n_iter"])
 def cube_kernel(
     slabs,
     step,
+    n_iter,
+    FACTOR: tl.constexpr,
     TANGENTS: tl.constexpr,
     PLANES: tl.constexpr,
     BLOCKS: tl.constexpr,
@@ -189,7 +198,7 @@ def cube_kernel(
     """Take the second phase of a step. Grid: B x tiles."""
     sample, tile = program_of(BLOCKS * (BLOCKS + 1) // 2)
     slab = slab_of(slabs, sample, BLOCKS * BLOCK, TANGENTS)
-    cube_tile(slab, step, tile, BLOCKS * BLOCK, TANGENTS, PLANES, BLOCK, BLOCK_K)
+    cube_tile(slab, step, n_iter, tile, BLOCKS * BLOCK, FACTOR, TANGENTS, PLANES, BLOCK, BLOCK_K)
 
 
 @triton.jit(do_not_specialize=["n_iter"])
@@ -211,7 +220,7 @@ def root_kernel(
     i, j = upper_tile(tile)
     rows, columns = block_of(i, BLOCK), block_of(j, BLOCK)
     slab = slab_of(slabs, sample, P, False)
-    root, _ = root_tile(slab, n_iter, rows, columns, P, False, PLANES, BLOCK, BLOCK_K)
+    root, _ = root_tile(slab, n_iter, rows, columns, P, False, False, PLANES, BLOCK, BLOCK_K)
     size = C * (C + 1) // 2 if TRIU else C * C
     root *= tl.sqrt_rn(tl.load(trace + sample))
     store_symmetric(pooled + sample * size, root, rows, columns, C, TRIU)

@@ -24,15 +24,6 @@ def regularised(gram, M):
 
 
 @triton.jit
-def unit_of(n_iter):
-    """Compute the power of two in which Z is kept, so that 1.5^N, its growth in a null space, stays in float16.
-
-    It is 1 up to 15 iterations, and no smaller than for 32, so that the Z of a regular matrix keeps its digits.
-    """
-    return tl.exp2(-tl.minimum(tl.maximum(tl.ceil(0.584963 * tl.cast(n_iter, tl.float32) - 9.0), 0.0), 10.0))
-
-
-@triton.jit
 def first_factor(k, unit):
     """Compute (3 I - K) / 2 times ``unit``."""
     rows = tl.arange(0, k.shape[0])

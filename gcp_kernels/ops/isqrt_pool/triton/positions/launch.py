@@ -1,4 +1,4 @@
-"""Launches of isqrt_pool on the side of the positions, on chip; see ``isqrt_pool/triton/launch.py`` for arguments."""
+"""Launches of isqrt_pool on the side of the positions; see ``isqrt_pool/triton/launch.py`` for arguments."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gcp_kernels.precision import PLANES
 from ....triton_device.arguments import features_of, matrices_of
 from ....triton_device.launch import alignment, is_wide
 from ....triton_device.policy import Config, OnChip
-from . import on_chip
+from . import on_chip, slab_launch
 
 # From so many positions on, "high" has W wait in memory for Z: the planes of two products and six matrices would spill.
 _WAITING_FROM = 64
@@ -20,7 +20,9 @@ def launch_forward(
     x: Tensor, pooled: Tensor, centre: Tensor, trace: Tensor, n_iter: int, precision: str, choice: Config
 ) -> None:
     """Fill ``pooled``, ``centre`` and ``trace``."""
-    assert isinstance(choice, OnChip)
+    if not isinstance(choice, OnChip):
+        slab_launch.launch_forward(x, pooled, centre, trace, n_iter, precision, choice)
+        return
     b, c, m = x.shape
     given, triu = features_of(x), pooled.dim() == 2
     # Blocks of channels and of positions, and how features are read.
@@ -40,7 +42,9 @@ def launch_backward(
     grad: Tensor, x: Tensor, centre: Tensor, trace: Tensor, grad_x: Tensor, n_iter: int, precision: str, choice: Config
 ) -> None:
     """Fill ``grad_x``."""
-    assert isinstance(choice, OnChip)
+    if not isinstance(choice, OnChip):
+        slab_launch.launch_backward(grad, x, centre, trace, grad_x, n_iter, precision, choice)
+        return
     b, c, m = x.shape
     upstream, given, out = matrices_of(grad), features_of(x), features_of(grad_x)
     planes = PLANES[precision]

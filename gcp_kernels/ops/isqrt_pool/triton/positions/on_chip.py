@@ -11,6 +11,7 @@ import triton.language as tl
 
 from ....triton_device.features import sample_of
 from ....triton_device.products import direction, inverse_root, split
+from ..iteration import unit_of
 from ..phases import largest_of, program_of
 from .blocks import (
     gram_and_direction,
@@ -20,7 +21,7 @@ from .blocks import (
     store_gradient_block,
     store_pooled_rows,
 )
-from .factor import at_square, factor_and_tangent, factor_of, regularised, unit_of
+from .factor import at_square, factor_and_tangent, factor_of, regularised
 
 
 @triton.jit(do_not_specialize=["M", "n_iter"])
