@@ -53,7 +53,9 @@ def test_features(c, m, n_iter, precision, output, dtype, monkeypatch):
 def test_the_promise_is_kept_on_every_spectrum(spectrum, precision, monkeypatch):
     form = forms.POSITION_FORMS[list(inputs.SPECTRA).index(spectrum) % 2]
     forms.force(monkeypatch, forms.choice_of(form, 100, 49))
-    forms.check_pooling(inputs.SPECTRA[spectrum](1, 100, 49, FLOAT32), 5, precision, "full")
+    forms.check_pooling(
+        inputs.SPECTRA[spectrum](1, 100, 49, FLOAT32), 7 if precision == "fast" else 5, precision, "full"
+    )
 
 
 @pytest.mark.parametrize("precision", ["fast", "high"])

@@ -22,7 +22,8 @@ from benchmarks.static_kernels import launched, shipped, variants
 kernels, failures = {}, {}
 for case in shipped(90):
     few = replace(case, variant="7 x 7", m=1 if case.source == "matrix" else 49)
-    for variant in (*variants(case), few, replace(few, variant="7 x 7 channels last", channels_last=True)):
+    fews = () if case.on_positions else (few, replace(few, variant="7 x 7 channels last", channels_last=True))
+    for variant in (*variants(case), *fews):
         for kernel in launched(variant, 90):
             kernels.setdefault(kernel.specialization, kernel)
 for kernel in kernels.values():
