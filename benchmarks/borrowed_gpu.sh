@@ -99,7 +99,7 @@ figures() {
 
 # Both kernels of a pass, after one that compiled them: the report, and what it says in words.
 profile() {
-  local name=$1$2 kernels='regex:^isqrt_pool_(on_chip_|persistent_|)(forward|backward)_kernel'
+  local name=$1$2 kernels='regex:^isqrt_pool_(positions_|)(on_chip_|persistent_|)(forward|backward)_kernel'
   into profiles.txt 70 ncu --clock-control none --set full --import-source no -k "$kernels" -s 2 -c 2 \
     -f -o "$out/$name" "$PYTHON" -m benchmarks.gpu_profile "$1" "$2" bfloat16 fast
   into profiles.txt 15 ncu --import "$out/$name.ncu-rep" --page details

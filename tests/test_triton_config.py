@@ -176,8 +176,8 @@ def test_the_side_is_that_of_the_smaller_matrices():
 
 @pytest.mark.parametrize("direction", CHOOSERS)
 def test_the_side_does_not_depend_on_the_batch_or_the_pass(direction):
-    for precision in policy.PLANES:
-        for b, c, m, _, choice in walk(direction, precision, 90):
+    for precision, capability in product(policy.PLANES, CAPABILITIES):
+        for b, c, m, _, choice in walk(direction, precision, capability):
             assert choice.side == policy.side_of(c, m), (b, c, m)
 
 
