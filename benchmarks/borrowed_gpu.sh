@@ -92,7 +92,7 @@ figures() {
     --provider gcp_kernels --provider autograd --provider average --budget 110
   profile cuda 256
   profile cuda 64
-  profile triton 512
+  profile triton 256 --positions 49
   tar czf "$out/benchmark.tgz" -C "$work" benchmark
   tail -n 75 "$out/table.txt"
 }
@@ -101,7 +101,7 @@ figures() {
 profile() {
   local name=$1$2 kernels='regex:^isqrt_pool_(positions_|)(on_chip_|persistent_|)(forward|backward)_kernel'
   into profiles.txt 70 ncu --clock-control none --set full --import-source no -k "$kernels" -s 2 -c 2 \
-    -f -o "$out/$name" "$PYTHON" -m benchmarks.gpu_profile "$1" "$2" bfloat16 fast
+    -f -o "$out/$name" "$PYTHON" -m benchmarks.gpu_profile "$1" "$2" bfloat16 fast "${@:3}"
   into profiles.txt 15 ncu --import "$out/$name.ncu-rep" --page details
 }
 

@@ -192,7 +192,9 @@ def test_profiles_are_of_the_kernels_that_there_are():
     texts = [path.read_text(encoding="utf-8") for path in (*SOURCES, *(ROOT / "csrc").rglob("*.cuh"))]
     kernels = {name for text in texts for name in re.findall(r"\b(\w+_kernel)\(", text)}
     assert {name for name in kernels if re.search(pattern, name)} == {
-        f"isqrt_pool_{form}{way}_kernel" for form in ("", "on_chip_", "persistent_") for way in ("forward", "backward")
+        f"isqrt_pool_{form}{way}_kernel"
+        for form in ("", "on_chip_", "persistent_", "positions_", "positions_persistent_")
+        for way in ("forward", "backward")
     }
 
 
