@@ -132,7 +132,8 @@ def test_products_run_on_tensor_cores(rows, arch):
             assert set(row["tensor_cores"]) <= kinds, described(row)
         # Features and covariances make products; what only sums or scales makes none.
         traces = {"statistics_kernel", "trace_kernel", "matrix_trace_kernel"}
-        small = traces | {"largest_kernel", "start_kernel", "matrix_gradient_kernel"}
+        starts = {"start_kernel", "gram_start_kernel", "largest_kernel", "largest_part_kernel"}
+        small = traces | starts | {"matrix_gradient_kernel"}
         assert (row["kernel"] in small) == (row["products"] == 0), described(row)
 
 
