@@ -5,7 +5,7 @@ import torch
 
 from gcp_kernels import fused_gcp
 from gcp_kernels.ops import backends
-from gcp_kernels.ops.torch_device.batch_slices import CPU, GPU, slice_size, slices
+from gcp_kernels.ops.torch_device.batch_slices import FEW_MATRICES, ITERATED, slice_size, slices
 
 X = torch.zeros(1, 2, 3)
 
@@ -42,14 +42,15 @@ def test_a_backend_that_does_not_exist_is_named_with_those_that_do():
         backends.select("isqrt_pool", X, "bogus")
 
 
+@pytest.mark.parametrize("config", [ITERATED, FEW_MATRICES])
 @pytest.mark.parametrize("device_type", ["cpu", "cuda"])
 @pytest.mark.parametrize("batch", [0, 1, 7, 1000])
 @pytest.mark.parametrize(("channels", "positions"), [(1, 1), (64, 49), (256, 196), (1024, 49), (3, 50176)])
-def test_slices_cover_the_batch_once_within_their_memory(device_type, batch, channels, positions):
+def test_slices_cover_the_batch_once_within_their_memory(device_type, batch, channels, positions, config):
     device, dtype = torch.device(device_type), torch.float32
-    size = slice_size(batch, channels, positions, dtype, device)
+    size = slice_size(batch, channels, positions, dtype, device, config)
     parts = list(slices(batch, size))
     assert [i for part in parts for i in range(part.start, part.stop)] == list(range(batch))
     assert all(part.stop - part.start <= size for part in parts)
-    limit = (CPU if device.type == "cpu" else GPU).matrix_bytes
+    limit = config.cpu if device.type == "cpu" else config.gpu
     assert size == 1 or size * channels * max(channels, positions) * dtype.itemsize <= limit

@@ -120,6 +120,16 @@ def test_every_function_with_changing_batch_and_positions() -> None:
         assert_as_close(step(of(compiled), features, *rest), step(of(functions), features, *rest), 1e-4)
 
 
+def test_one_graph_serves_both_sides() -> None:
+    """The iterates that are kept have the size of the smaller side, of the positions or of the channels."""
+    compiled = torch.compile(gcp_kernels.fused_gcp, fullgraph=True, dynamic=True)
+    for batch, positions in ((3, 7), (2, 40), (4, 25)):
+        features = torch.randn(batch, 30, positions)
+        with torch._dynamo.config.patch(error_on_recompile=batch != 3):
+            ours = step(compiled, features)
+        assert_as_close(ours, step(gcp_kernels.fused_gcp, features), 1e-4)
+
+
 @pytest.mark.parametrize("kind", [Maps, Tokens])
 def test_export_with_open_sizes(kind: type[nn.Module]) -> None:
     network = kind().eval()

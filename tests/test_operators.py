@@ -49,11 +49,12 @@ def _arguments(operator: str, x: Tensor, flags: tuple[bool, ...] = (True, False)
     vector = torch.randn(b, c * (c + 1) // 2).to(x)
     for flag in flags:
         pooled_grad = vector if flag else torch.randn(b, c, c).to(x).mT
+        few = x[..., : c - 1] if flag else x  # positions, of which the iterates are then
         if operator == "isqrt_pool":
-            yield x, 3, flag, flag, "default", "auto"
+            yield few, 3, flag, flag, "default", "auto"
         elif operator == "isqrt_pool_backward":
-            _, centre, trace, iterates = OPERATORS.isqrt_pool(x, 3, flag, flag, "default", "auto")
-            yield pooled_grad, x, centre, trace, iterates, 3, flag, "default", "auto"
+            _, centre, trace, iterates = OPERATORS.isqrt_pool(few, 3, flag, flag, "default", "auto")
+            yield pooled_grad, few, centre, trace, iterates, 3, flag, "default", "auto"
         elif operator == "covariance_pool":
             for scale in (torch.randn(b, c).to(x), None):
                 yield x, scale, flag, "default", "auto"

@@ -58,13 +58,13 @@ def empty_scale_gradient(x: Tensor, scale: Tensor | None) -> Tensor:
     return x.new_empty(b, 0) if scale is None else scale.new_empty(b, c)
 
 
-def empty_iterates(like: Tensor, c: int, n_iter: int, keep: bool) -> Tensor:
-    """Allocate iterates without values for the batch of ``like``: (B, 2N, C, C), or (B, 0, C, C) if not kept.
+def empty_iterates(like: Tensor, side: int, n_iter: int, keep: bool) -> Tensor:
+    """Allocate iterates without values for the batch of ``like``: (B, 2N, s, s), or (B, 0, s, s) if not kept.
 
     The samples of one iterate are contiguous in memory, as batched products need them.
     """
     count = 2 * n_iter if keep else 0
-    return like.new_empty(count, like.shape[0], c, c, dtype=accumulation_dtype(like.dtype)).transpose(0, 1)
+    return like.new_empty(count, like.shape[0], side, side, dtype=accumulation_dtype(like.dtype)).transpose(0, 1)
 
 
 def keeps_iterates(tensor: Tensor, wanted: bool, backend: str) -> bool:

@@ -6,7 +6,7 @@ from torch import Tensor
 from gcp_kernels.precision import accumulation_dtype
 
 from ..shapes import empty_gradient, empty_scale_gradient, pooled_shape
-from ..torch_device.batch_slices import COVARIANCE_CPU, slice_size, slices
+from ..torch_device.batch_slices import FEW_MATRICES, slice_size, slices
 from ..torch_device.features import multiply_features, subtract_centre, subtract_mean
 from ..torch_device.products import matmul_precision
 from ..torch_device.triangle import fold_gradient, triangle_map
@@ -23,7 +23,7 @@ def covariance_pool(x: Tensor, scale: Tensor | None, triu: bool, precision: str)
     pooled = x.new_empty(pooled_shape(b, c, triu))
     centre = x.new_empty(b, c, dtype=dtype)
     with matmul_precision(x.device, x.dtype, precision):
-        for part in slices(b, slice_size(b, c, m, dtype, x.device, COVARIANCE_CPU)):
+        for part in slices(b, slice_size(b, c, m, dtype, x.device, FEW_MATRICES)):
             centred, centre[part] = subtract_mean(x[part], dtype)
             if scale is not None:
                 centred.mul_(scale[part, :, None].to(dtype))
@@ -44,7 +44,7 @@ def covariance_pool_backward(
     b, c, m = x.shape
     dtype = accumulation_dtype(x.dtype)
     grad_x, grad_scale = empty_gradient(x), empty_scale_gradient(x, scale)
-    size = slice_size(b, c, m, dtype, x.device, COVARIANCE_CPU)
+    size = slice_size(b, c, m, dtype, x.device, FEW_MATRICES)
     twice_g = x.new_empty(size, c, c, dtype=dtype)
     with matmul_precision(x.device, x.dtype, precision):
         for part in slices(b, size):

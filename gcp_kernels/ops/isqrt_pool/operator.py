@@ -18,7 +18,6 @@ def _fake(
     b, c, m = x.shape
     dtype = accumulation_dtype(x.dtype)
     keep = keeps_iterates(x, keep_iterates, backend)
-    # Where none are kept, M decides nothing: a graph that is exported for any number of positions has no choice of it.
     side = iterated_size(c, m) if keep else c
     return (
         x.new_empty(pooled_shape(b, c, triu)),

@@ -11,7 +11,7 @@ from gcp_kernels.precision import accumulation_dtype
 
 from ..shapes import empty_gradient, empty_iterates, keeps_iterates, pooled_shape
 from ..sides import POSITIONS
-from ..torch_device.batch_slices import COVARIANCE_CPU, CPU, slice_size, slices
+from ..torch_device.batch_slices import FEW_MATRICES, ITERATED, slice_size, slices
 from ..torch_device.features import multiply_features, subtract_centre, subtract_mean
 from ..torch_device.iteration import newton_schulz
 from ..torch_device.normalisation import GradientScratch, inverse_root, normalise
@@ -88,7 +88,7 @@ def _course(x: Tensor) -> tuple[bool, int]:
     """Say whether the iteration of features (B, C, M) is on the side of the positions, and how large slices are."""
     b, c, m = x.shape
     on_positions = side_of(c, m) == POSITIONS
-    config = COVARIANCE_CPU if on_positions else CPU
+    config = FEW_MATRICES if on_positions else ITERATED
     return on_positions, slice_size(b, c, m, accumulation_dtype(x.dtype), x.device, config)
 
 

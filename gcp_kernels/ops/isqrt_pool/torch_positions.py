@@ -18,12 +18,13 @@ def start_on_positions(centred: Tensor, out: Tensor) -> Tensor:
     """Write K + 1 1^T / M^2 (b, M, M) into ``out`` from x - mu (b, C, M); return the traces t of Sigma (b,).
 
     z takes the vector 1 of ones to zero, so what K does to it has no part in the result. It would be a zero eigenvalue,
-    whose rounding errors grow in every iteration: it is given the mean of all eigenvalues, 1 / M.
+    whose rounding errors grow in every iteration: it is given the mean of all eigenvalues, 1 / M. A constant sample
+    gets the identity besides: it has nothing but zero eigenvalues, where Z would grow until it overflows.
     """
     m = centred.shape[-1]
     torch.bmm(centred.mT, centred, out=out)
     trace = normalise(out) / m
-    out.add_(1 / m**2)
+    out.add_(1 / m**2).diagonal(dim1=-2, dim2=-1).add_((trace == 0)[:, None])
     return trace
 
 
@@ -81,6 +82,7 @@ class PositionScratch:
         z = centred.mul_(inverse_root(trace) / m**0.5)
         twice_g, twice_h = fold_gradient(grad, triu, out=self._twice_g[:b]), self._twice_h[:b]
         multiply_features(twice_g, z, out=twice_h)
-        derivative = scratch.gram_gradient(iterates, torch.bmm(z.mT, twice_h)).div_(m**0.5)
+        twice_p = torch.bmm(z.mT, twice_h, out=scratch.matrix(b))
+        derivative = scratch.gram_gradient(iterates, twice_p).div_(m**0.5)
         part = iterates.last_identity_part / m**0.5
         multiply_pair(twice_h, iterates.last / m**0.5, z, derivative, own=part, out=out)

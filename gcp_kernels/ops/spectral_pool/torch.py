@@ -18,7 +18,7 @@ from torch.nn.functional import pad
 from gcp_kernels.precision import accumulation_dtype
 
 from ..shapes import empty_gradient, pooled_shape
-from ..torch_device.batch_slices import COVARIANCE_CPU, slice_size, slices
+from ..torch_device.batch_slices import FEW_MATRICES, slice_size, slices
 from ..torch_device.eigenvalues import decompose, log_differences, power_differences
 from ..torch_device.features import subtract_mean
 from ..torch_device.products import matmul_precision
@@ -69,7 +69,7 @@ def _decompose(x: Tensor) -> tuple[Tensor, Tensor]:
     matrix = x.new_empty(b, order, order, dtype=dtype)
     basis = x.new_empty(b, c, order, dtype=dtype) if s < c else None
     with matmul_precision(x.device, x.dtype, "high"):
-        for part in slices(b, slice_size(b, c, m, dtype, x.device, COVARIANCE_CPU)):
+        for part in slices(b, slice_size(b, c, m, dtype, x.device, FEW_MATRICES)):
             rows, _ = subtract_mean(x[part], dtype)
             if basis is not None:
                 # Householder's Q is orthonormal whatever the rank. Eigenvectors of the Gram matrix of the positions
@@ -102,7 +102,7 @@ def _compose(values: Tensor, at_zero: float, eigenvectors: Tensor, x: Tensor, tr
     weights = values - at_zero
     pooled = x.new_empty(pooled_shape(b, c, triu))
     with matmul_precision(x.device, x.dtype, "high"):
-        for part in slices(b, slice_size(b, c, m, eigenvectors.dtype, x.device, COVARIANCE_CPU)):
+        for part in slices(b, slice_size(b, c, m, eigenvectors.dtype, x.device, FEW_MATRICES)):
             v = eigenvectors[part]
             f = torch.bmm(v * weights[part, None, :], v.mT)
             if at_zero:
@@ -129,7 +129,7 @@ def _gradient(differences: Tensor, eigenvectors: Tensor, grad: Tensor, x: Tensor
     b, c, m = x.shape
     dtype = eigenvectors.dtype
     grad_x = empty_gradient(x)
-    size = slice_size(b, c, m, dtype, x.device, COVARIANCE_CPU)
+    size = slice_size(b, c, m, dtype, x.device, FEW_MATRICES)
     twice_g = x.new_empty(size, c, c, dtype=dtype)
     to_zero = differences[:, -1:]
     with matmul_precision(x.device, x.dtype, "high"):

@@ -22,7 +22,8 @@ takes 12 and 24.
 Z_N itself, which the side of the positions needs, is the product of all T, without the A that Y starts from: Y_0 = I
 instead of A, so that Y_1 = T_0 takes no product. It takes as many products in all. Where A has small eigenvalues, most
 of Z_k is a multiple of the identity, up to 1.5^k I. What is kept is Z_k - c_k I: its elements are small, and so is what
-is lost in rounding them (in the gradient of a covariance of rank one with noise 1.6 times less, in others up to 4).
+is lost in rounding them: 1.6 times less in the gradient of a covariance of rank one with noise, 3 to 4 times less for
+256 channels of rectified normal features at 14x14 positions.
 """
 
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Iterates:
-    """The matrices of one forward pass that its derivative needs, each of shape (b, C, C).
+    """The matrices of one forward pass that its derivative needs, each of shape (b, s, s).
 
     ``w[k]`` and ``y[k]`` are W_k and Y_k for k = 0 .. N - 2; ``w[0]`` and ``y[0]`` are both A. ``square`` is V,
     ``factor`` is Q - 9/4 I, and ``last`` is Y_N. For N = 1 there are only A and Y_1.
@@ -51,7 +52,7 @@ class Iterates:
 
     @staticmethod
     def view(slab: Tensor, of_root: bool) -> "Iterates":
-        """Name the matrices of ``slab``, shape (2 N, b, C, C). The caller fills the first, A."""
+        """Name the matrices of ``slab``, shape (2 N, b, s, s). The caller fills the first, A."""
         a, *others, last = slab.unbind(0)
         if not others:
             return Iterates([a], [a], square=last, factor=last, last=last, of_root=of_root)
@@ -71,12 +72,12 @@ class Iterates:
 
 
 # More would cost digits of what Z tends to, where the eigenvalues of A are all alike: about the root of their number.
-MOST_IDENTITY_PART = 1.5**5
+GROWING_ITERATIONS = 5
 
 
 def identity_part(k: int) -> float:
     """Give c_k: what Z_k has at an eigenvalue of zero, 1.5^k, up to five iterations, and no more later."""
-    return min(1.5**k, MOST_IDENTITY_PART)
+    return 1.5 ** min(k, GROWING_ITERATIONS)
 
 
 def newton_schulz(iterates: Iterates) -> Tensor:
@@ -117,7 +118,7 @@ def newton_schulz(iterates: Iterates) -> Tensor:
 
 
 def add_identity(matrix: Tensor, multiple: float) -> Tensor:
-    """Add a multiple of the identity to matrices (b, C, C), in place."""
+    """Add a multiple of the identity to matrices (b, s, s), in place."""
     if multiple:
         matrix.diagonal(dim1=-2, dim2=-1).add_(multiple)
     return matrix
@@ -130,11 +131,11 @@ def derivative(iterates: Iterates, g: Tensor, scratch: Tensor) -> Tensor:
 
     Args:
         iterates: filled by :func:`newton_schulz`.
-        g: G, symmetric, shape (b, C, C). Overwritten.
-        scratch: working memory of any content, shape (4, b, C, C).
+        g: G, symmetric, shape (b, s, s). Overwritten.
+        scratch: working memory of any content, shape (4, b, s, s).
 
     Returns:
-        L_f(A, G), symmetric, shape (b, C, C), in memory of ``g`` or ``scratch``.
+        L_f(A, G), symmetric, shape (b, s, s), in memory of ``g`` or ``scratch``.
     """
     w, y, square, of_root = iterates.w, iterates.y, iterates.square, iterates.of_root
     p, spare, dy_spare, dy_next = scratch.unbind(0)

@@ -10,7 +10,7 @@ SCRATCH_MATRICES = 4
 
 
 def normalise(matrix: Tensor) -> Tensor:
-    """Divide matrices (b, C, C) by their traces, in place, and return the traces (b,); a trace of zero gives zeros."""
+    """Divide matrices (b, s, s) by their traces, in place, and return the traces (b,); a trace of zero gives zeros."""
     trace = matrix.diagonal(dim1=-2, dim2=-1).sum(-1)
     matrix.div_(torch.where(trace == 0, torch.inf, trace)[:, None, None])
     return trace
@@ -21,6 +21,10 @@ class GradientScratch:
 
     def __init__(self, trace: Tensor, size: int, side: int) -> None:
         self._slab = trace.new_empty(1 + SCRATCH_MATRICES, size, side, side)
+
+    def matrix(self, samples: int) -> Tensor:
+        """Give working memory for one matrix of each of ``samples`` samples, (b, s, s)."""
+        return self._slab[0, :samples]
 
     def covariance_gradient(self, iterates: Iterates, grad: Tensor, triu: bool) -> Tensor:
         """Compute 2 sqrt(t) dL/dSigma from the gradient of sqrt(t) Y_N.
@@ -37,10 +41,10 @@ class GradientScratch:
         Returns:
             Shape (b, C, C), symmetric, in working memory that the next slice of the batch overwrites.
         """
-        slab = self._slab[:, : grad.shape[0]]
-        twice_g = fold_gradient(grad, triu, out=slab[0])
+        b = grad.shape[0]
+        twice_g = fold_gradient(grad, triu, out=self.matrix(b))
         trace_term = inner(twice_g, iterates.last) / 2
-        gradient = derivative(iterates, twice_g, slab[1:])
+        gradient = derivative(iterates, twice_g, self._slab[1:, :b])
         trace_term -= inner(gradient, iterates.w[0])
         gradient.diagonal(dim1=-2, dim2=-1).add_(trace_term[:, None])
         return gradient
@@ -53,7 +57,7 @@ class GradientScratch:
 
         Args:
             iterates: those of the forward pass, for q(K) = Z_N.
-            twice_p: 2 P, symmetric but for rounding, (b, M, M). Overwritten.
+            twice_p: 2 P, symmetric but for rounding, (b, M, M), in memory of :meth:`matrix`. Overwritten.
 
         Returns:
             Shape (b, M, M), symmetric, in working memory that the next slice of the batch overwrites.
@@ -67,8 +71,13 @@ class GradientScratch:
 
 
 def inverse_root(trace: Tensor) -> Tensor:
-    """Compute 1 / sqrt(t) of traces (b,), as (b, 1, 1); 0 for a trace of zero, whose gradient is zero."""
-    return torch.where(trace == 0, 0, trace.rsqrt())[:, None, None]
+    """Compute 1 / sqrt(t) of traces (b,), as (b, 1, 1).
+
+    It is 0 for a trace of zero, whose gradient is zero, and NaN for one that is infinite: elements that were divided by
+    it are zeros, and what is multiplied by this shows it.
+    """
+    inverse = torch.where(trace == 0, 0, trace.rsqrt())
+    return torch.where(trace == torch.inf, torch.nan, inverse)[:, None, None]
 
 
 def inner(left: Tensor, right: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 """Which side the torch backend iterates on, by the shape alone."""
 
+import torch
+
 from ..sides import CHANNELS, POSITIONS, Side
 
 # From this share of the channels on, positions are too many: what their side multiplies by features besides takes
@@ -15,5 +17,7 @@ def side_of(c: int, m: int) -> Side:
 
 
 def iterated_size(c: int, m: int) -> int:
-    """Give the size of the matrices that are iterated."""
-    return m if side_of(c, m) == POSITIONS else c
+    """Give the size of the matrices that are iterated: M or C."""
+    # 1 on the side of the channels, else 0. There is no branch, so that a compiler may leave the sizes open.
+    on_channels = torch.sym_max(0, torch.sym_min(1, OF_CHANNELS * m - MOST_POSITIONS * c + 1))
+    return torch.sym_min(c, m + on_channels * c)

@@ -54,22 +54,42 @@ def fold_gradient(grad: Tensor, triu: bool, out: Tensor) -> Tensor:
 
 
 # Rows of a product that are computed at a time where only its triangle is wanted.
-TRIANGLE_ROWS = 128
+STRIP_ROWS = 128
+
+
+def strip_map(c: int, device: torch.device) -> Tensor:
+    """Map the upper triangle to the elements of strips of rows, shape (C(C+1)/2,).
+
+    A strip is STRIP_ROWS rows of the matrix from the first one's diagonal element on to the right. The index of an
+    element is its flat index in its strip.
+    """
+    return _cpu_strip_map(c) if device.type == "cpu" else _strip_map(c, device)
+
+
+def _strip_map(c: int, device: torch.device) -> Tensor:
+    maps = []
+    for width in range(c, 0, -STRIP_ROWS):
+        rows, columns = torch.triu_indices(min(STRIP_ROWS, width), width, device=device)
+        maps.append(rows * width + columns)
+    return torch.cat(maps)
+
+
+@lru_cache(maxsize=8)
+def _cpu_strip_map(c: int) -> Tensor:
+    return _strip_map(c, torch.device("cpu"))
 
 
 def multiply_to_triangle(left: Tensor, right: Tensor, out: Tensor) -> None:
     """Write the upper triangles of the products of ``left`` (b, C, M) and ``right`` (b, M, C) into ``out``.
 
-    Rows are computed some at a time, and only from the first of them on to the right, so that little of what is below
-    the diagonal is computed at all.
+    A strip at a time, so that little of what is below the diagonal is computed at all.
     """
     c = left.shape[1]
+    index = strip_map(c, left.device)
     start = 0
-    for row in range(0, c, TRIANGLE_ROWS):
-        rows = min(TRIANGLE_ROWS, c - row)
-        count = rows * (c - row) - rows * (rows - 1) // 2
-        product = torch.bmm(left[:, row : row + rows], right[:, :, row:])
-        # The first rows of the triangle of what is left of the matrix.
-        index = triangle_map(c - row, left.device)[:count]
-        out[:, start : start + count] = product.flatten(1).index_select(1, index)
-        start += count
+    for row in range(0, c, STRIP_ROWS):
+        rows = min(STRIP_ROWS, c - row)
+        stop = start + rows * (c - row) - rows * (rows - 1) // 2
+        strip = torch.bmm(left[:, row : row + rows], right[:, :, row:])
+        out[:, start:stop] = strip.flatten(1).index_select(1, index[start:stop])
+        start = stop
