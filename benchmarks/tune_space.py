@@ -160,6 +160,7 @@ def cases(kernel: str, precision: str, side: int) -> Iterator[Case]:
         for backward in (False, True):
             yield replace(of, backward=backward, b=1)
             yield replace(of, backward=backward, b=10, m=784)
+            yield replace(of, backward=backward, b=10, c=512)
         return
     if kernel.startswith("positions"):
         yield replace(of, c=256, m=side)

@@ -58,7 +58,7 @@ def assert_legal(choice, b, c, m, arch):
         assert choice.size >= (m if choice.side == POSITIONS else c)
         if choice.shared:
             assert choice.side == POSITIONS
-            assert b < arch.multiprocessors
+            assert b < 2 * arch.multiprocessors
             assert choice.block_c < c <= choice.block_c * choice.blocks(c)
         assert_legal_launch(choice)
     elif isinstance(choice, Persistent):
@@ -190,7 +190,7 @@ def test_matrices_that_are_given_have_no_positions():
 
 
 def test_programs_share_a_sample_where_few_have_many_channels():
-    rule = policy.Thresholds(samples=0.5, shared_blocks=4)
+    rule = policy.Thresholds(shared_samples=0.5, shared_blocks=4)
     assert rule.wants_sharing(65, 5, 132)
     assert not rule.wants_sharing(66, 5, 132)
     assert not rule.wants_sharing(1, 4, 132)

@@ -108,14 +108,15 @@ class Thresholds:
     samples: float = 0.5
     blocks: int = 2
     positions: int = 4096
-    # On chip on the side of the positions, programs share a sample of more blocks of channels than these. The result
-    # has a tile for each pair of blocks, so with few samples that is where the time goes; a launch more is worth about
-    # as many tiles as five blocks have.
+    # On chip on the side of the positions, programs share a sample where there are fewer samples than these for each
+    # multiprocessor, and more blocks of channels. The result has a tile for each pair of blocks, and a program stores
+    # one after another; a launch more is worth about as many tiles as five blocks have, fifteen.
+    shared_samples: float = 2.0
     shared_blocks: int = 4
 
     def wants_sharing(self, b: int, blocks: int, multiprocessors: int) -> bool:
         """Say whether programs share each of B samples of ``blocks`` blocks of channels."""
-        return b < self.samples * multiprocessors and blocks > self.shared_blocks
+        return b < self.shared_samples * multiprocessors and blocks > self.shared_blocks
 
     def wants_phases(self, b: int, m: int, blocks: int, multiprocessors: int) -> bool:
         """Say whether B samples of M positions, whose matrices have ``blocks`` blocks a side, are launched by phase.
@@ -229,8 +230,8 @@ def side_of(c: int, m: int) -> Side:
 
     It is that of the smaller matrices, in the sizes that kernels have, if they are smaller by a tenth: on the side of
     the positions there are three products more, two with features and one with the direction. Counted in products of
-    blocks of 64, at N = 5, positions take fewer wherever they are chosen; where M is nearer to C the two differ by a
-    tenth, either way, for many channels.
+    blocks of 64, at N = 5, positions take fewer wherever they are chosen for more than 64 channels (below, both sides
+    are one block); where M is nearer to C the two differ by a tenth, either way, for many channels.
     """
     return POSITIONS if 10 * _padded(m) < 9 * _padded(c) else CHANNELS
 

@@ -27,7 +27,8 @@ from ...triton_device.triangle import upper_tile
 def unit_of(n_iter):
     """Compute the power of two in which Z is kept, so that 1.5^N, its growth in a null space, stays in float16.
 
-    It is 1 up to 15 iterations, and no smaller than for 32, so that the Z of a regular matrix keeps its digits.
+    It is 1 up to 15 iterations, and no smaller than for 32, so that the Z of a regular matrix keeps its digits. Beyond
+    34 that of a singular one overflows, and its sample is NaN.
     """
     return tl.exp2(-tl.minimum(tl.maximum(tl.ceil(0.584963 * tl.cast(n_iter, tl.float32) - 9.0), 0.0), 10.0))
 
@@ -36,6 +37,20 @@ def unit_of(n_iter):
 def identity(rows, columns):
     """Give a tile of the identity."""
     return tl.where(rows[:, None] == columns[None, :], 1.0, 0.0)
+
+
+@triton.jit
+def regularised(gram, rows, columns, M, trace):
+    """Make a tile of the Gram matrix K regular where features are centred, without a change to what comes of it.
+
+    The rows of z sum to zero, so K has the vector of ones in its null space, where rounding would grow by 9/4 in every
+    iteration; and z has no part in it, so its eigenvalue may be any. It is made 1/M. What is beyond the M positions,
+    and all of a constant sample, whose trace is zero, is made the identity: that stays as it is, where zeros would have
+    Z grow by 3/2 in every iteration.
+    """
+    inside = (rows[:, None] < M) & (columns[None, :] < M)
+    regular = tl.where(inside, tl.div_rn(1.0, M * M * 1.0), identity(rows, columns))
+    return gram + tl.where(trace == 0, identity(rows, columns), regular)
 
 
 @triton.jit

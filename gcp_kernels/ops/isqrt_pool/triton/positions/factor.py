@@ -8,26 +8,14 @@ import triton
 import triton.language as tl
 
 from ....triton_device.products import accumulate, accumulated, accumulator, multiply, split
-
-
-@triton.jit
-def regularised(gram, M):
-    """Make the Gram matrix regular where features are centred, without a change to their products with q(K).
-
-    The rows of z sum to zero, so K has the vector of ones in its null space, where rounding would grow by 9/4 in every
-    iteration; and z has no part in it, so its eigenvalue may be any. It is made 1/M. What is beyond the M positions is
-    made the identity, which stays as it is, where zeros would have Z grow by 3/2 in every iteration.
-    """
-    rows, columns = tl.arange(0, gram.shape[0])[:, None], tl.arange(0, gram.shape[0])[None, :]
-    beyond = tl.where(rows == columns, 1.0, 0.0)
-    return gram + tl.where((rows < M) & (columns < M), 1.0 / (M * M), beyond)
+from ..iteration import identity
 
 
 @triton.jit
 def first_factor(k, unit):
     """Compute (3 I - K) / 2 times ``unit``."""
     rows = tl.arange(0, k.shape[0])
-    return unit * (tl.where(rows[:, None] == rows[None, :], 1.5, 0.0) - 0.5 * k)
+    return unit * (1.5 * identity(rows, rows) - 0.5 * k)
 
 
 @triton.jit

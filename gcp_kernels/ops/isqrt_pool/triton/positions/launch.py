@@ -56,7 +56,7 @@ def launch_backward(
     squares = trace.new_empty(b, 2, choice.block_m, choice.block_m)
     history = None
     if planes == 2 and choice.block_m >= _WAITING_FROM:
-        history = trace.new_empty(b, n_iter, 4, choice.block_m, choice.block_m, dtype=torch.float16)
+        history = trace.new_empty(b, n_iter - 1, 4, choice.block_m, choice.block_m, dtype=torch.float16)
     if choice.shared:
         on_chip.isqrt_pool_positions_direction_kernel[(b * blocks,)](
             upstream, given, centre, trace, products, largest, c, m, *constants, **options

@@ -4,11 +4,12 @@ The slab holds (P, P) matrices, P being M rounded up to whole tiles, with K in t
 *panel* beside it, as a high and a low plane: T = z q(K) forward, H = 2 G z backward, with z the scaled centred
 features. z itself is read from the features wherever it is needed.
 
-K is made regular, see :func:`store_gram`, which changes no product of z.
+K is made regular, see :func:`regularised`, which changes no product of z.
 
 The gradient comes from two derivatives: of z on either side of q(K), and of q(K), L = L_q(K, S) with S = z^T H. S is
-divided by its own largest magnitude and by M, which bounds its eigenvalues by 1; no tangent leaves the range of
-float16 then, since S has no part in the null space of K. The trace term is -(<q, S> / 2 + <L, K>).
+divided by its own largest magnitude and by M, which bounds its eigenvalues by 1. No tangent leaves the range of float16
+then, as long as S has little part in what is nearly a null space of K, where q has the slope 3.375^N. The trace term is
+-(<q, S> / 2 + <L, K>).
 """
 
 import triton
@@ -18,7 +19,7 @@ from ....triton_device.features import centred_tile, first_position, load_centre
 from ....triton_device.products import accumulate, accumulated, multiply_add, split
 from ....triton_device.tiles import TANGENT, A, V, block_of, load_tile, store_tile
 from ....triton_device.triangle import store_symmetric, symmetric_tile, upper_tile
-from ..iteration import identity, root_tile, unit_of
+from ..iteration import regularised, root_tile, unit_of
 
 
 @triton.jit
@@ -89,16 +90,9 @@ def gram_tile(
 
 
 @triton.jit
-def store_gram(slab, k, rows, columns, mirrored, M, P: tl.constexpr, PLANES: tl.constexpr):
-    """Store a tile of K, made regular without a change to its products with z.
-
-    The rows of z sum to zero, so K has the vector of ones in its null space, where rounding would grow by 9/4 in every
-    iteration; and z has no part in it, so its eigenvalue may be any. It is made 1/M. What is beyond the M positions is
-    made the identity, which stays as it is, where zeros would have Z grow by 3/2 in every iteration.
-    """
-    inside = (rows[:, None] < M) & (columns[None, :] < M)
-    regular = k + tl.where(inside, tl.div_rn(1.0, M * M * 1.0), identity(rows, columns))
-    store_tile(slab, A, regular, rows, columns, mirrored, P, PLANES)
+def store_gram(slab, k, rows, columns, mirrored, M, trace, P: tl.constexpr, PLANES: tl.constexpr):
+    """Store a tile of K, made regular."""
+    store_tile(slab, A, regularised(k, rows, columns, M, trace), rows, columns, mirrored, P, PLANES)
 
 
 @triton.jit
@@ -177,23 +171,25 @@ def upstream_tile(
     columns,
     WIDE: tl.constexpr,
     P: tl.constexpr,
-    PLANES: tl.constexpr,
     BLOCK: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """Store a tile of H = 2 G z in the panel, with G divided by its largest magnitude."""
-    # Multiplied twice, since the inverse of a subnormal number is infinite, and a division takes longer than a product.
-    up = tl.where(largest < 2.0**-64, 2.0**64, 1.0)
-    inverse = tl.where(largest == 0, 1.0, tl.div_rn(1.0, largest * up))
+    """Store a tile of H = 2 G z in the panel, with G divided by its largest magnitude.
+
+    Operands are split in two in every precision: of all products this one's rounding counts most, see ``blocks``.
+    """
+    # Multiplied twice, since the inverse of a subnormal number is infinite, that of a huge one is subnormal, and a
+    # division takes longer than a product.
+    near = tl.where(largest < 2.0**-64, 2.0**64, tl.where(largest > 2.0**64, 2.0**-64, 1.0))
+    inverse = tl.where(largest == 0, 1.0, tl.div_rn(1.0, largest * near))
     total = tl.zeros((BLOCK, BLOCK), tl.float32)
     for c in range(0, x.C, BLOCK_C):
         channels = c + tl.arange(0, BLOCK_C)
         shift, mean = first_position(x, channels), load_centre(centre, x, channels)
-        left_high, left_low = split(symmetric_tile(grad, sample, rows, channels, x.C, WIDE) * up * inverse)
+        left_high, left_low = split(symmetric_tile(grad, sample, rows, channels, x.C, WIDE) * near * inverse)
         high, low = split(centred_tile(x, channels, columns, shift, mean) * scale)
-        total = accumulate(left_high, left_low, high, low, total, PLANES)
-    # Both planes in every precision: the gradient reads them.
-    store_panel(panel, accumulated(total, PLANES), rows, columns, x.C, P, 2)
+        total = multiply_add(left_high, left_low, high, low, total, 2)
+    store_panel(panel, total, rows, columns, x.C, P, 2)
 
 
 @triton.jit

@@ -93,14 +93,15 @@ def isqrt_pool_positions_persistent_forward_kernel(
         sample = tl.cast(index, tl.int64)
         x, own_centre = sample_of(source, sample, C, M, WIDE, ALIGN), centre + sample * C
         total = store_centres(x, own_centre, blocks, BLOCK, BLOCK_M)
-        t, scale = total / x.M, inverse_root(total)
+        t = total / x.M
+        scale = inverse_root(t * x.M)  # which the backward pass can make again
         tl.debug_barrier()
         tl.store(trace + sample, t)
         for tile in range(TILES):
             i, j = upper_tile(tile)
             rows, columns = block_of(i, BLOCK), block_of(j, BLOCK)
             k = gram_tile(x, own_centre, scale, None, rows, columns, 0, C, P, PLANES, BLOCK, BLOCK_M)
-            store_gram(slab, k, rows, columns, i != j, x.M, P, PLANES)
+            store_gram(slab, k, rows, columns, i != j, x.M, t, P, PLANES)
         tl.debug_barrier()
         iterate(slab, n_iter, TILES, P, True, False, PLANES, BLOCK, BLOCK_K)
         for tile in range(TILES):
@@ -146,18 +147,17 @@ def isqrt_pool_positions_persistent_backward_kernel(
     for index in range(tl.program_id(0), B, tl.num_programs(0)):
         sample = tl.cast(index, tl.int64)
         x, own_centre = sample_of(source, sample, C, M, WIDE, ALIGN), centre + sample * C
-        scale = inverse_root(tl.load(trace + sample) * x.M)
+        t = tl.load(trace + sample)
+        scale = inverse_root(t * x.M)
         largest = largest_upstream(grad, sample, C, blocks * (blocks + 1) // 2, WIDE, BLOCK)
         for job in range(blocks * BLOCKS):
             rows, columns = block_of(job // BLOCKS, BLOCK), block_of(job % BLOCKS, BLOCK)
-            upstream_tile(
-                grad, sample, x, own_centre, scale, largest, panel, rows, columns, WIDE, P, PLANES, BLOCK, BLOCK_M
-            )
+            upstream_tile(grad, sample, x, own_centre, scale, largest, panel, rows, columns, WIDE, P, BLOCK, BLOCK_M)
         for tile in range(TILES):
             i, j = upper_tile(tile)
             rows, columns = block_of(i, BLOCK), block_of(j, BLOCK)
             k = gram_tile(x, own_centre, scale, None, rows, columns, 0, C, P, PLANES, BLOCK, BLOCK_M)
-            store_gram(slab, k, rows, columns, i != j, x.M, P, PLANES)
+            store_gram(slab, k, rows, columns, i != j, x.M, t, P, PLANES)
         tl.debug_barrier()
         norm = store_direction(slab, panel, x, own_centre, scale, TILES, P, PLANES, BLOCK, BLOCK_M) * x.M
         tl.debug_barrier()

@@ -26,7 +26,7 @@ def launch_forward_phases(
     parts = _gram(x, centre, trace, None, m, planes, wide, align, choice)
     slabs, panels = new_slabs(trace, b, side, tangents=False), new_panels(trace, b, c, side)
     phases.gram_start_kernel[(b * tiles,)](
-        parts, None, None, slabs, m, choice.splits, planes, blocks, tiling.block, **options
+        parts, trace, None, None, slabs, m, choice.splits, planes, blocks, tiling.block, **options
     )
     launch_steps(slabs, b, m, n_iter, True, False, planes, choice)
     phases.factor_kernel[(b * tiles,)](slabs, n_iter, planes, *inner, **options)
@@ -54,13 +54,13 @@ def launch_backward_phases(
     either_side.largest_kernel[(b * tiling.tiles(c),)](grad, largest, c, wide, of_channels, tiling.block, **options)
     phases.upstream_kernel[(b * of_channels * blocks,)](
         grad, x, centre, trace, largest, panels, c, m,
-        planes, wide, align, blocks, tiling.block, tiling.block_m, **options,
+        wide, align, blocks, tiling.block, tiling.block_m, **options,
     )  # fmt: skip
     parts = _gram(x, centre, trace, None, m, planes, wide, align, choice)
     s_parts = _gram(x, centre, trace, panels, m, planes, wide, align, choice)
     phases.largest_part_kernel[(b * tiles,)](s_parts, s_largest, choice.splits, tiles, tiling.block, **options)
     phases.gram_start_kernel[(b * tiles,)](
-        parts, s_parts, s_largest, slabs, m, choice.splits, planes, blocks, tiling.block, **options
+        parts, trace, s_parts, s_largest, slabs, m, choice.splits, planes, blocks, tiling.block, **options
     )
     launch_steps(slabs, b, m, n_iter, True, True, planes, choice)
     phases.factor_derivative_kernel[(b * tiles,)](slabs, trace_terms, n_iter, planes, *inner, **options)

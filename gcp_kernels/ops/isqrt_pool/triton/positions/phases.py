@@ -34,7 +34,6 @@ def upstream_kernel(
     panels,
     C,
     M,
-    PLANES: tl.constexpr,
     WIDE: tl.constexpr,
     ALIGN: tl.constexpr,
     BLOCKS: tl.constexpr,
@@ -58,7 +57,6 @@ def upstream_kernel(
         block_of(job % BLOCKS, BLOCK),
         WIDE,
         P,
-        PLANES,
         BLOCK,
         BLOCK_M,
     )
@@ -109,6 +107,7 @@ def largest_part_kernel(parts, largest, splits, TILES: tl.constexpr, BLOCK: tl.c
 @triton.jit(do_not_specialize=["M", "splits"])
 def gram_start_kernel(
     parts,
+    trace,
     s_parts,
     s_largest,
     slabs,
@@ -126,7 +125,8 @@ def gram_start_kernel(
     i, j = upper_tile(tile)
     rows, columns = block_of(i, BLOCK), block_of(j, BLOCK)
     first = (sample * TILES + tile) * splits * (BLOCK * BLOCK)
-    store_gram(slab, tile_of(parts + first, splits, BLOCK), rows, columns, i != j, M, P, PLANES)
+    k = tile_of(parts + first, splits, BLOCK)
+    store_gram(slab, k, rows, columns, i != j, M, tl.load(trace + sample), P, PLANES)
     if s_parts is not None:
         s = direction(tile_of(s_parts + first, splits, BLOCK), largest_of(s_largest + sample * TILES, TILES), M * 1.0)
         store_tile(slab, A + TANGENT, s, rows, columns, i != j, P, PLANES)
