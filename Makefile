@@ -62,7 +62,8 @@ test-torch-2.10.0: OLD_PYTHON = $(PYTHON310)
 test-torch-2.11.0: OLD_PYTHON = $(PYTHON312)
 OLDEST_TESTS = precision mixed_precision autocast operators operator_arguments inference_graphs compiled_models \
   transforms scaled_covariance_transforms normalization_transforms nn nn_normalization cross_covariance dropcov_layer \
-  matrix_function spectral_pool triton_kernels triton_edges triton_memory triton_config triton_choices triton_recompiles \
+  matrix_function spectral_pool sides triton_kernels triton_edges triton_memory triton_positions triton_positions_slabs \
+  triton_config triton_choices triton_recompiles \
   triton_variants triton_truncation gpu_races kernel_cache_keys static static_waits launch_overhead first_contact \
   run_endings commands
 

@@ -26,8 +26,9 @@ def fused_gcp(
     is sqrt(t) Y_N, where Y_N is the N-th Newton-Schulz iterate for Sigma / t (Li et al., CVPR 2018, equations 2 to 5).
     As in every published network, N = 5 iterations are not the exact root: see :func:`newton_schulz_sqrt`.
 
-    Where M is smaller than C (below 0.85 C in the torch backend), the torch and Triton backends iterate on (M, M)
-    matrices of the positions instead, which give the same result in less time (docs/mathematics.md).
+    Where M is clearly smaller than C (below 0.85 C in the torch backend, in Triton where its tiles are smaller by more
+    than a tenth), these two backends iterate on (M, M) matrices of the positions instead, which give the same result in
+    less time (docs/mathematics.md).
 
     Args:
         x: features, (B, C, *spatial) or, with ``channel_dim=-1``, tokens (B, N, C); float16, bfloat16, float32 or
@@ -39,8 +40,9 @@ def fused_gcp(
         precision: "fast" (float16 or TF32 products, relative error about 7e-4), "high" (float32-class products, below
             5e-6 for up to 6 iterations, 5 on the CUDA backend), or ``None``: "high" for float32 unless torch is allowed
             TF32, "fast" for half precision. Statistics and sums are always float32; float64 is always float64
-            throughout. More iterations keep that error where the positions, or the channels if these are fewer, are
-            independent. Elsewhere each more than doubles what rounding left in a null space: give float64.
+            throughout. More iterations keep that error where the iteration is on the positions and these are
+            independent, or where M is well above C. Elsewhere, and on the CUDA backend wherever M is not above C, each
+            more than doubles what rounding left in a null space: give float64.
         backend: "torch", "triton" or "cuda" to force one; "reference" for plain autograd of
             :mod:`gcp_kernels.reference`; "auto" or ``None`` for the first backend that can run this.
 

@@ -2,7 +2,7 @@
 
 The backward pass gets the eigenvalues of the covariance, of which small ones are zero already, and their eigenvectors.
 On the side of the positions there are M of them instead of C. There the last stands for every other direction: its
-eigenvalue is zero, and so is the vector.
+eigenvalue is zero and, for M above 1, so is the vector.
 """
 
 from torch import Tensor
