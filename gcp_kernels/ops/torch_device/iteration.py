@@ -110,10 +110,11 @@ def newton_schulz(iterates: Iterates) -> Tensor:
     factor.baddbmm_(square, cofactor, beta=27 / 16, alpha=1 / 16)
     if iterates.of_root:
         return torch.baddbmm(y[-1], y[-1], factor, beta=9 / 4, out=last)
+    if len(w) == 1:
+        return last.copy_(factor)
+    # (Z + c I) Q = 9/4 Z + c (Q - 9/4 I) + Z (Q - 9/4 I) + 9/4 c I
     c = identity_part(len(w) - 1)
-    last.copy_(factor)
-    if len(w) > 1:
-        last.mul_(c).add_(y[-1], alpha=9 / 4).baddbmm_(y[-1], factor)
+    torch.add(y[-1], factor, alpha=4 / 9 * c, out=last).baddbmm_(y[-1], factor, beta=9 / 4)
     return add_identity(last, 9 / 4 * c - iterates.last_identity_part)
 
 
@@ -142,17 +143,16 @@ def derivative(iterates: Iterates, g: Tensor, scratch: Tensor) -> Tensor:
     dw = dy = g
     for k in range(len(w) - 1):
         torch.bmm(w[k], dw, out=p)
-        if k == 0:
-            d_square = torch.add(p, p.mT, out=spare)
-            # 3/2 dA - 1/2 d(A^2), or dT_0
-            dy = torch.lerp(d_square, dw, 1.5, out=dy_spare) if of_root else torch.mul(dw, -0.5, out=dy_spare)
-            d_square.lerp_(p, 0.5)  # P + P^T / 2
+        torch.add(p, p.mT, alpha=0.5, out=spare)
+        if k == 0 and of_root:  # 3/2 dA - 1/2 d(A^2), where d(A^2) = P + P^T
+            dy = torch.lerp(torch.add(spare, p.mT, alpha=0.5, out=dy_spare), dw, 1.5, out=dy_spare)
+        elif k == 0:  # dT_0
+            dy = torch.mul(dw, -0.5, out=dy_spare)
         else:
-            torch.baddbmm(dy, dy, w[k], beta=1.5, alpha=-0.5, out=dy_next).baddbmm_(y[k], dw, alpha=-0.5)
-            if not of_root:
-                dy_next.add_(dw, alpha=-identity_part(k) / 2)
+            # Of Z, the multiple of the identity in it makes dW a term of its own.
+            start = dy if of_root else torch.add(dy, dw, alpha=-identity_part(k) / 3, out=dy_next)
+            torch.baddbmm(start, dy, w[k], beta=1.5, alpha=-0.5, out=dy_next).baddbmm_(y[k], dw, alpha=-0.5)
             dy, dy_next = dy_next, dy
-            torch.add(p, p.mT, alpha=0.5, out=spare)
         half = dw.sub_(p, alpha=4 / 3).baddbmm_(w[k], spare, beta=9 / 8, alpha=1 / 4)
         dw, spare = torch.add(half, half.mT, out=spare), dw
 
@@ -168,5 +168,5 @@ def derivative(iterates: Iterates, g: Tensor, scratch: Tensor) -> Tensor:
     dq = torch.add(half, half.mT, out=spare)
     if len(w) == 1 and not of_root:
         return dq
-    torch.baddbmm(dy, dy, iterates.factor, beta=9 / 4, out=dy_next).baddbmm_(y[-1], dq)
-    return dy_next if of_root else dy_next.add_(dq, alpha=identity_part(len(w) - 1))
+    start = dy if of_root else torch.add(dy, dq, alpha=4 / 9 * identity_part(len(w) - 1), out=dy_next)
+    return torch.baddbmm(start, dy, iterates.factor, beta=9 / 4, out=dy_next).baddbmm_(y[-1], dq)
