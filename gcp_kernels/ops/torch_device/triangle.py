@@ -90,6 +90,9 @@ def multiply_to_triangle(left: Tensor, right: Tensor, out: Tensor) -> None:
     for row in range(0, c, STRIP_ROWS):
         rows = min(STRIP_ROWS, c - row)
         stop = start + rows * (c - row) - rows * (rows - 1) // 2
-        strip = torch.bmm(left[:, row : row + rows], right[:, :, row:])
-        out[:, start:stop] = strip.flatten(1).index_select(1, index[start:stop])
+        strip = torch.bmm(left[:, row : row + rows], right[:, :, row:]).flatten(1)
+        if rows == c and out.dtype == strip.dtype:  # all of a result, which is contiguous then
+            torch.index_select(strip, 1, index, out=out)
+        else:
+            out[:, start:stop] = strip.index_select(1, index[start:stop])
         start = stop
