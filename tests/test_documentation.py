@@ -105,7 +105,7 @@ def test_readme_figures_are_how_far_the_iterate_is_from_the_root():
 
 def test_readme_figures_are_what_the_selftest_finds():
     (text,) = re.findall(
-        r"For `isqrt_pool` of the torch backend it printed.*?rounding of the result", README, re.DOTALL
+        r"For\s+`isqrt_pool` of the torch backend it printed.*?rounding\s+of\s+the\s+result", README, re.DOTALL
     )
     shown = [float(figure) for figure in re.findall(r"\d\.\de-\d", text)]
     assert len(shown) == 6
