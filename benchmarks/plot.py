@@ -137,7 +137,8 @@ def bars(group: str, value: Callable[[Row], float | None], title: str, unit: str
             drawn = axes.bar(
                 places, [height for _, height in points], 0.8 / len(names), label=name, color=COLOURS[name]
             )
-            axes.bar_label(drawn, fmt=lambda ratio: f"{ratio:.2g}" if ratio < 10 else f"{ratio:.0f}", fontsize=6, rotation=90, padding=2)
+            written = [f"{height:.2g}" if height < 10 else f"{height:.0f}" for _, height in points]
+            axes.bar_label(drawn, written, fontsize=6, rotation=90, padding=2)
         axes.set_xticks(range(len(labels)), [wrapped(label) for label in labels], fontsize=7)
         axes.set_ylabel(unit)
         axes.margins(y=0.15)
