@@ -1,6 +1,6 @@
 """The side on which the covariance is decomposed: (C, C) matrices of the channels, or smaller ones of the positions."""
 
-import torch
+from ..torch_device.side import smaller_size
 
 
 def kept_eigenvectors(c: int, m: int) -> int:
@@ -10,6 +10,4 @@ def kept_eigenvectors(c: int, m: int) -> int:
     side of the channels over time on the side of the positions, C = 32, 64, 128, 256: at M = C / 2 1.5, 1.4, 1.4, 1.6;
     at M = 0.7 C 1.2, 1.0, 1.1, 1.1; at M = 0.85 C 0.94, 0.89, 0.94, 0.91. On a GPU not measured.
     """
-    # 1 from M = 0.8 C on, else 0. It has no branch, so that a compiler may leave the sizes open.
-    on_channels = torch.sym_max(0, torch.sym_min(1, 5 * m - 4 * c + 1))
-    return torch.sym_min(c, m + on_channels * c)
+    return smaller_size(c, m, 4, 5)

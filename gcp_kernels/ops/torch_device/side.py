@@ -13,11 +13,16 @@ MOST_POSITIONS, OF_CHANNELS = 17, 20
 
 def side_of(c: int, m: int) -> Side:
     """Choose the side for C channels at M positions, the same in both passes: positions where M < 0.85 C."""
-    return POSITIONS if OF_CHANNELS * m < MOST_POSITIONS * c else CHANNELS
+    return POSITIONS if iterated_size(c, m) < c else CHANNELS
 
 
 def iterated_size(c: int, m: int) -> int:
     """Give the size of the matrices that are iterated: M or C."""
+    return smaller_size(c, m, MOST_POSITIONS, OF_CHANNELS)
+
+
+def smaller_size(c: int, m: int, most_positions: int, of_channels: int) -> int:
+    """Give M where M / C is below ``most_positions`` / ``of_channels``, which is 1 at most, else C."""
     # 1 on the side of the channels, else 0. There is no branch, so that a compiler may leave the sizes open.
-    on_channels = torch.sym_max(0, torch.sym_min(1, OF_CHANNELS * m - MOST_POSITIONS * c + 1))
+    on_channels = torch.sym_max(0, torch.sym_min(1, of_channels * m - most_positions * c + 1))
     return torch.sym_min(c, m + on_channels * c)
