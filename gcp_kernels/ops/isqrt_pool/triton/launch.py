@@ -51,15 +51,17 @@ def launch_forward(
     source: Tensor, pooled: Tensor, centre: Tensor | None, trace: Tensor, n_iter: int, precision: str, choice: Config
 ) -> None:
     """Fill ``pooled``, ``trace`` and ``centre``; without a centre, ``source`` is (B, C, C) matrices, not features."""
+    if choice.side == POSITIONS:
+        assert centre is not None  # matrices that are given have no positions
+        with current(source.device):
+            positions.launch_forward(source, pooled, centre, trace, n_iter, precision, choice)
+        return
     b, c, m = source.shape
     planes, wide, triu = PLANES[precision], is_wide(source), pooled.dim() == 2
     given: Features | Matrices
     given, align = (matrices_of(source), 1) if centre is None else (features_of(source), alignment(m, source))
     with current(source.device):
-        if choice.side == POSITIONS:
-            assert centre is not None  # matrices that are given have no positions
-            positions.launch_forward(source, pooled, centre, trace, n_iter, precision, choice)
-        elif isinstance(choice, OnChip):
+        if isinstance(choice, OnChip):
             on_chip.isqrt_pool_on_chip_forward_kernel[(b,)](
                 given, pooled, centre, trace, c, m, n_iter,
                 triu, planes, wide, align, choice.block_c, choice.block_m,
@@ -82,6 +84,11 @@ def launch_backward(
     precision: str, choice: Config,
 ) -> None:  # fmt: skip
     """Fill ``grad_source`` from the upstream gradient and what the forward pass saved; of matrices it is contiguous."""
+    if choice.side == POSITIONS:
+        assert centre is not None  # matrices that are given have no positions
+        with current(source.device):
+            positions.launch_backward(grad, source, centre, trace, grad_source, n_iter, precision, choice)
+        return
     b, c, m = source.shape
     planes, wide = PLANES[precision], is_wide(source, grad, grad_source)
     upstream, align = matrices_of(grad), 1
@@ -92,10 +99,7 @@ def launch_backward(
     else:
         given, out, align = features_of(source), features_of(grad_source), alignment(m, source, grad_source)
     with current(source.device):
-        if choice.side == POSITIONS:
-            assert centre is not None  # matrices that are given have no positions
-            positions.launch_backward(grad, source, centre, trace, grad_source, n_iter, precision, choice)
-        elif isinstance(choice, OnChip):
+        if isinstance(choice, OnChip):
             on_chip.isqrt_pool_on_chip_backward_kernel[(b,)](
                 upstream, given, centre, trace, out, c, m, n_iter,
                 planes, wide, align, choice.block_c, choice.block_m,
