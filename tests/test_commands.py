@@ -35,7 +35,7 @@ def test_info_names_versions_and_a_verdict_of_every_backend_on_every_operation(c
 
 
 def test_info_shows_the_side_of_every_shape(capsys):
-    """Under each heading every backend that can serve these shapes names its side of them, the smaller one."""
+    """Under each heading the torch backend, which serves every shape here, names its side of them, the smaller one."""
     main(["info"])
     report = capsys.readouterr().out
     found = re.findall(r"^isqrt_pool on cpu, (.*):\n((?:    .*\n)+)", report, flags=re.MULTILINE)
