@@ -97,6 +97,24 @@ def default_architectures(home: Path) -> str:
     return ";".join(name for code, name in ARCHITECTURES.items() if code in known)
 
 
+def architecture_flags(names: str) -> list[str]:
+    """Give nvcc's options for a list such as TORCH_CUDA_ARCH_LIST has, of numbers alone.
+
+    The sources know two generations, before 9.0 and from there on. Of each the intermediate code is made but once, and
+    machine code for every architecture from that: half the time of a build.
+    """
+    parts = [(int(name.removesuffix("+PTX").replace(".", "")), name.endswith("+PTX")) for name in names.split(";")]
+    flags = []
+    for generation in (80, 90):
+        members = [(number, ptx) for number, ptx in parts if (90 if number >= 90 else 80) == generation]
+        code = [f"sm_{number}" for number, _ in members]
+        if any(ptx for _, ptx in members):
+            code.append(f"compute_{generation}")
+        if code:
+            flags.append(f"-gencode=arch=compute_{generation},code=[{','.join(code)}]")
+    return flags
+
+
 def cuda_extension():
     """Give the setup() keywords that build the extension, and one line that says what it was built with."""
     require_stable_abi()
@@ -105,7 +123,11 @@ def cuda_extension():
     from torch.utils import cpp_extension
 
     cpp_extension.CUDA_HOME = str(home)  # a CPU build of torch leaves it None, whatever the environment says
-    os.environ["TORCH_CUDA_ARCH_LIST"] = os.environ.get("TORCH_CUDA_ARCH_LIST") or default_architectures(home)
+    chosen = os.environ.get("TORCH_CUDA_ARCH_LIST")
+    architectures = chosen or default_architectures(home)
+    # What is chosen may have names that torch translates.
+    flags = [] if chosen else architecture_flags(architectures)
+    os.environ["TORCH_CUDA_ARCH_LIST"] = architectures
 
     class BuildExtension(cpp_extension.BuildExtension):
         def build_extensions(self) -> None:
@@ -126,7 +148,7 @@ def cuda_extension():
         extra_compile_args={
             "cxx": ["-O2", "-fvisibility=hidden", *STABLE_ABI],
             # The largest source takes minutes for each architecture: as many of them at once as there are CPUs.
-            "nvcc": ["-O3", "-std=c++17", "-Xcompiler=-fvisibility=hidden", "--threads=0"],
+            "nvcc": ["-O3", "-std=c++17", "-Xcompiler=-fvisibility=hidden", "--threads=0", *flags],
         },
         # No strong symbol of ours names torch's CUDA half, hence --no-as-needed. The static CUDA runtime hides
         # its symbols, hence --exclude-libs: else the loader would mix it with the shared one torch brings.

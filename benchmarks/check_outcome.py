@@ -20,7 +20,7 @@ import torch
 from gcp_kernels.commands.lost_gpu import why_lost
 from gcp_kernels.precision import PLANES
 
-from .sanitize_cases import Work
+from .sanitize_cases import FunctionCheck, Work
 
 OK, WRONG, CRASHED, HUNG, NOT_RUN = VERDICTS = ("ok", "WRONG", "CRASHED", "HUNG", "NOT RUN")
 # Characters of a reason.
@@ -89,11 +89,19 @@ def layout(check: Any, device: torch.device) -> str:
     """Count the matrices of the CUDA extension's pooling that are resident in shared memory, forward and backward."""
     if check.backend != "cuda" or check.operation != "isqrt_pool":
         return ""
-    operators = torch.ops.gcp_kernels_cuda
-    limit = operators.shared_memory_limit(device.index)
-    shape = (check.c, PLANES[check.precision])
-    counts = [operators.pooling_layout(*shape, backward, limit)[:2] for backward in (False, True)]
+    limit = torch.ops.gcp_kernels_cuda.shared_memory_limit(device.index)
+    counts = [matrices_of(check, backward, limit) for backward in (False, True)]
     return " ".join(f"{resident}/{matrices}" for resident, matrices in counts) + " resident"
+
+
+def matrices_of(check: FunctionCheck, backward: bool, limit: int) -> tuple[int, int]:
+    """Count the matrices of an iSQRT-COV pass that are resident in so much shared memory, and all; none may fit."""
+    operators, planes = torch.ops.gcp_kernels_cuda, PLANES[check.precision]
+    if check.on_positions:
+        resident, matrices, _ = operators.positions_pooling_layout(check.c, check.m, planes, backward, limit)
+    else:
+        resident, matrices, _ = operators.pooling_layout(check.c, planes, backward, limit)
+    return resident, matrices
 
 
 def synchronize(device: torch.device) -> None:

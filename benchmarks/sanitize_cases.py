@@ -13,17 +13,26 @@ from torch import Tensor
 
 import gcp_kernels
 from gcp_kernels import reference
-from gcp_kernels.ops import backends
+from gcp_kernels.ops import backends, sides
+from gcp_kernels.ops.cuda_device.side import side_of
 from gcp_kernels.precision import PLANES
 
 from .cases import DTYPES
 from .truth import PROMISE, worst_sample_error
 
-# Where a block has 99 to 227 KiB of shared memory, some of these are small, some resident and some streamed, each way
-# and in each precision, if any C is: 80 is resident backward in "high" with 99. The small ones have a warp or three.
-CHANNELS = (16, 32, 48, 64, 80, 100, 128, 176, 256)
+# Where a block has 99 to 227 KiB of shared memory, some of these are small, some middle, some resident and some
+# streamed, each way and in each precision, if any C is: 80 is middle backward in "high" with 99.
+CHANNELS = (16, 32, 48, 64, 80, 100, 128, 140, 176, 256)
 # One for each form of the CUDA kernels, which read and write elements of every type.
-FORM_CHANNELS = (48, 80, 256)
+FORM_CHANNELS = (48, 80, 140, 256)
+COVARIANCE_CHANNELS = (60, 100, 140, 256)
+# More than the CUDA kernels iterate on: so they iterate on the side of the channels, however many there are.
+MANY_POSITIONS = 300
+# (C, M) that they iterate on the side of the positions: in every form, of few channels and of more than fit beside the
+# matrices.
+ON_POSITIONS = ((30, 16), (96, 49), (256, 49), (100, 70), (520, 100), (200, 140), (300, 196), (300, 256))
+# One for each form.
+FORMS_ON_POSITIONS = ((96, 49), (100, 70), (200, 140), (300, 256))
 # The first step, one in the middle and the last one.
 N_ITER = 3
 SAMPLES, POSITIONS = 3, 49
@@ -50,7 +59,8 @@ class Work:
 class FunctionCheck:
     """A public function, forward and backward, on a backend.
 
-    ``wraps`` takes one sample more than there are multiprocessors, so that some CTA has two of them one after another.
+    ``m`` positions are what a function of features is given. ``wraps`` takes so many samples for each multiprocessor,
+    and one more: where no more of them find room at once, some CTA has two of them one after another.
     """
 
     backend: str
@@ -61,12 +71,13 @@ class FunctionCheck:
     output: str = "triu"
     channels_last: bool = False
     scaled: bool = False
-    wraps: bool = False
+    wraps: int = 0
+    m: int = POSITIONS
 
     def __str__(self) -> str:
-        words = [self.backend, self.operation, f"C={self.c}", self.dtype, self.precision, self.output]
-        flags = {"channels_last": self.channels_last, "scaled": self.scaled, "a CTA with two samples": self.wraps}
-        return " ".join([*words, *(name for name, given in flags.items() if given)])
+        size = f"C={self.c}" if self.m == POSITIONS else f"C={self.c} M={self.m}"
+        words = [self.backend, self.operation, size, self.dtype, self.precision, self.output]
+        return " ".join([*words, *self._flags("a CTA with two samples")])
 
     @property
     def kernel(self) -> str:
@@ -74,16 +85,32 @@ class FunctionCheck:
 
     @property
     def form(self) -> str:
-        flags = {self.output: True, "channels_last": self.channels_last, "scaled": self.scaled, "wraps": self.wraps}
-        return " ".join(name for name, given in flags.items() if given)
+        return " ".join([self.output, *self._flags("wraps")])
+
+    def _flags(self, wraps: str) -> list[str]:
+        flags = {"on positions": self.on_positions, "channels_last": self.channels_last, "scaled": self.scaled}
+        return [name for name, given in {**flags, wraps: self.wraps}.items() if given]
+
+    @property
+    def on_positions(self) -> bool:
+        """Whether it launches the CUDA kernels on the side of the positions; a launch of Triton's says that itself."""
+        iterates = self.backend == "cuda" and self.operation == "isqrt_pool"
+        return iterates and side_of(self.c, self.m) == sides.POSITIONS
 
     @property
     def shape(self) -> str:
         """Of what the function is given."""
-        batch = "(SMs+1)" if self.wraps else str(SAMPLES)
+        batch = str(SAMPLES)
+        if self.wraps:
+            batch = f"({'' if self.wraps == 1 else self.wraps}SMs+1)"
+        return "x".join([batch, *map(str, self._shape)])
+
+    @property
+    def _shape(self) -> tuple[int, ...]:
+        """Of a sample."""
         if self.operation == "triu_unvec":
-            return f"{batch}x{self.c * (self.c + 1) // 2}"
-        return f"{batch}x{self.c}x{POSITIONS if self.operation.endswith('pool') else self.c}"
+            return (self.c * (self.c + 1) // 2,)
+        return self.c, self.m if self.operation.endswith("pool") else self.c
 
     @property
     def family(self) -> str:
@@ -94,14 +121,12 @@ class FunctionCheck:
     @property
     def difficulty(self) -> tuple[int, int]:
         """The simplest first: a plain call on few channels."""
-        unusual = (self.output != "triu", self.channels_last, self.scaled, 2 * self.wraps)
+        unusual = (self.output != "triu", self.channels_last, self.scaled, 2 * bool(self.wraps), self.on_positions)
         return sum(unusual), self.c
 
     def why_not(self, device: torch.device) -> str | None:
         """Why the backend cannot run it on this GPU."""
-        dtype = DTYPES[self.dtype]
-        shape = (1, 1, 1) if self.operation == "triu_unvec" else (1, self.c, self.c)
-        x = torch.zeros((), dtype=dtype, device=device).expand(shape)
+        x = torch.zeros((), dtype=DTYPES[self.dtype], device=device).expand(1, *self._shape)
         reason: str | None = backends.BACKENDS[self.backend].why_not(self.operation, x, self.precision)
         return reason
 
@@ -135,13 +160,14 @@ class FunctionCheck:
 
     def _numbers(self, device: torch.device) -> list[Tensor]:
         generator = torch.Generator().manual_seed(self.c)
-        wraps = self.wraps and device.type == "cuda"
-        b = torch.cuda.get_device_properties(device).multi_processor_count + 1 if wraps else SAMPLES
-        features = torch.randn(b, self.c, POSITIONS, generator=generator).relu_()
+        b = SAMPLES
+        if self.wraps and device.type == "cuda":
+            b = self.wraps * torch.cuda.get_device_properties(device).multi_processor_count + 1
+        features = torch.randn(b, self.c, self.m, generator=generator).relu_()
         if self.operation in ("newton_schulz_sqrt", "triu_vec"):
             source = reference.covariance_pool(torch.randn(b, self.c, 2 * self.c, generator=generator).relu_())
         elif self.operation == "triu_unvec":
-            source = torch.randn(b, self.c * (self.c + 1) // 2, generator=generator)
+            source = torch.randn(b, *self._shape, generator=generator)
         else:
             source = features
         scales = [torch.rand(b, self.c, generator=generator) + 0.5] if self.scaled else []
@@ -262,26 +288,59 @@ def checks(names: tuple[str, ...], capability: int) -> list[Check]:
 def cuda_checks() -> Iterator[FunctionCheck]:
     """Both passes of every instantiation; a GPU's shared memory decides which of them stream matrices."""
     for precision, dtype in ARITHMETIC.items():
-        for c in CHANNELS:
-            yield FunctionCheck("cuda", "isqrt_pool", c, precision, dtype)
-        # Some CTA takes a second sample where matrices are streamed through its slab.
-        yield FunctionCheck("cuda", "isqrt_pool", 256, precision, dtype, wraps=True)
-        for c in (60, 100, 256):
+        yield from cuda_channels(precision, dtype)
+        yield from cuda_positions(precision, dtype)
+        for c in COVARIANCE_CHANNELS:
             plain = FunctionCheck("cuda", "covariance_pool", c, precision, dtype)
             yield plain
             yield replace(plain, scaled=True, output="full", channels_last=True)
-        yield FunctionCheck("cuda", "covariance_pool", 256, precision, dtype, wraps=True)
-        for c in FORM_CHANNELS:
-            for other in sorted({"float16", "bfloat16", "float32"} - {dtype}):
-                yield FunctionCheck("cuda", "isqrt_pool", c, precision, other)
-        yield FunctionCheck("cuda", "isqrt_pool", 100, precision, "float16", output="full", channels_last=True)
+        yield FunctionCheck("cuda", "covariance_pool", 256, precision, dtype, wraps=1)
         for operation in ("triu_vec", "triu_unvec"):
             yield FunctionCheck("cuda", operation, 100, precision, dtype)
-    for c in (60, 100, 256):
+    for c in COVARIANCE_CHANNELS:
         yield FunctionCheck("cuda", "covariance_pool", c, "fast", "float16")
     for precision, dtype in (("fast", "float16"), ("high", "float64")):
         for operation in ("triu_vec", "triu_unvec"):
             yield FunctionCheck("cuda", operation, 33, precision, dtype)
+
+
+def cuda_channels(precision: str, dtype: str) -> Iterator[FunctionCheck]:
+    """iSQRT-COV pooling by the CUDA kernels on the side of the channels."""
+
+    def check(c: int, dtype: str, **options: Any) -> FunctionCheck:
+        # At 49 positions rows are not aligned; up to 64 channels they are on this side, too.
+        m = POSITIONS if c <= 64 else MANY_POSITIONS
+        return FunctionCheck("cuda", "isqrt_pool", c, precision, dtype, m=m, **options)
+
+    for c in CHANNELS:
+        yield check(c, dtype)
+    # Some CTA takes a second sample where matrices are streamed through its slab.
+    yield check(256, dtype, wraps=1)
+    for c in FORM_CHANNELS:
+        for other in other_types(dtype):
+            yield check(c, other)
+    yield check(100, "float16", output="full", channels_last=True)
+
+
+def cuda_positions(precision: str, dtype: str) -> Iterator[FunctionCheck]:
+    """iSQRT-COV pooling on the side of the positions, where every CTA has a slab."""
+
+    def check(c: int, m: int, dtype: str, **options: Any) -> FunctionCheck:
+        return FunctionCheck("cuda", "isqrt_pool", c, precision, dtype, m=m, **options)
+
+    for c, m in ON_POSITIONS:
+        yield check(c, m, dtype)
+    # An H100 has room for eight of the first at once on a multiprocessor, and for one of the second.
+    yield check(96, 49, dtype, wraps=8)
+    yield check(300, 196, dtype, wraps=1)
+    for c, m in FORMS_ON_POSITIONS:
+        for other in other_types(dtype):
+            unusual = {} if other == "float16" else {"output": "full", "channels_last": True}
+            yield check(c, m, other, **unusual)
+
+
+def other_types(dtype: str) -> list[str]:
+    return sorted({"float16", "bfloat16", "float32"} - {dtype})
 
 
 def triton_functions() -> Iterator[FunctionCheck]:
@@ -295,7 +354,6 @@ def triton_functions() -> Iterator[FunctionCheck]:
 
 def triton_launches(capability: int) -> Iterator[LaunchCheck]:
     """Every shipped configuration of the architecture, in every form."""
-    from gcp_kernels.ops import sides
     from gcp_kernels.ops.triton_device import policy
     from gcp_kernels.ops.triton_device.architecture import Architecture
     from gcp_kernels.ops.triton_device.policy import Persistent, Phases

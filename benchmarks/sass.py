@@ -43,6 +43,7 @@ def counted(listing: str) -> Figures:
         stores=counts["STL"],
         tensor_cores={name: count for name, count in counts.items() if TENSOR_CORE.fullmatch(name)},
         ldsm=counts["LDSM"],
+        traps=counts["BPT"],
         instructions=sum(counts.values()) - counts["NOP"],
         loops=tuple(product_loops(found)),
     )

@@ -1,8 +1,8 @@
 """``python -m benchmarks.static_extension``: the CUDA kernels as the built extension holds them, read without a GPU.
 
-A table of what the assembler made of each kernel for each architecture, and one of the shared memory that a sample
-takes. The exit status is 1 if a kernel spills registers, or if a pooling kernel does not load and multiply blocks by
-LDSM and tensor cores.
+A table of what the assembler made of each kernel for each architecture, and one for each side of the shared memory that
+a sample takes. The exit status is 1 if a kernel spills more registers than it may, if it has a trap, or if a pooling
+kernel does not load and multiply blocks by LDSM and tensor cores.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -27,16 +29,29 @@ from gcp_kernels.commands.ending import run_to_its_end
 from gcp_kernels.ops.cuda_device.extension import why_not_loaded
 from gcp_kernels.precision import PLANES
 
-from .sass import counted
+from .sass import SPILL, counted
 from .static_gate import Figures
 
+# Of matrices: in a table for each side, that of the positions for so many channels.
 CHANNELS = (64, 128, 176, 192, 256)
+POSITIONS, POOLED_CHANNELS = (49, 100, 196, 256), 256
 PRECISIONS = {planes: precision for precision, planes in PLANES.items()}
-FORMS = ("small", "resident", "streamed")  # enum Form of csrc/policy.h
+FORMS = ("small", "middle", "resident", "streamed")  # enum Form of csrc/policy.h
 # The start of a mangled name gcp_kernels::NAME<...>, and template arguments in it: Form, int, and element types.
 NAME = re.compile(r"_ZN11gcp_kernels(\d+)(\w+)")
 ARGUMENTS = re.compile(r"I((?:LNS_4FormE\dE|Li\d+E|f|d|6__half|13__nv_bfloat16)+)E")
 ELEMENTS = {"f": "float32", "d": "float64", "6__half": "float16", "13__nv_bfloat16": "bfloat16"}
+
+
+# Sixteen warps leave 128 registers to each thread. The forms for the largest matrices keep a few numbers on the stack
+# there, as many bytes as this; where a loop of products reads or writes them, it is once for many products.
+MOST_SPILLED = 32
+MOST_IN_PRODUCTS = 1 / 8
+
+
+def share_of_spills(loop: dict[str, int]) -> float:
+    """Count reads and writes of what is spilled in a trip through a loop of products, for each HMMA."""
+    return sum(loop.get(name, 0) for name in SPILL) / max(loop.get("HMMA", 0), 1)
 
 
 @dataclass(frozen=True)
@@ -52,8 +67,14 @@ class Row:
     def problems(self) -> list[str]:
         """What is not accepted."""
         figures, found = self.figures, []
-        if figures.stack or figures.loads or figures.stores:
-            found.append(f"it spills {figures.stack} bytes (LDL {figures.loads}, STL {figures.stores})")
+        in_products = max((share_of_spills(loop) for loop in figures.loops), default=0.0)
+        if figures.stack > MOST_SPILLED or in_products > MOST_IN_PRODUCTS:
+            found.append(
+                f"it spills {figures.stack} bytes (LDL {figures.loads}, STL {figures.stores}; "
+                f"up to {in_products:.2f} for each HMMA of a loop)"
+            )
+        if figures.traps:
+            found.append("it has a trap: it calls a function of the host, or does what is undefined")
         if not self.kernel.startswith("triu"):
             if not figures.tensor_cores.get("HMMA"):
                 found.append("no HMMA multiplies its blocks")
@@ -66,7 +87,7 @@ class Row:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print both tables; 0 when all is well, 1 when a kernel is not accepted, 2 when there is nothing to read."""
+    """Print the tables; 0 when all is well, 1 when a kernel is not accepted, 2 when there is nothing to read."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.static_extension", description=main.__doc__)
     parser.add_argument("--json", type=new_file, metavar="FILE", help="new file for the rows as JSON lines")
     args = parser.parse_args(arguments)
@@ -156,18 +177,21 @@ def print_layouts() -> None:
             built.setdefault(target.shared_bytes, []).append(target.name)
     limits = {", ".join(names): limit for limit, names in built.items()}
     print("\nmatrices in shared memory of all, and the bytes that a block takes, by the limit of a block")
-    print(f"{'C':<5}{'pass':<11}{'precision':<10}", *(f"{f'{name}: {limit} B':>24}" for name, limit in limits.items()))
-    for channels in CHANNELS:
-        for name in ("forward", "backward"):
-            for planes, precision in PRECISIONS.items():
-                cells = [layout_of(channels, planes, name == "backward", limit) for limit in limits.values()]
-                print(f"{channels:<5}{name:<11}{precision:<10}", *(f"{cell:>24}" for cell in cells))
+    pooling = torch.ops.gcp_kernels_cuda
+    print_layouts_of("C", CHANNELS, pooling.pooling_layout, limits)
+    print(f"\non the side of the positions, for C = {POOLED_CHANNELS}")
+    print_layouts_of("M", POSITIONS, partial(pooling.positions_pooling_layout, POOLED_CHANNELS), limits)
 
 
-def layout_of(channels: int, planes: int, backward: bool, limit: int) -> str:
-    """By the extension's own arithmetic."""
-    resident, count, size = torch.ops.gcp_kernels_cuda.pooling_layout(channels, planes, backward, limit)
-    return f"{resident}/{count}, {size:6}" if resident else "does not fit"
+def print_layouts_of(
+    side: str, sizes: Sequence[int], layout: Callable[..., tuple[int, int, int]], limits: dict[str, int]
+) -> None:
+    """By the extension's own arithmetic, ``layout(size, planes, backward, limit)``."""
+    print(f"{side:<5}{'pass':<11}{'precision':<10}", *(f"{f'{name}: {limit} B':>24}" for name, limit in limits.items()))
+    for size, name, (planes, precision) in product(sizes, ("forward", "backward"), PRECISIONS.items()):
+        found = [layout(size, planes, name == "backward", limit) for limit in limits.values()]
+        cells = [f"{some}/{count}, {shared:6}" if some else "does not fit" for some, count, shared in found]
+        print(f"{size:<5}{name:<11}{precision:<10}", *(f"{cell:>24}" for cell in cells))
 
 
 if __name__ == "__main__":

@@ -25,9 +25,9 @@ class Figures:
 
     ``stack`` is in bytes per thread, ``shared`` in bytes per block, ``tensor_memory`` in columns. ``products`` are
     those in Triton's IR, all other counts are of instructions: LDL and STL (``loads`` and ``stores`` of what is
-    spilled), those of tensor cores by name, LDSM, all, and by kind those of a trip through each loop of products.
-    ``unwaited`` has every access to a product that may not have ended, ``seconds`` is the compiler's time. Where
-    ``failure`` says why there is no program, the rest is zero.
+    spilled), those of tensor cores by name, LDSM, traps, all, and by kind those of a trip through each loop of
+    products. ``unwaited`` has every access to a product that may not have ended, ``seconds`` is the compiler's
+    time. Where ``failure`` says why there is no program, the rest is zero.
     """
 
     registers: int = 0
@@ -39,6 +39,7 @@ class Figures:
     products: int = 0
     tensor_cores: dict[str, int] = field(default_factory=dict)
     ldsm: int = 0
+    traps: int = 0
     instructions: int = 0
     loops: tuple[dict[str, int], ...] = ()
     unwaited: tuple[str, ...] = ()

@@ -7,6 +7,7 @@
 
 #include "covariance_pool/entry.h"
 #include "isqrt_pool/entry.h"
+#include "isqrt_pool/positions/layout_entry.h"
 #include "policy_entry.h"
 #include "triangle/entry.h"
 
@@ -14,11 +15,11 @@ STABLE_TORCH_LIBRARY(gcp_kernels_cuda, library) {
   library.def("triu_vec(Tensor matrix, bool fold) -> Tensor");
   library.def("triu_unvec(Tensor vector, bool mirror) -> Tensor");
   library.def(
-      "isqrt_pool(Tensor x, int n_iter, bool triu, int planes, Tensor(a!) pooled, Tensor(b!) centre, "
-      "Tensor(c!) trace, int? shared_limit=None) -> ()");
+      "isqrt_pool(Tensor x, int n_iter, bool triu, int planes, bool positions, Tensor(a!) pooled, Tensor(b!) "
+      "centre, Tensor(c!) trace, int? shared_limit=None) -> ()");
   library.def(
-      "isqrt_pool_backward(Tensor grad, Tensor x, Tensor centre, Tensor trace, int n_iter, bool triu, int planes, "
-      "Tensor(a!) grad_x, int? shared_limit=None) -> ()");
+      "isqrt_pool_backward(Tensor grad, Tensor x, Tensor centre, Tensor trace, int n_iter, bool triu, int planes, bool "
+      "positions, Tensor(a!) grad_x, int? shared_limit=None) -> ()");
   library.def(
       "covariance_pool(Tensor x, Tensor? scale, bool triu, int planes, Tensor(a!) pooled, Tensor(b!) centre, int? "
       "shared_limit=None) -> ()");
@@ -28,6 +29,11 @@ STABLE_TORCH_LIBRARY(gcp_kernels_cuda, library) {
   library.def("device_error(int device) -> str");
   library.def("shared_memory_limit(int device) -> int");
   library.def("pooling_layout(int channels, int planes, bool backward, int shared_limit) -> (int, int, int)");
+  library.def(
+      "positions_pooling_layout(int channels, int positions, int planes, bool backward, int shared_limit) -> (int, "
+      "int, "
+      "int)");
+  library.def("positions_pooling_error(int channels, int positions, int planes, int shared_limit) -> str");
   library.def("pooling_error(int channels, int planes, int shared_limit) -> str");
 }
 
@@ -43,6 +49,8 @@ STABLE_TORCH_LIBRARY_IMPL(gcp_kernels_cuda, CompositeExplicitAutograd, library) 
   library.impl("device_error", TORCH_BOX(&gcp_kernels::device_error));
   library.impl("shared_memory_limit", TORCH_BOX(&gcp_kernels::shared_memory_limit));
   library.impl("pooling_layout", TORCH_BOX(&gcp_kernels::pooling_layout));
+  library.impl("positions_pooling_layout", TORCH_BOX(&gcp_kernels::positions_pooling_layout));
+  library.impl("positions_pooling_error", TORCH_BOX(&gcp_kernels::positions_pooling_error));
   library.impl("pooling_error", TORCH_BOX(&gcp_kernels::pooling_error));
 }
 

@@ -11,9 +11,6 @@ enum class Matrix : int {};
 // A plane of halves, numbered through: matrix after matrix, of each the high plane and then the low one.
 enum class Plane : int {};
 
-// Features pass through the place of the first matrix, all its planes.
-constexpr Matrix kFeaturesPlace{0};
-
 GCP_HOST_DEVICE constexpr Plane plane_of(Matrix matrix, int planes) {
   return static_cast<Plane>(static_cast<int>(matrix) * planes);
 }

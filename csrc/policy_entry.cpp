@@ -35,12 +35,17 @@ int checked_planes(int64_t planes, const char* operation) {
   return static_cast<int>(planes);
 }
 
-Layout layout_on(const torch::stable::Tensor& x, int planes, Pass pass, std::optional<int64_t> shared_limit,
-                 const char* operation) {
+int64_t shared_limit_on(const torch::stable::Tensor& x, std::optional<int64_t> shared_limit, const char* operation) {
   const int64_t most = shared_memory_limit(x.get_device_index());
   const int64_t limit = shared_limit.value_or(most);
   check(limit >= 0 && limit <= most, operation, "shared_limit must be from 0 to the ", most,
         " bytes of a block on this GPU, got ", limit);
+  return limit;
+}
+
+Layout layout_on(const torch::stable::Tensor& x, int planes, Pass pass, std::optional<int64_t> shared_limit,
+                 const char* operation) {
+  const int64_t limit = shared_limit_on(x, shared_limit, operation);
   const int channels = static_cast<int>(x.size(1));
   const Layout layout = layout_for(channels, planes, pass, static_cast<int>(limit));
   if (layout.resident == 0) check(false, operation, why_too_large(channels, planes, pass, limit));

@@ -27,8 +27,11 @@ std::string pooling_error(int64_t channels, int64_t planes, int64_t shared_limit
 // `planes` where it is 1, "fast", or 2, "high".
 int checked_planes(int64_t planes, const char* operation);
 
-// The layout of a pass for the device of x. `shared_limit` limits the shared memory of a block, in bytes, so that more
-// matrices are streamed; without it, a block may use what the GPU has. Only tests set it; results are bitwise equal.
+// Bytes of shared memory that a block may use on the device of x: `shared_limit`, which only tests set, so that more
+// matrices are streamed; without it, what the GPU has.
+int64_t shared_limit_on(const torch::stable::Tensor& x, std::optional<int64_t> shared_limit, const char* operation);
+
+// The layout of a pass for the device of x. Whatever the limit, results are bitwise equal.
 Layout layout_on(const torch::stable::Tensor& x, int planes, Pass pass, std::optional<int64_t> shared_limit,
                  const char* operation);
 

@@ -65,15 +65,16 @@ void check_contiguous(const Tensor& tensor, const char* operation, const char* a
         torch::headeronly::toString(tensor.scalar_type()));
 }
 
-Features features_of(const Tensor& x, const char* operation) {
+Features features_of(const Tensor& x, int64_t most_channels, int64_t most_positions, const char* operation) {
   check_cuda(x, operation, "x");
   const Element element = element_of(x, operation);
   check(element != Element::kFloat64, operation, "the dtype must be float16, bfloat16 or float32, got Double");
   check(x.dim() == 3, operation, "x must have shape (B, C, M), got ", ShapeOf{x});
   const int64_t channels = x.size(1), positions = x.size(2);
-  check(channels >= 1 && channels <= kMostChannels, operation, "C must be from 1 to ", kMostChannels, ", got ",
+  check(channels >= 1 && channels <= most_channels, operation, "C must be from 1 to ", most_channels, ", got ",
         channels);
-  check(positions >= 1 && positions <= kMostPositions, operation, "M must be from 1 to 2^30, got ", positions);
+  check(positions >= 1 && positions <= most_positions, operation, "M must be from 1 to ", most_positions, ", got ",
+        positions);
   return {x.const_data_ptr(),
           x.stride(0),
           x.stride(1),

@@ -12,8 +12,10 @@
 
 namespace gcp_kernels {
 
-// x: (B, C, M), float16, bfloat16 or float32, any strides. All else is held against it.
-Features features_of(const torch::stable::Tensor& x, const char* operation);
+// x: (B, C, M), float16, bfloat16 or float32, any strides, of at most so many channels and positions. All else is held
+// against it.
+Features features_of(const torch::stable::Tensor& x, int64_t most_channels, int64_t most_positions,
+                     const char* operation);
 
 // What is to be filled: (B, C(C+1)/2) for `triu`, or (B, C, C), contiguous, of the dtype of x.
 SymmetricOutput output_of(const torch::stable::Tensor& pooled, const torch::stable::Tensor& x, bool triu,

@@ -16,8 +16,12 @@ pytestmark = pytest.mark.skipif(not CSRC.is_dir(), reason="needs the source tree
 ROOMS = ("isqrt_pool", "covariance_pool", "triangle")
 SOURCES = sorted(path for path in CSRC.rglob("*") if path.suffix in (".h", ".cpp", ".cu", ".cuh"))
 # Host entries alone know torch, and only a launch needs nvcc.
-TORCH = ("check.h", "entry.h", "pooling_arguments.h", "pooling_launch.h", "policy_entry.h")
+TORCH = ("check.h", "entry.h", "layout_entry.h", "pooling_arguments.h", "pooling_launch.h", "policy_entry.h")
 HARDWARE = ("primitives_cuda.cuh", "launch.cuh", "launch.h")
+
+
+def files_of(folder: str) -> list[Path]:
+    return [path for path in SOURCES if path.is_relative_to(CSRC / folder)]
 
 
 def includes(path: Path) -> list[str]:
@@ -41,19 +45,20 @@ def test_kernels_know_no_torch():
 @pytest.mark.parametrize("room", ROOMS)
 def test_rooms_do_not_know_each_other(room):
     others = tuple(f"{other}/" for other in ROOMS if other != room)
-    for path in (CSRC / room).iterdir():
+    for path in files_of(room):
         assert [name for name in includes(path) if name.startswith(others)] == [], path
 
 
 def test_device_code_knows_no_room():
-    for path in (CSRC / "device").iterdir():
+    for path in files_of("device"):
         assert [name for name in includes(path) if name.partition("/")[0] in ROOMS] == [], path
 
 
 def test_a_symbol_of_every_operation_is_named_like_its_room():
-    for room in ("isqrt_pool", "covariance_pool"):
-        text = "".join(path.read_text(encoding="utf-8") for path in (CSRC / room).iterdir())
-        assert set(re.findall(r"\b(\w+)_(?:kernel|launch)\(", text)) == {f"{room}_forward", f"{room}_backward"}
+    for room, sides in (("isqrt_pool", ("", "_positions")), ("covariance_pool", ("",))):
+        text = "".join(path.read_text(encoding="utf-8") for path in files_of(room))
+        named = {f"{room}{side}_{way}" for side in sides for way in ("forward", "backward")}
+        assert set(re.findall(r"\b(\w+)_(?:kernel|launch)\(", text)) == named
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")

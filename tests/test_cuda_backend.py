@@ -70,6 +70,18 @@ def test_fused_gcp(operators, dtype, output, precision):
     tolerances.assert_promise_kept(grad_x.flatten(2), exact, precision, "gradient")
 
 
+def test_fused_gcp_of_more_channels_than_positions(operators):
+    """On the side of the positions, and there to any number of channels."""
+    x = inputs.relu_features(2, 300, 12, torch.float32).view(2, 300, 3, 4).requires_grad_()
+    value = fused_gcp(x, n_iter=4, precision="high", backend="cuda")
+    grad, (grad_x,) = gradients(value, x)
+    assert operators.sides == ["positions", "positions"]
+    exact = oracle.isqrt_pool(x.detach().flatten(2).double(), 4)
+    tolerances.assert_promise_kept(value.detach(), oracle.triangle(exact), "high", "")
+    exact = oracle.isqrt_pool_grad(x.detach().flatten(2).double(), 4, oracle.triangle_grad(grad.double(), 300))
+    tolerances.assert_promise_kept(grad_x.flatten(2), exact, "high", "gradient")
+
+
 @pytest.mark.usefixtures("poisoned_memory")
 @pytest.mark.parametrize("scaled", [False, True])
 @pytest.mark.parametrize("output", ["triu", "full"])
@@ -152,7 +164,12 @@ def on_a_gpu(monkeypatch):
         def why_not_size(channels: int, planes: int, index: int) -> str | None:
             return torch.ops.gcp_kernels_cuda.pooling_error(channels, planes, SHARED_LIMITS[gpu]) or None
 
+        def why_not_positions(channels: int, positions: int, planes: int, index: int) -> str | None:
+            ask = torch.ops.gcp_kernels_cuda.positions_pooling_error
+            return ask(channels, positions, planes, SHARED_LIMITS[gpu]) or None
+
         monkeypatch.setattr(cuda, "why_not_size", why_not_size)
+        monkeypatch.setattr(cuda, "why_not_positions", why_not_positions)
 
     return choose
 
@@ -169,9 +186,10 @@ def test_up_to_256_channels_run(on_a_gpu, operation, gpu):
     on_a_gpu(gpu)
     for channels in (1, 64, 192, 256):
         assert why_not(operation, 2, channels, 49, precision="fast") is None
+        assert why_not(operation, 2, channels, 784, precision="fast") is None
         assert why_not(operation, 2, channels, 49, dtype=torch.bfloat16) is None
     for channels in (257, 2048):
-        reason = why_not(operation, 2, channels, 49)
+        reason = why_not("covariance_pool", 2, channels, 49)
         assert reason == f"it supports up to 256 channels, got {channels}"
     assert why_not(operation, 1, 2, 2**30) is None
     assert why_not(operation, 1, 2, 2**30 + 1) == f"it supports up to 2^30 positions, got {2**30 + 1}"
@@ -179,23 +197,40 @@ def test_up_to_256_channels_run(on_a_gpu, operation, gpu):
 
 
 @built
+@pytest.mark.parametrize("gpu", SHARED_LIMITS)
+def test_any_channels_run_at_up_to_256_positions(on_a_gpu, gpu):
+    on_a_gpu(gpu)
+    for channels in (257, 2048, 8192):
+        assert why_not("isqrt_pool", 2, channels, 49) is None
+        assert why_not("isqrt_pool", 2, channels, 256, precision="fast") is None
+    assert why_not("isqrt_pool", 2, 8193, 49) == "it supports up to 8192 channels, got 8193"
+    reason = why_not("isqrt_pool", 2, 257, 257)
+    assert reason == "it supports up to 256 channels or up to 256 positions, got 257 and 257"
+
+
+@built
 def test_a_precision_that_does_not_fit_names_the_memory(on_a_gpu):
     on_a_gpu("sm_120")
-    assert why_not("isqrt_pool", 2, 192, 49) is None
-    reason = why_not("isqrt_pool", 2, 256, 49)
+    assert why_not("isqrt_pool", 2, 192, 196) is None
+    reason = why_not("isqrt_pool", 2, 256, 784)
     found = re.fullmatch(r"C = 256 at precision='high' needs (\d+) bytes of shared memory, .* has (\d+)", reason)
     assert int(found[1]) > int(found[2]) == SHARED_LIMITS["sm_120"]
-    assert why_not("isqrt_pool", 2, 256, 49, precision="fast") is None
+    reason = why_not("isqrt_pool", 2, 300, 196)
+    found = re.fullmatch(r"M = 196 at precision='high' does not fit in the (\d+) bytes of shared memory .*", reason)
+    assert int(found[1]) == SHARED_LIMITS["sm_120"]
+    for positions in (196, 784):
+        assert why_not("isqrt_pool", 2, 256, positions, precision="fast") is None
     assert why_not("covariance_pool", 2, 256, 49) is None
     on_a_gpu("sm_80")
-    assert why_not("isqrt_pool", 2, 256, 49) is None
+    for positions in (49, 196, 784):
+        assert why_not("isqrt_pool", 2, 256, positions) is None
 
 
 @built
 def test_auto_takes_it_on_a_gpu_before_triton(on_a_gpu):
     on_a_gpu("sm_120")
     with torch._subclasses.FakeTensorMode():
-        x = torch.empty(2, 256, 49, device="cuda")
+        x = torch.empty(2, 256, 784, device="cuda")
         assert backends.select("isqrt_pool", x, "auto", "fast") == "cuda"
         assert backends.select("isqrt_pool", x, "auto", "high") != "cuda"
         with pytest.raises(RuntimeError, match=r"backend='cuda' cannot run isqrt_pool: C = 256 at precision='high'"):

@@ -97,10 +97,10 @@ def test_operators_are_registered():
     for name, schema in {
         "triu_vec": "(Tensor matrix, bool fold) -> Tensor",
         "triu_unvec": "(Tensor vector, bool mirror) -> Tensor",
-        "isqrt_pool": "(Tensor x, int n_iter, bool triu, int planes, Tensor(a!) pooled, Tensor(b!) centre, "
-        "Tensor(c!) trace, int? shared_limit=None) -> ()",
+        "isqrt_pool": "(Tensor x, int n_iter, bool triu, int planes, bool positions, Tensor(a!) pooled, "
+        "Tensor(b!) centre, Tensor(c!) trace, int? shared_limit=None) -> ()",
         "isqrt_pool_backward": "(Tensor grad, Tensor x, Tensor centre, Tensor trace, int n_iter, bool triu, "
-        "int planes, Tensor(a!) grad_x, int? shared_limit=None) -> ()",
+        "int planes, bool positions, Tensor(a!) grad_x, int? shared_limit=None) -> ()",
         "covariance_pool": "(Tensor x, Tensor? scale, bool triu, int planes, Tensor(a!) pooled, "
         "Tensor(b!) centre, int? shared_limit=None) -> ()",
         "covariance_pool_backward": "(Tensor grad, Tensor x, Tensor? scale, Tensor centre, bool triu, "
@@ -245,10 +245,10 @@ class TestOnGpu:
         x, operators = torch.randn(3, 20, 7, device="cuda"), torch.ops.gcp_kernels_cuda
         pooled, centre, trace = x.new_empty(3, 210), x.new_empty(3, 20), x.new_empty(3)
         scale, grad_x = torch.randn(3, 20, device="cuda"), torch.empty_like(x)
-        operators.isqrt_pool(x, 3, True, 1, pooled, centre, trace)
+        operators.isqrt_pool(x, 3, True, 1, False, pooled, centre, trace)
         for operator, arguments in (
-            (operators.isqrt_pool, (x, 3, True, 1, pooled, centre, trace)),
-            (operators.isqrt_pool_backward, (pooled, x, centre, trace, 3, True, 2, grad_x)),
+            (operators.isqrt_pool, (x, 3, True, 1, False, pooled, centre, trace)),
+            (operators.isqrt_pool_backward, (pooled, x, centre, trace, 3, True, 2, False, grad_x)),
             (operators.covariance_pool, (x, scale, True, 2, pooled, centre)),
             (operators.covariance_pool_backward, (pooled, x, scale, centre, True, grad_x, scale.clone())),
         ):
@@ -259,19 +259,26 @@ class TestOnGpu:
         pooled, centre, trace = x.new_empty(2, 6), x.new_empty(2, 3), x.new_empty(2)
         operator = torch.ops.gcp_kernels_cuda.isqrt_pool
         for arguments, message in [
-            ((x[0], 5, True, 1, pooled, centre, trace), r"\(B, C, M\), got \(3, 4\)"),
-            ((x.double(), 5, True, 1, pooled, centre, trace), "float16, bfloat16 or float32, got Double"),
-            ((x, 0, True, 1, pooled, centre, trace), "n_iter must be from 1"),
-            ((x, 5, True, 3, pooled, centre, trace), "planes must be 1 or 2, got 3"),
-            ((x, 5, False, 1, pooled, centre, trace), r"pooled must have shape \(2, 3, 3\), got \(2, 6\)"),
-            ((x, 5, True, 1, pooled.half(), centre, trace), "pooled must be Float, got Half"),
+            ((x[0], 5, True, 1, False, pooled, centre, trace), r"\(B, C, M\), got \(3, 4\)"),
+            ((x.double(), 5, True, 1, False, pooled, centre, trace), "float16, bfloat16 or float32, got Double"),
+            ((x, 0, True, 1, False, pooled, centre, trace), "n_iter must be from 1"),
+            ((x, 5, True, 3, False, pooled, centre, trace), "planes must be 1 or 2, got 3"),
+            ((x, 5, False, 1, False, pooled, centre, trace), r"pooled must have shape \(2, 3, 3\), got \(2, 6\)"),
+            ((x, 5, True, 1, False, pooled.half(), centre, trace), "pooled must be Float, got Half"),
             (
-                (x.expand(2, 3, 4).repeat(1, 100, 1), 5, True, 1, pooled, centre, trace),
+                (x.expand(2, 3, 4).repeat(1, 100, 1), 5, True, 1, False, pooled, centre, trace),
                 "C must be from 1 to 256, got 300",
             ),
-            ((x, 5, True, 1, pooled, centre.cpu(), trace), "centre must be a CUDA tensor"),
-            ((x, 5, True, 1, pooled, centre, trace, 1 << 30), r"shared_limit must be from 0 to .*, got 1073741824"),
-            ((x, 5, True, 1, pooled, centre, trace, 1024), "needs .* bytes of shared memory, .* has 1024"),
+            (
+                (x.expand(2, 3, 4).repeat(1, 1, 100), 5, True, 1, True, pooled, centre, trace),
+                "M must be from 1 to 256, got 400",
+            ),
+            ((x, 5, True, 1, False, pooled, centre.cpu(), trace), "centre must be a CUDA tensor"),
+            (
+                (x, 5, True, 1, False, pooled, centre, trace, 1 << 30),
+                r"shared_limit must be from 0 to .*, got 1073741824",
+            ),
+            ((x, 5, True, 1, False, pooled, centre, trace, 1024), "needs .* bytes of shared memory, .* has 1024"),
         ]:
             with pytest.raises(RuntimeError, match=message):
                 operator(*arguments)

@@ -17,6 +17,7 @@ pytestmark = pytest.mark.gpu
 
 OPERATIONS: dict[str, tuple[str, Callable[..., Tensor]]] = {
     "fused_gcp": ("isqrt_pool", fused_gcp),
+    "fused_gcp_on_positions": ("isqrt_pool", fused_gcp),
     "fused_gcp_full": ("isqrt_pool", partial(fused_gcp, output="full")),
     "covariance_pool": ("covariance_pool", covariance_pool),
     "newton_schulz_sqrt": ("newton_schulz_sqrt", newton_schulz_sqrt),
@@ -40,7 +41,7 @@ def example(name: str, device: str = "cuda", b: int = 4) -> Tensor:
     if kind == "newton_schulz_sqrt":
         x = inputs.covariance_matrices(b, 32, torch.float32).to(device)
     else:
-        x = inputs.relu_features(b, 32, 49, torch.float32).to(device)
+        x = inputs.relu_features(b, 32, 16 if kind == "fused_gcp_on_positions" else 49, torch.float32).to(device)
     skip_unless_it_runs(backend, OPERATIONS[kind][0], x)
     return x
 
@@ -135,7 +136,7 @@ def tf32_allowed() -> Iterator[None]:
 @pytest.mark.parametrize("precision", [None, "fast", "high"])
 def test_tf32_allowed_keeps_the_promises(precision: str | None, spectrum: str, backend: str) -> None:
     """With TF32 allowed the default becomes "fast"; "high" stays float32-class whatever torch is allowed."""
-    skip_unless_it_runs(backend, "isqrt_pool", torch.ones(1, 128, 1, device="cuda"))
+    skip_unless_it_runs(backend, "isqrt_pool", torch.ones(1, 128, 196, device="cuda"))
     x, grad = inputs.SPECTRA[spectrum](2, 128, 196, torch.float32), torch.randn(2, 128, 128)
 
     def pool(x: Tensor) -> Tensor:
@@ -152,16 +153,21 @@ def _skip_without_memory(gigabytes: float) -> None:
         pytest.skip(f"needs {gigabytes:.0f} GB of free GPU memory, has {free / 1e9:.0f} GB")
 
 
+LARGE = {"features": (2_100_000, 8, 128), "matrices": (33_000, 256, 4), "positions": (3, 8, 90_000_000)}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["torch", "triton", "cuda"])
 @pytest.mark.parametrize(
-    ("b", "c", "m"),
-    [(2_100_000, 8, 128), (33_000, 256, 4), (3, 8, 90_000_000)],
-    ids=["features", "matrices", "positions"],
+    ("backend", "b", "c", "m"),
+    [
+        *(pytest.param(one, *LARGE[what], id=f"{what} {one}") for what in LARGE for one in ("torch", "triton", "cuda")),
+        # Whose results are written by other kernels on the side of the channels.
+        pytest.param("cuda", 33_000, 256, 260, id="matrices of many positions cuda"),
+    ],
 )
-def test_more_than_two_to_the_31_elements(b: int, c: int, m: int, backend: str) -> None:
+def test_more_than_two_to_the_31_elements(backend: str, b: int, c: int, m: int) -> None:
     """Indices need 64 bits: B C M, B C C, or C M of one sample are beyond 2^31. The last sample shows it."""
-    skip_unless_it_runs(backend, "isqrt_pool", torch.ones(1, c, 1, device="cuda"))
+    skip_unless_it_runs(backend, "isqrt_pool", torch.ones((), device="cuda").expand(1, c, m))
     assert max(b * c * m, b * c * c) > 2**31
     _skip_without_memory(8 * 4 * max(b * c * m, b * c * c) / 1e9)
     x = torch.zeros(b, c, m, dtype=torch.bfloat16, device="cuda")

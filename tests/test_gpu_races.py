@@ -184,24 +184,29 @@ POOLS = {
     "covariance": covariance_pool,
     "scaled covariance": covariance_pool,
 }
-# Small, resident and streamed matrices; with one warp, three and sixteen.
+# Of the CUDA kernels, small, middle, resident and streamed matrices, of channels and then of positions; with one warp
+# and with sixteen.
+ISQRT_SHAPES = (
+    *((32, 49), (64, 49), (100, 300), (140, 300), (176, 300), (256, 300)),
+    *((96, 49), (300, 100), (200, 140), (300, 196), (300, 256)),
+)
 FUNCTIONS = [
     *(
-        pytest.param("cuda", name, c, marks=pytest.mark.gpu, id=f"cuda {name} C={c}")
+        pytest.param("cuda", name, c, m, marks=pytest.mark.gpu, id=f"cuda {name} C={c} M={m}")
         for name in POOLS
-        for c in ((32, 64, 100, 176, 256) if name == "isqrt" else (60, 100, 256))
+        for c, m in (ISQRT_SHAPES if name == "isqrt" else ((60, 49), (100, 49), (140, 49), (256, 49)))
     ),
-    *(pytest.param("triton", name, 100 if ON_GPU else 12, id=f"triton {name}") for name in POOLS),
+    *(pytest.param("triton", name, *((100, 49) if ON_GPU else (12, 6)), id=f"triton {name}") for name in POOLS),
 ]
 
 
 @pytest.mark.usefixtures("poisoned_memory")
 @pytest.mark.parametrize("precision", PLANES)
-@pytest.mark.parametrize(("backend", "name", "c"), FUNCTIONS)
-def test_functions_repeat_bit_for_bit(backend: str, name: str, c: int, precision: str) -> None:
+@pytest.mark.parametrize(("backend", "name", "c", "m"), FUNCTIONS)
+def test_functions_repeat_bit_for_bit(backend: str, name: str, c: int, m: int, precision: str) -> None:
     """As users call them; memory that is asked for, slabs of the CUDA kernels included, comes filled with NaN."""
     b = 2 * architecture.architecture(DEVICE).multiprocessors + 3 if ON_GPU else 3
-    x = inputs.relu_features(b, c, 49 if ON_GPU else 6, torch.float32).to(DEVICE).requires_grad_()
+    x = inputs.relu_features(b, c, m, torch.float32).to(DEVICE).requires_grad_()
     operation = "isqrt_pool" if name == "isqrt" else "covariance_pool"
     if (reason := backends.BACKENDS[backend].why_not(operation, x, precision)) is not None:
         pytest.skip(f"{backend} cannot run it here: {reason}")

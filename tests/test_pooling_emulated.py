@@ -15,6 +15,7 @@ from test_accuracy import name_of
 from test_scaled_covariance import scales
 
 from gcp_kernels import reference
+from gcp_kernels.ops.sides import CHANNELS
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++"),
@@ -42,6 +43,7 @@ SAMPLES = [
     (128, 49, 5, "high", "triu", FLOAT32, "sm_80"),
     (176, 49, 5, "fast", "full", FLOAT32, "sm_90"),
     (176, 196, 2, "high", "triu", FLOAT32, "sm_90"),
+    (196, 49, 2, "fast", "triu", FLOAT32, "sm_90"),
     (200, 49, 1, "fast", "triu", BFLOAT16, "sm_80"),
     (256, 196, 5, "fast", "triu", FLOAT32, "sm_90"),
     (256, 49, 2, "high", "full", FLOAT32, "sm_80"),
@@ -82,7 +84,7 @@ def check(what, ours, unfused, exact, precision) -> None:
         tolerances.assert_as_accurate(ours, unfused, exact, what)
 
 
-def check_pooling(emulation, x, n_iter, precision, output, grad=None) -> None:
+def check_pooling(emulation, x, n_iter, precision, output, grad=None, side=CHANNELS) -> None:
     triu = output == "triu"
     x = guarded_copy(x, x.stride())
     before = x.clone()
@@ -95,9 +97,9 @@ def check_pooling(emulation, x, n_iter, precision, output, grad=None) -> None:
     value, gradient = tolerances.unfused(pool, x, grad, precision)
     exact = oracle.isqrt_pool(x.double(), n_iter)
     full = oracle.triangle_grad(grad.double(), x.shape[1]) if triu else grad.double()
-    pooled, centre, trace = emulation.isqrt_pool(x, n_iter, triu, precision)
+    pooled, centre, trace = emulation.isqrt_pool(x, n_iter, triu, precision, side)
     check("pooled", pooled, value, oracle.triangle(exact) if triu else exact, precision)
-    grad_x = emulation.isqrt_pool_backward(grad, x, centre, trace, n_iter, triu, precision)
+    grad_x = emulation.isqrt_pool_backward(grad, x, centre, trace, n_iter, triu, precision, side)
     check("gradient", grad_x, gradient, oracle.isqrt_pool_grad(x.double(), n_iter, full), precision)
     assert torch.equal(x, before), "the input was changed"
 
@@ -177,6 +179,28 @@ def test_strides(emulation, kind):
     check_pooling(emulation, x, 3, "high", "full", full)
 
 
+@pytest.mark.parametrize("dtype", [FLOAT16, BFLOAT16, FLOAT32])
+@pytest.mark.parametrize(("row", "step"), [(49, 1), (52, 1), (55, 1), (98, 2)])
+def test_rows_that_begin_anywhere(emulation, row, step, dtype):
+    """At each of the bytes that elements allow, and the last one ends at a protected page."""
+    b, c, m = 2, 17, 49
+    x = guarded_copy(inputs.relu_features(b, c, m, dtype), (c * row, row, step))
+    check_pooling(emulation, x, 1, "fast", "triu")
+
+
+@pytest.mark.parametrize("dtype", [FLOAT16, FLOAT32])
+def test_an_outlier_in_the_first_position_costs_nothing(emulation, dtype):
+    """Sums of squares are those of deviations from means, whatever is subtracted first."""
+    x = inputs.relu_features(2, 20, 200, dtype)
+    x[:, ::2, 0] = 2000.0
+    x[:, 3] += 500.0
+    _, centre, trace = emulation.isqrt_pool(x, 1, True, "fast")
+    exact = x.double()
+    mean = exact.mean(2, keepdim=True)
+    assert tolerances.relative_error(trace[:, None], (exact - mean).square().mean(2).sum(1, True)) < 1e-6
+    assert tolerances.relative_error(centre, mean[..., 0] - exact[..., 0]) < 1e-6
+
+
 @pytest.mark.parametrize("form", ["resident", "streamed"])
 @pytest.mark.parametrize("precision", ["fast", "high"])
 def test_a_constant_sample_is_zero_and_a_nan_stays_where_it_is(emulation, form, precision):
@@ -217,12 +241,40 @@ def test_a_sample_does_not_depend_on_the_batch(emulation):
         assert torch.equal(alone[0], together[number])
 
 
-def test_no_products_beyond_the_useful_ones(emulation):
-    """136 blocks, 16 deep, for each of 12 products, and 13 deep for the covariance; two instructions each."""
-    x = inputs.relu_features(1, 256, 196, FLOAT32)
-    emulation.isqrt_pool(x, 5, True, "fast")
-    useful = 136 * (12 * 16 + 13)
-    assert useful <= emulation.products <= 1.15 * useful
+@pytest.mark.parametrize("streamed", [False, True])
+def test_no_products_beyond_the_useful_ones(emulation, streamed):
+    """At every number of blocks, p: p (p + 1) / 2 of them, p deep for each product and 2 deep for the covariance."""
+    for blocks in (5, 9, 12) if streamed else range(1, 17):
+        channels = 16 * blocks - 3
+        emulation.shared_limit = SHARED_LIMITS["sm_90"]
+        if streamed:
+            emulation.shared_limit = emulation.layout(channels, 1).shared_bytes - 4
+        assert (emulation.layout(channels, 1).slab_bytes > 0) == streamed
+        x = inputs.relu_features(1, channels, 19, FLOAT32)
+        pooled, _, _ = emulation.isqrt_pool(x, 2, False, "fast")
+        tolerances.assert_promise_kept(pooled, oracle.isqrt_pool(x.double(), 2), "fast", f"{blocks} blocks")
+        assert emulation.products == blocks * (blocks + 1) // 2 * (3 * blocks + 2)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 4])
+def test_every_block_is_in_one_tile(emulation, rows):
+    for blocks in range(1, {1: 5, 2: 9, 4: 17}[rows]):
+        tiles, busiest = emulation.tiling(blocks, rows)
+        found, quarters = [], [0, 0, 0, 0]
+        for warp, (row, column, owned) in enumerate(tiles):
+            quarters[warp % 4] += owned
+            deep = [(i, j) for j in range(column, blocks) for i in range(row, min(row + rows, j + 1))]
+            found += deep[:owned]
+        assert sorted(found) == [(i, j) for i in range(blocks) for j in range(i, blocks)]
+        assert max(quarters) == busiest
+
+
+def test_the_busiest_quarter_has_hardly_more_than_its_share(emulation):
+    """From 65 channels on; 34 of 136 blocks at 256 channels, 24 of 91 at 208, where 23 would be the least."""
+    busiest = {blocks: emulation.tiling(blocks, 2 if blocks <= 8 else 4)[1] for blocks in range(5, 17)}
+    assert (busiest[8], busiest[13], busiest[16]) == (10, 24, 34)
+    for blocks, most in busiest.items():
+        assert most <= 1.34 * blocks * (blocks + 1) / 2 / 4
 
 
 @pytest.mark.parametrize("gpu", SHARED_LIMITS)
@@ -238,7 +290,7 @@ def test_layouts_fit(emulation, gpu, precision):
                 continue
             assert layout.shared_bytes <= SHARED_LIMITS[gpu]
             assert layout.warps <= 16
-            assert (layout.resident < layout.matrices) == (layout.slab_bytes > 0)
+            assert (backward or layout.resident < layout.matrices) == (layout.slab_bytes > 0)
             operands = 6 if backward else 3
             assert (layout.resident < operands) == (layout.ring_columns >= 2)
             assert layout.resident < operands or layout.ring_columns == 0
@@ -250,13 +302,22 @@ def test_layouts_fit(emulation, gpu, precision):
         assert emulation.layout(176, 2).resident == 3
 
 
-def test_no_sample_of_more_than_two_block_rows_is_left_to_one_warp(emulation):
-    warps = {channels: emulation.layout(channels, 1).warps for channels in (32, 33, 64, 65, 128, 256)}
-    assert warps == {32: 1, 33: 3, 64: 3, 65: 3, 128: 4, 256: 16}
-    for channels in range(33, 65):
+def test_features_of_14x14_positions_are_staged_at_once(emulation):
+    """In the forward pass of "fast" on an H100, whatever the channels, and at the start of the backward pass."""
+    for channels in range(1, 257):
+        for backward in (False, True):
+            layout = emulation.layout(channels, 1, backward)
+            assert layout.room >= 13 * layout.blocks * 512
+
+
+def test_small_samples_have_warps_enough(emulation):
+    """A warp waits for every load of its own: 8 of them and more from 49 channels on."""
+    warps = {channels: emulation.layout(channels, 1).warps for channels in (16, 32, 49, 64, 65, 128, 129, 256)}
+    assert warps == {16: 1, 32: 3, 49: 8, 64: 8, 65: 8, 128: 12, 129: 8, 256: 16}
+    emulation.shared_limit = SHARED_LIMITS["sm_120"]
+    for channels in range(49, 65):
         for planes, backward in ((1, False), (1, True), (2, False), (2, True)):
-            emulation.shared_limit = SHARED_LIMITS["sm_120"]
-            assert emulation.layout(channels, planes, backward).warps == 3
+            assert emulation.layout(channels, planes, backward).warps == 8
 
 
 # --- how tensor cores round ---

@@ -13,6 +13,8 @@ from cuda_emulation import pooling
 from cuda_emulation.pooling import CSRC, SHARED_LIMITS, Emulation, LaunchFailed
 from test_pooling_emulated import FLOAT32, check_pooling
 
+from gcp_kernels.ops.sides import POSITIONS
+
 pytestmark = [
     pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++"),
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux (fibres, protected pages)"),
@@ -31,11 +33,19 @@ FAULTS = [
      "if (warp_of_thread() > 0) block_barrier();", {pooling.DIVERGENT_BARRIER}),
     ("barrier that some lanes skip", "feature_products.cuh", "block_barrier();  // the features are staged",
      "if (lane_of_thread() > 0) block_barrier();", {pooling.DIVERGENT_BARRIER, pooling.DIVERGENT_WARP}),
-    ("shuffle that some lanes skip", "statistics.cuh", "centre = sum_of_octets(sum.total) /",
-     "centre = (channel < sample.features.channels ? sum_of_octets(sum.total) : 0.0f) /", {pooling.DIVERGENT_WARP}),
+    ("shuffle that some lanes skip", "statistics.cuh", "moments = moments_of_octets(",
+     "moments = !inside ? Moments{} : moments_of_octets(", {pooling.DIVERGENT_WARP}),
+    ("barrier that a warp without a tile skips", "iteration.cuh", "block_barrier();  // the operands have been read",
+     "if (workspace.tile<kForm>().owned() > 0) block_barrier();", {pooling.DIVERGENT_BARRIER}),
+    ("a mirrored block taken for a stored one", "symmetric.cuh", "k < row + r);", "k + 1 < row + r);",
+     {0, pooling.RACE}),
+    ("a stretch that ends a step too early", "symmetric.cuh", "rows_stored = row + kTileRows<kForm> - 1",
+     "rows_stored = row + kTileRows<kForm> - 2", {0, pooling.RACE}),
+    ("a result in the place of another warp's", "planes.cuh", "visit(sums[s], first + s)",
+     "visit(sums[s], first + s + 1)", {pooling.RACE}),
     ("a matrix beyond shared memory", "planes.cuh", "return start() + static_cast<int>(plane) *",
      "return start() + (static_cast<int>(plane) + 6) *", {pooling.OUT_OF_BOUNDS}),
-    ("features beyond the last position", "elements.cuh", "if (e < count) octet", "if (e < 8) octet",
+    ("features beyond the last position", "octets.cuh", "return max(min(count, kOctet), 0)", "return kOctet",
      {pooling.SEGMENTATION_FAULT}),
     ("results beyond the last channel", "pooled.cuh", "if (row > column || column >= channels) continue;",
      "if (row > column) continue;", {pooling.SEGMENTATION_FAULT}),
@@ -58,22 +68,50 @@ SLAB_FAULTS = {
         ("planes.cuh", "recomputed(static_cast<int>(blockIdx.x))", "recomputed(0)"),
     ],
     "a word that another lane has just written": [
-        ("planes.cuh", "return load_slab(slab +", "return load_slab(slab + (lane_of_thread() == 0 ? 4 : 0) +"),
+        ("planes.cuh", "load_slab(words +", "load_slab(words + (lane_of_thread() == 0 ? 4 : 0) +"),
     ],
     "words beyond the slabs": [
-        ("planes.cuh", "store_slab(slab + w", "store_slab(slab - (w == 0 ? 4096 : 0) + w"),
+        ("planes.cuh", "store_slab(words + w", "store_slab(words - (w == 0 ? 4096 : 0) + w"),
     ],
 }  # fmt: skip
 
 
-def planted(folder: Path, *faults: tuple[str, str, str]) -> Emulation:
-    """Build the kernels with some of their text replaced."""
+# The same on the side of the positions; where the launch ends well, its result is wrong.
+POSITIONS_FAULTS = [
+    ("no barrier before staged rows are used", "gram.cuh", "block_barrier();  // the rows are staged", "",
+     {pooling.RACE}),
+    ("rows staged before those there are read", "gram.cuh", "block_barrier();  // what was there before is read", "",
+     {pooling.RACE}),
+    ("matrices written before the last rows are read", "gram.cuh",
+     "block_barrier();  // the last rows have been read", "", {pooling.RACE}),
+    ("z q used before it is written", "positions/products.cuh", "block_barrier();  // these rows of T are written", "",
+     {pooling.SLAB_RACE}),
+    ("the factor used before it is written", "positions/products.cuh",
+     "block_barrier();  // the factor is written, and the last panel has been read", "", {pooling.RACE}),
+    ("G used before it is staged", "positions/direction.cuh", "block_barrier();  // both are staged", "",
+     {pooling.RACE}),
+    ("H used before it has been copied", "rows.cuh", "wait_for_copies<0>();", "", {pooling.RACE, pooling.SLAB_RACE, 0}),
+    ("the derivative used before it is written", "positions/gradient.cuh",
+     "block_barrier();  // the factor and its derivative are written", "", {pooling.RACE}),
+    ("rows beyond the slab", "rows.cuh", "std::int64_t{i} * blocks + k", "std::int64_t{i + 8} * blocks + k",
+     {pooling.OUT_OF_BOUNDS, pooling.SLAB_RACE}),
+    ("a slab that two blocks take for theirs", "positions/slab.cuh", "recomputed(static_cast<int>(blockIdx.x))", "0",
+     {pooling.SLAB_RACE}),
+    ("the identity of the factor forgotten", "positions/products.cuh", "plain(identity)", "plain(0.0f)", {0}),
+    ("half of the trace term forgotten", "positions/backward.cuh", "0.5f * with_q.value + ", "", {0}),
+    ("the span of the direction forgotten", "positions/gradient.cuh", "plain(kept(workspace, Kept::kSpan))",
+     "plain(1.0f)", {0}),
+]  # fmt: skip
+
+
+def planted(folder: Path, *faults: tuple[str, str, str], only: str = "-DCHANNELS_ONLY") -> Emulation:
+    """Build the kernels of a side with some of their text replaced."""
     shutil.copytree(CSRC, folder / "csrc")
     for file, text, fault in faults:
-        (source,) = (folder / "csrc").rglob(file)
+        (source,) = (path for path in (folder / "csrc").rglob("*") if f"/{path}".endswith(f"/{file}"))
         assert text in source.read_text(), "the kernel has changed: plant this fault in its new text"
         source.write_text(source.read_text().replace(text, fault))
-    return Emulation(folder / "csrc", folder, "-DFAST_ONLY")
+    return Emulation(folder / "csrc", folder, "-DFAST_ONLY", only)
 
 
 def run_everything(emulation: Emulation) -> None:
@@ -105,3 +143,26 @@ def test_a_fault_of_slabs_is_caught(tmp_path, faults):
     with pytest.raises(LaunchFailed) as caught:
         broken.isqrt_pool(x, 3, True, "fast")
     assert caught.value.status in (pooling.SLAB_RACE, pooling.OUT_OF_BOUNDS), caught.value
+
+
+def run_positions(emulation: Emulation) -> None:
+    """Two samples with edges, resident and streamed, in one panel and in several; and one of many positions."""
+    torch.manual_seed(0)
+    for c, m, limit in ((150, 70, SHARED_LIMITS["sm_90"]), (150, 70, 36_000), (40, 150, SHARED_LIMITS["sm_90"])):
+        emulation.shared_limit = limit
+        check_pooling(emulation, inputs.relu_features(2, c, m, FLOAT32), 3, "fast", "triu", side=POSITIONS)
+
+
+def test_everything_passes_unbroken_on_the_side_of_the_positions(tmp_path):
+    run_positions(planted(tmp_path, only="-DPOSITIONS_ONLY"))
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "fault", "statuses"), [pytest.param(*f[1:], id=f[0]) for f in POSITIONS_FAULTS]
+)
+def test_a_planted_fault_on_the_side_of_the_positions_is_caught(tmp_path, file, text, fault, statuses):
+    broken = planted(tmp_path, (file, text, fault), only="-DPOSITIONS_ONLY")
+    with pytest.raises(AssertionError) as caught:
+        run_positions(broken)
+    status = caught.value.status if isinstance(caught.value, LaunchFailed) else 0
+    assert status in statuses, caught.value

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,9 @@ from kernel_sources import SOURCES, form_of
 pytest.importorskip("triton", reason="half of the kernels are Triton's")
 
 from benchmarks import sanitize, sanitize_cases
-from benchmarks.check_outcome import outcome_of
-from benchmarks.sanitize_cases import CHANNELS, FunctionCheck, LaunchCheck, Work
+from benchmarks.check_outcome import matrices_of, outcome_of
+from benchmarks.sanitize_cases import CHANNELS, ON_POSITIONS, FunctionCheck, LaunchCheck, Work
 from gcp_kernels.ops.cuda_device import extension
-from gcp_kernels.precision import PLANES
 
 ROOT = Path(__file__).parent.parent
 USERS = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
@@ -69,10 +69,12 @@ def test_the_tool_is_told_the_names_of_all_kernels():
 def test_every_operation_and_channel_count_of_the_extension_is_there():
     found = sanitize_cases.checks(("cuda",), 90)
     assert {one.operation for one in found} == {"isqrt_pool", "covariance_pool", "triu_vec", "triu_unvec"}
-    pooling = {(one.c, one.precision) for one in found if one.operation == "isqrt_pool"}
-    assert pooling == {(c, precision) for c in CHANNELS for precision in ("fast", "high")}
-    for name, values in (("channels_last", {False, True}), ("output", {"triu", "full"}), ("wraps", {False, True})):
-        assert {getattr(one, name) for one in found if one.operation == "isqrt_pool"} == values
+    for sizes, positions in (({(c, 49 if c <= 64 else 300) for c in CHANNELS}, False), (set(ON_POSITIONS), True)):
+        pooling = [one for one in found if one.operation == "isqrt_pool" and one.on_positions == positions]
+        assert {((one.c, one.m), one.precision) for one in pooling} == set(product(sizes, ("fast", "high")))
+        for name, values in (("channels_last", {False, True}), ("output", {"triu", "full"})):
+            assert {getattr(one, name) for one in pooling} == values
+        assert {bool(one.wraps) for one in pooling} == {False, True}
     assert {one.scaled for one in found if one.operation == "covariance_pool"} == {False, True}
     assert len(set(map(str, found))) == len(found)
 
@@ -82,15 +84,13 @@ def test_every_operation_and_channel_count_of_the_extension_is_there():
 def test_matrices_are_resident_in_some_checks_and_streamed_in_others(limit_kib):
     found = [one for one in sanitize_cases.checks(("cuda",), 90) if one.operation == "isqrt_pool"]
     kinds = set()
-    for one in found:
-        for backward in (False, True):
-            planes = PLANES[one.precision]
-            resident, matrices, _ = torch.ops.gcp_kernels_cuda.pooling_layout(one.c, planes, backward, limit_kib << 10)
-            if resident:
-                kinds.add((backward, planes, resident == matrices))
-    missing = {(back, planes, whole) for back in (False, True) for planes in (1, 2) for whole in (False, True)} - kinds
-    # Forward, in "fast", 256 channels fit where a block has 227 KiB.
-    assert missing == ({(False, 1, False)} if limit_kib == 227 else set())
+    for one, backward in product(found, (False, True)):
+        resident, matrices = matrices_of(one, backward, limit_kib << 10)
+        if resident:
+            kinds.add((one.on_positions, backward, one.precision, resident == matrices))
+    missing = set(product((False, True), (False, True), ("fast", "high"), (False, True))) - kinds
+    # Forward, in "fast", 256 channels or positions fit where a block has 227 KiB.
+    assert missing == ({(side, False, "fast", False) for side in (False, True)} if limit_kib == 227 else set())
 
 
 @without_a_gpu

@@ -13,10 +13,17 @@ import torch
 pytest.importorskip("triton", reason="half of the kernels are Triton's")
 
 from benchmarks import static_extension
-from benchmarks.check_outcome import outcome_of
-from benchmarks.sanitize_cases import ARITHMETIC, SAMPLES, Check, FunctionCheck, checks, cuda_checks
+from benchmarks.check_outcome import matrices_of, outcome_of
+from benchmarks.sanitize_cases import (
+    ARITHMETIC,
+    MANY_POSITIONS,
+    SAMPLES,
+    Check,
+    FunctionCheck,
+    checks,
+    cuda_checks,
+)
 from gcp_kernels.ops.cuda_device import extension
-from gcp_kernels.precision import PLANES
 
 ROOT = Path(__file__).parent.parent
 USERS = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
@@ -57,12 +64,14 @@ def test_every_shipped_configuration_of_triton_is_launched(arch):
     assert of_configurations <= of_checks
 
 
-def form_of(c: int, planes: int, backward: bool, limit_kib: int) -> str | None:
-    """Find the form of a pooling kernel by the extension's own arithmetic; ``None`` where a sample does not fit."""
-    resident, matrices, _ = torch.ops.gcp_kernels_cuda.pooling_layout(c, planes, backward, limit_kib << 10)
+def form_of(matrices: tuple[int, int], side: int) -> str | None:
+    """Find the form of a pooling kernel by its resident matrices, and all; ``None`` where a sample does not fit."""
+    resident, count = matrices
     if not resident:
         return None
-    return "streamed" if resident < matrices else "small" if c <= 64 else "resident"
+    if resident < count:
+        return "streamed"
+    return next(form for form, most in {"small": 64, "middle": 128, "resident": 256}.items() if side <= most)
 
 
 def launched_by(check: FunctionCheck, limit_kib: int) -> set[tuple[str, str]]:
@@ -71,15 +80,16 @@ def launched_by(check: FunctionCheck, limit_kib: int) -> set[tuple[str, str]]:
         return {(f"{name}_kernel", check.dtype) for name in ("triu_vec", "triu_unvec")}
     iterates = check.operation == "isqrt_pool"
     # A covariance has in both passes the matrices of a forward pass of one plane.
-    planes = PLANES[check.precision] if iterates else 1
-    forms = [form_of(check.c, planes, backward and iterates, limit_kib) for backward in (False, True)]
-    if None in forms:
-        return set()
-    variants = [f"{form} {check.precision}" if iterates else str(form) for form in forms]
-    return {
-        (f"{check.operation}_{way}_kernel", variant)
-        for way, variant in zip(("forward", "backward"), variants, strict=True)
-    }
+    sized = check if iterates else FunctionCheck("cuda", "isqrt_pool", check.c, "fast", check.dtype, m=MANY_POSITIONS)
+    name = "isqrt_pool_positions" if check.on_positions else check.operation
+    found = set()
+    for way in ("forward", "backward"):
+        matrices = matrices_of(sized, way == "backward" and iterates, limit_kib << 10)
+        form = form_of(matrices, check.m if check.on_positions else check.c)
+        if form is None:
+            return set()
+        found.add((f"{name}_{way}_kernel", f"{form} {check.precision}" if iterates else form))
+    return found
 
 
 @built
@@ -88,22 +98,24 @@ def test_every_cuda_kernel_in_the_extension_is_launched_on_some_gpu():
     compiled = {static_extension.described(name.decode()) for name in set(mangled)}
     launched = {kernel for limit in LIMITS_KIB for check in cuda_checks() for kernel in launched_by(check, limit)}
     assert launched == compiled
-    assert len(compiled) == 26
+    assert len(compiled) == 46
 
 
 @built
 @pytest.mark.parametrize("limit_kib", LIMITS_KIB)
 def test_every_cuda_kernel_that_a_gpu_can_meet_is_launched_there(limit_kib):
     found = {kernel for check in cuda_checks() for kernel in launched_by(check, limit_kib)}
+    sizes = [(c, MANY_POSITIONS) for c in range(1, 257)] + [(512, m) for m in range(1, 257)]
     every = [
-        FunctionCheck("cuda", operation, c, precision, dtype)
+        FunctionCheck("cuda", operation, c, precision, dtype, m=m)
         for operation in ("isqrt_pool", "covariance_pool")
-        for c in range(1, 257)
+        for c, m in sizes
+        if operation == "isqrt_pool" or c <= 256
         for precision, dtype in ARITHMETIC.items()
     ]
     reachable = {kernel for check in every for kernel in launched_by(check, limit_kib)}
     assert reachable <= found
-    assert len(reachable) > 14
+    assert len(reachable) > 30
 
 
 @built
@@ -126,7 +138,7 @@ def test_no_two_checks_are_the_same_and_each_says_its_shape():
     rows = {(one.kernel, one.form, one.dtype, one.precision, one.shape) for one in found}
     assert len(rows) == len(found)
     shapes = {one.shape for one in found}
-    assert {f"{SAMPLES}x16x49", "(SMs+1)x256x49", f"{SAMPLES}x100x100", f"{SAMPLES}x5050"} <= shapes
+    assert {f"{SAMPLES}x16x49", "(SMs+1)x256x300", "(8SMs+1)x96x49", f"{SAMPLES}x100x100", f"{SAMPLES}x5050"} <= shapes
 
 
 def test_a_family_is_of_one_backend_and_precision_and_begins_with_its_simplest_check():

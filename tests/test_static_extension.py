@@ -22,11 +22,15 @@ ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.slow
 readable = pytest.mark.skipif(static_extension.why_not() is not None, reason=str(static_extension.why_not()))
 
-PASSES = ("isqrt_pool_forward_kernel", "isqrt_pool_backward_kernel")
+PASSES = [f"isqrt_pool_{side}{way}_kernel" for side in ("", "positions_") for way in ("forward", "backward")]
 POOLING = {
     *((name, f"{place} {precision}") for name in PASSES for place in FORMS for precision in ("fast", "high")),
     *((f"covariance_pool_{name}_kernel", place) for name in ("forward", "backward") for place in FORMS),
 }
+# More than any multiprocessor has room for.
+POOLING -= {(name, "resident high") for name in PASSES if "backward" in name}
+# Of the largest sample of a form; of others sixteen.
+WARPS = {"small": 8, "middle": 12}
 TRIANGLE = {
     (f"triu_{name}_kernel", dtype)
     for name in ("vec", "unvec")
@@ -84,8 +88,8 @@ def test_no_kernel_spills_and_products_run_on_tensor_cores(rows):
     assert [f"sm_{row.arch} {row.kernel} {row.variant}: {row.problems}" for row in rows if row.problems] == []
     for row in rows:
         assert row.figures.instructions > 100
-        # Sixteen warps of 128 registers are all that a multiprocessor has.
-        assert row.figures.registers <= 128
+        warps = next((most for form, most in WARPS.items() if row.variant.startswith(form)), 16)
+        assert 32 * warps * row.figures.registers <= 65536, f"{row.kernel} {row.variant} finds no room"
 
 
 @readable
@@ -97,15 +101,16 @@ def test_the_command_prints_every_kernel_and_every_layout(rows, monkeypatch, cap
     assert f"{len(rows)} kernels, 0 not accepted" in printed
     assert len(file.read_text().splitlines()) == len(rows)
     assert json.loads(file.read_text().splitlines()[0])["figures"]["registers"] > 0
-    for text in ("256  forward    fast", "256  backward   high", "does not fit", "3/3, "):
-        assert text in printed
+    of_channels, of_positions = printed.split("on the side of the positions, for C = 256\n")
+    for table, sizes in ((of_channels, ("64 ", "256")), (of_positions, ("49 ", "256"))):
+        for text in (f"\n{sizes[0]}  forward    fast", f"\n{sizes[1]}  backward   high", "does not fit", "3/3, "):
+            assert text in table
 
 
 @readable
 @pytest.mark.skipif(NVCC is None, reason="needs nvcc")
-def test_a_spill_is_found(tmp_path, monkeypatch):
+def test_a_spill_is_found(tmp_path):
     """In a kernel of the name of one of ours, which keeps more numbers than it may have registers."""
-    monkeypatch.delenv("NVCC_APPEND_FLAGS", raising=False)  # with which CI rejects a spill
     values = "\n".join(f"  float v{i} = p[{i} * n];" for i in range(64))
     shuffled = "\n".join(f"  p[{i} * n + 1] = v{63 - i} * v{(i * 7) % 64};" for i in range(64))
     body = f"{values}\n  __syncthreads();\n{shuffled}\n"
@@ -118,10 +123,34 @@ def test_a_spill_is_found(tmp_path, monkeypatch):
     assert row.arch == 90
     assert row.figures.stores > 0
     assert row.problems[0].startswith("it spills")
-    # What CI compiles everything with.
-    strict = run(str(NVCC), *flags, "-Xptxas=-warn-spills,-Werror", str(source))
-    assert strict.returncode != 0
-    assert "spill" in strict.stderr.lower()
+
+
+@readable
+@pytest.mark.skipif(NVCC is None, reason="needs nvcc")
+def test_a_call_of_the_host_is_found(tmp_path):
+    """Of a function with a table of constants, by way of a generic lambda: nvcc says nothing, and the kernel stops."""
+    source = tmp_path / "trap.cu"
+    source.write_text(
+        "struct Table { int of[3]; };\ntemplate <int k> constexpr Table kTable = {{1, 2, k}};\n"
+        "template <typename Run> constexpr int with(int n, Run run) { return run(n); }\n"
+        "constexpr int of_host(int i) { return with(i, [](auto n) { return kTable<5>.of[n]; }); }\n"
+        "namespace gcp_kernels {\n__global__ void triu_vec_kernel(int* p) { *p = of_host(p[1]); }\n}\n"
+    )
+    cubin = tmp_path / "trap.cubin"
+    done = run(str(NVCC), "-O3", "-std=c++17", "-arch=sm_90", "-cubin", "-o", str(cubin), str(source))
+    if done.returncode == 0:  # a later nvcc may refuse it
+        (row,) = read(cubin)
+        assert row.problems == ["it has a trap: it calls a function of the host, or does what is undefined"]
+
+
+def test_what_may_be_spilled_is_few_bytes_and_not_often_in_a_loop_of_products():
+    def problems(**figures):
+        return Row(90, "isqrt_pool_forward_kernel", "", Figures(tensor_cores={"HMMA": 2}, ldsm=1, **figures)).problems
+
+    assert problems(stack=32, loads=4, stores=4, loops=({"HMMA": 2},)) == []
+    assert problems(stack=40, loads=4, stores=4) != []
+    assert problems(stack=8, loads=1, stores=1, loops=({"HMMA": 48, "LDL": 6},)) == []
+    assert problems(stack=8, loads=1, stores=1, loops=({"HMMA": 2, "LDL": 1},)) != []
 
 
 def test_products_without_tensor_cores_are_found():
@@ -137,7 +166,7 @@ def test_names_are_read():
     prefix = "_ZN11gcp_kernels"
     assert described(f"{prefix}25isqrt_pool_forward_kernelILNS_4FormE1ELi2EEEvNS_25IsqrtPoolForwardArgumentsE") == (
         "isqrt_pool_forward_kernel",
-        "resident high",
+        "middle high",
     )
     assert described(f"{prefix}15triu_vec_kernelI13__nv_bfloat16EEvNS_7StridedE") == ("triu_vec_kernel", "bfloat16")
     assert described(f"{prefix}15triu_vec_kernelEPfi") == ("triu_vec_kernel", "")
@@ -154,11 +183,11 @@ code version = [1,8]
 Resource usage:
  Common:
   GLOBAL:0
- Function _ZN11gcp_kernels30covariance_pool_forward_kernelILNS_4FormE2EEEvi:
+ Function _ZN11gcp_kernels30covariance_pool_forward_kernelILNS_4FormE3EEEvi:
   REG:{registers} STACK:0 SHARED:0 LOCAL:0 CONSTANT[0]:504 TEXTURE:0 SURFACE:0 SAMPLER:0
 
 	code for sm_{arch}
-		Function : _ZN11gcp_kernels30covariance_pool_forward_kernelILNS_4FormE2EEEvi
+		Function : _ZN11gcp_kernels30covariance_pool_forward_kernelILNS_4FormE3EEEvi
         /*0000*/                   HMMA.16816.F32 R24, R56.reuse, R126, R24 ;
         /*0010*/              @!P2 LDSM.16.MT88.4 R88, [R100] ;
 """

@@ -12,7 +12,7 @@ namespace gcp_kernels {
 
 // H = (G + G^T) diag(s) (x - mu) / M;  grad_x = diag(s) H,  grad_s = sum over the positions of (x - mu) H.
 template <Form kForm>
-__global__ void __launch_bounds__(kMostThreadsOf<kForm>, kLeastCtasOf<kForm>)
+__global__ void __launch_bounds__(kMostThreadsOf<kForm>, kLeastCtasBackward<kForm>)
     covariance_pool_backward_kernel(const CovariancePoolBackwardArguments arguments) {
   constexpr Floats<0> kGradient = covariance_gradient();
   constexpr Split kDerivative = covariance_derivative();

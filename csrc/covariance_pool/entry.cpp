@@ -21,7 +21,7 @@ ChannelScale scale_of(const std::optional<Tensor>& scale, const Tensor& x, const
 void covariance_pool(const Tensor& x, std::optional<Tensor> scale, bool triu, int64_t planes, const Tensor& pooled,
                      const Tensor& centre, std::optional<int64_t> shared_limit) {
   constexpr const char* kOperation = "covariance_pool";
-  const Features features = features_of(x, kOperation);
+  const Features features = features_of(x, kMostChannels, kMostPositions, kOperation);
   const int64_t batch = x.size(0), channels = x.size(1);
   const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
   const CovariancePoolForwardArguments arguments{features,
@@ -39,7 +39,7 @@ void covariance_pool_backward(const Tensor& grad, const Tensor& x, std::optional
                               bool triu, const Tensor& grad_x, std::optional<Tensor> grad_scale,
                               std::optional<int64_t> shared_limit) {
   constexpr const char* kOperation = "covariance_pool_backward";
-  const Features features = features_of(x, kOperation);
+  const Features features = features_of(x, kMostChannels, kMostPositions, kOperation);
   const int64_t batch = x.size(0), channels = x.size(1);
   check(scale.has_value() == grad_scale.has_value(), kOperation, "grad_scale must be given where scale is");
   if (grad_scale) {

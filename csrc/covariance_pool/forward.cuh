@@ -15,23 +15,13 @@
 
 namespace gcp_kernels {
 
-// Weights each channel by a power of two that brings the root mean square of s (x - mu) to 1/8 .. 1/4, so that, lifted,
-// even the one outlier of 2^20 positions is in the range of halves. kFirstExtra keeps the inverse of the power.
-__device__ inline void normalise_channels(const Workspace& workspace, const Sample& sample) {
-  const int lane = lane_of_thread();
-  for (int group = warp_of_thread(); group < workspace.layout.blocks * 2; group += blockDim.x / kWarpSize) {
-    const int channel = group * kLaneRows + lane % kLaneRows;
-    const float squares = squares_of_channel(workspace, sample, channel);
-    const int exponent = as_word(sqrtf(squares / static_cast<float>(sample.features.positions))) >> 23;
-    // Infinity and NaN will show by themselves.
-    const int kept = exponent == 255 ? 127 : min(max(exponent, 4), 250);
-    if (lane < kLaneRows) set_channel_value(workspace, kFirstExtra, channel, as_float((kept + 3) << 23));
-  }
-  block_barrier();  // the weights have been read
-  for (int channel = threadIdx.x; channel < workspace.layout.blocks * kBlockSide; channel += blockDim.x) {
-    const float inverse = 1.0f / channel_value(workspace, kFirstExtra, channel);
-    set_channel_value(workspace, kWeight, channel, channel_value(workspace, kWeight, channel) * inverse);
-  }
+// The inverse of the power of two that brings the root mean square of a channel of s (x - mu) to 1/8 .. 1/4, so that,
+// lifted, even the one outlier of 2^20 positions is in the range of halves.
+__device__ inline float unit_of_channel(float squares, int positions) {
+  const int exponent = as_word(sqrtf(squares / static_cast<float>(positions))) >> 23;
+  // Infinity and NaN will show by themselves.
+  const int kept = exponent == 255 ? 127 : min(max(exponent, 4), 250);
+  return as_float((kept + 3) << 23);
 }
 
 template <Form kForm>
@@ -45,12 +35,19 @@ __global__ void __launch_bounds__(kMostThreadsOf<kForm>, kLeastCtasOf<kForm>)
   WarpTile<kForm>::assign(workspace.tiles(), workspace.layout.blocks);
   Sample sample(arguments.x, workspace);
   do {
-    find_means(workspace, sample);
-    set_weights(workspace, sample, [&](int channel) { return scale_of(arguments.scale, sample.number(), channel); });
+    const auto scale = [&](int channel) { return scale_of(arguments.scale, sample.number(), channel); };
+    find_statistics(workspace, sample, scale, [&](int channel, float squares) {
+      set_channel_value(workspace, kFirstExtra, channel, unit_of_channel(squares, arguments.x.positions));
+    });
     block_barrier();  // the channel arrays are written
     store_centres(workspace, channels, arguments.centre + sample.number() * channels);
-    normalise_channels(workspace, sample);
-    multiply_features<kForm>(workspace, sample, arguments.planes, kTotals, sums);
+    set_weights(workspace, sample,
+                [&](int channel) { return scale(channel) * (1.0f / channel_value(workspace, kFirstExtra, channel)); });
+    multiply_features<kForm>(workspace, sample, arguments.planes, sums);
+    block_barrier();  // the staged features have been read
+    for_each_block_in_turn<kForm>(workspace, sums, [&](const LiftedBlock<2>& sum, int i, int j) {
+      store_floats<kForm>(workspace, kTotals, packed_block(i, j), sum);
+    });
     const Lifted<-2> factor = unlift() * unlift() / static_cast<float>(arguments.x.positions);
     for_each_block<kForm>(workspace, [&](int i, int j) {
       const LiftedBlock<2> total = load_floats<kForm>(workspace, kTotals, packed_block(i, j));

@@ -42,86 +42,44 @@ __device__ inline void with_element_pointer(Element element, void* data, Run run
   }
 }
 
-__device__ inline float load_element(Element element, const void* data, std::int64_t offset) {
-  float value;
-  with_element_pointer(element, data, [&](const auto* typed) { value = to_float(typed[offset]); });
-  return value;
+// The bits of a bfloat16, rounded to nearest.
+__device__ inline std::uint32_t pack_brain_float(float value) {
+  const __nv_bfloat16 rounded = __float2bfloat16_rn(value);
+  return *reinterpret_cast<const std::uint16_t*>(&rounded);
 }
 
-constexpr int kOctet = 8;
+// One element, of whichever type it is: a choice of instructions, and not of code for each type.
+__device__ inline float load_element(Element element, const void* data, std::int64_t offset) {
+  if (element == Element::kFloat32) return static_cast<const float*>(data)[offset];
+  const std::uint32_t bits = static_cast<const std::uint16_t*>(data)[offset];
+  return element == Element::kBFloat16 ? as_float(bits << 16) : first_half(bits);
+}
 
-struct Octet {
-  float value[kOctet];
-};
+__device__ inline void store_element(Element element, void* data, std::int64_t offset, float value) {
+  if (element == Element::kFloat32) {
+    static_cast<float*>(data)[offset] = value;
+  } else {
+    const std::uint32_t bits = element == Element::kBFloat16 ? pack_brain_float(value) : pack_halves(value, 0.0f);
+    static_cast<std::uint16_t*>(data)[offset] = static_cast<std::uint16_t>(bits);
+  }
+}
 
-// Eight bytes of neighbouring elements, loaded at once.
+// Bytes of an element; of those that features may have.
+__device__ inline int size_of(Element element) { return element == Element::kFloat32 ? 4 : 2; }
+
+// Eight bytes, loaded or stored at once.
 struct alignas(8) WordPair {
   std::uint32_t word[2];
 };
 
-// Whether neighbouring elements can be loaded in such pairs of words.
-template <typename T>
-__device__ inline bool is_regular(const T* first, std::int64_t stride) {
-  return stride == 1 && reinterpret_cast<std::uintptr_t>(first) % sizeof(WordPair) == 0;
-}
-
-// Elements by the words that hold them: the first of two in the low bits.
-__device__ inline float element_of_words(const float*, const std::uint32_t* words, int e) { return as_float(words[e]); }
-__device__ inline float element_of_words(const __half*, const std::uint32_t* words, int e) {
-  return e % 2 ? second_half(words[e / 2]) : first_half(words[e / 2]);
-}
-__device__ inline float element_of_words(const __nv_bfloat16*, const std::uint32_t* words, int e) {
-  return as_float(e % 2 ? words[e / 2] & 0xffff0000u : words[e / 2] << 16);
-}
-
-// `count` elements, at most eight, `stride` apart; the rest is zero.
-template <typename T>
-__device__ inline Octet load_octet(const T* first, std::int64_t stride, int count) {
-  Octet octet{};
-#pragma unroll
-  for (int e = 0; e < kOctet; ++e) {
-    if (e < count) octet.value[e] = to_float(first[e * stride]);
-  }
-  return octet;
-}
-
-// Visits the octets at `position`, `position` + `step` and so on below `end` of a row of `count` elements, `stride`
-// apart: visit(octet, its position, how many of its elements are in the row), the others being zero. Of a regular row
-// several octets are loaded before the first is visited, since a load takes as long as hundreds of instructions.
-template <typename T, typename Visit>
-__device__ inline void for_each_octet(const T* row, std::int64_t stride, int count, int position, int step, int end,
-                                      Visit visit) {
-  constexpr int kPairs = kOctet * sizeof(T) / sizeof(WordPair);
-  constexpr int kAtOnce = 4;
-  const int whole = is_regular(row, stride) ? min(end, count) / kOctet * kOctet : 0;
-#pragma unroll 1
-  for (int first = position; first < whole; first += kAtOnce * step) {
-    std::uint32_t words[kAtOnce][2 * kPairs];
-#pragma unroll
-    for (int n = 0; n < kAtOnce; ++n) {
-      // Beyond the end the first octet once more.
-      const int at = first + n * step < whole ? first + n * step : first;
-#pragma unroll
-      for (int p = 0; p < kPairs; ++p) {
-        const WordPair pair = reinterpret_cast<const WordPair*>(row + at)[p];
-        words[n][2 * p] = pair.word[0];
-        words[n][2 * p + 1] = pair.word[1];
-      }
-    }
-#pragma unroll
-    for (int n = 0; n < kAtOnce; ++n) {
-      if (first + n * step >= whole) continue;
-      Octet octet;
-#pragma unroll
-      for (int e = 0; e < kOctet; ++e) octet.value[e] = element_of_words(row, words[n], e);
-      visit(octet, first + n * step, kOctet);
-    }
-  }
-  if (position < whole) position += (whole - position + step - 1) / step * step;
-#pragma unroll 1
-  for (; position < end; position += step) {
-    const int there = max(min(count - position, kOctet), 0);
-    visit(load_octet(row + position * stride, stride, there), position, there);
+// Two neighbouring elements, of which the first is aligned to the size of both.
+__device__ inline void store_element_pair(Element element, void* data, std::int64_t offset, float first, float second) {
+  if (element == Element::kFloat32) {
+    *reinterpret_cast<WordPair*>(static_cast<float*>(data) + offset) = {{as_word(first), as_word(second)}};
+  } else {
+    const std::uint32_t word = element == Element::kBFloat16 ? pack_brain_float(first) | pack_brain_float(second) << 16
+                                                             : pack_halves(first, second);
+    *reinterpret_cast<std::uint32_t*>(static_cast<std::uint16_t*>(data) + offset) = word;
   }
 }
 

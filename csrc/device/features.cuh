@@ -1,15 +1,15 @@
 // One sample's features, (C, M) of any strides: statistics, and centred features as blocks of halves in shared memory.
 //
 // Threads take octets, eight positions of one channel: the eight lanes that differ in lane % 8 take neighbouring
-// channels, so that what they store, a tile, is contiguous in shared memory; lane / 8 is the octet. Along a row an
-// octet is loaded in words of eight bytes where they are aligned.
+// channels, so that what they store, a tile, is contiguous in shared memory; lane / 8 is the octet. How octets are
+// loaded is in octets.cuh.
 //
 // A constant channel must become exactly zero, and a mean far above the deviations must cost no accuracy, so the mean
 // is kept as its difference from the first position, the centre; the first position is subtracted before it.
 #pragma once
 
 #include "device/arguments.h"
-#include "device/elements.cuh"
+#include "device/octets.cuh"
 #include "device/planes.cuh"
 
 namespace gcp_kernels {
@@ -21,6 +21,9 @@ static_assert(kSecondExtra + 1 == kChannelArrays);
 constexpr int kLaneRows = 8;                          // channels of a warp's octets
 constexpr int kLaneOctets = kWarpSize / kLaneRows;    // octets of each
 constexpr int kLanePositions = kLaneOctets * kOctet;  // two blocks of positions
+// Octets that a lane loads at once; while the sums of a tile are in registers, fewer.
+constexpr int kOctetsAtOnce = 3;
+constexpr int kOctetsBesideSums = 2;
 
 __device__ inline float channel_value(const Workspace& workspace, ChannelArray array, int channel) {
   return as_float(load_shared(workspace.channels(array) + channel * 4));
@@ -34,24 +37,26 @@ __device__ inline void set_channel_value(const Workspace& workspace, ChannelArra
 // memory, and what depends on it is computed when it is asked for: beside the sums of a tile every register counts.
 struct Sample {
   const Features& features;
-  SharedAddress round;
+  const Workspace& workspace;
 
   // The first one; there is a barrier before the second.
-  __device__ Sample(const Features& features_, const Workspace& workspace)
-      : features(features_), round(workspace.round()) {
-    if (threadIdx.x == 0) store_shared(round, 0);
+  __device__ Sample(const Features& features_, const Workspace& workspace_)
+      : features(features_), workspace(workspace_) {
+    if (threadIdx.x == 0) store_shared(workspace.round(), 0);
     block_barrier();
   }
 
-  __device__ std::int64_t number() const { return std::int64_t{load_shared(round)} * gridDim.x + blockIdx.x; }
+  __device__ std::int64_t number() const {
+    return std::int64_t{load_shared(workspace.round())} * gridDim.x + recomputed(static_cast<int>(blockIdx.x));
+  }
 
   // To the next one, if there is one, when everyone is done. Without slabs there is a CTA for each sample.
-  template <Form kForm>
+  template <Form kForm, bool kSlabs = kStreams<kForm>>
   __device__ bool advance(std::int64_t batch) {
-    if (!kStreams<kForm>) return false;
-    const std::uint32_t next = load_shared(round) + 1;
+    if (!kSlabs) return false;
+    const std::uint32_t next = load_shared(workspace.round()) + 1;
     block_barrier();  // everyone has read what may now be overwritten
-    if (threadIdx.x == 0) store_shared(round, next);
+    if (threadIdx.x == 0) store_shared(workspace.round(), next);
     block_barrier();  // the round is written
     return number() < batch;
   }
@@ -62,19 +67,33 @@ struct Sample {
     return load_element(features.element, features.data, at);
   }
 
-  // Visits the octets of one channel from `begin` to `end` that are this lane's: visit(octet, position, how many of its
-  // elements are features), the others being zero.
-  template <typename Visit>
-  __device__ void for_each_octet(int channel, int begin, int end, Visit visit) const {
-    const int first = begin + lane_of_thread() / kLaneRows * kOctet;
-    if (channel >= features.channels) {
-      for (int position = first; position < end; position += kLanePositions) visit(Octet{}, position, 0);
-      return;
+  __device__ Row row_of(int channel) const {
+    const std::int64_t bytes = number() * features.batch_stride * recomputed(size_of(features.element));
+    return {features, static_cast<const char*>(features.data) + bytes, channel};
+  }
+
+  // Visits the octets of one channel from `begin` to `end` that are this lane's, some at once: visit(row, their words,
+  // the position of the first), the others being kLanePositions apart.
+  template <int kAtOnce, typename Visit>
+  __device__ void for_octets(int channel, int begin, int end, Visit visit) const {
+    const Row row = row_of(channel);
+#pragma unroll 1
+    for (int first = begin + lane_of_thread() / kLaneRows * kOctet; first < end; first += kAtOnce * kLanePositions) {
+      OctetWords words[kAtOnce];
+      row.load(words, first, kLanePositions);
+      visit(row, words, first);
     }
-    const std::int64_t row = number() * features.batch_stride + channel * features.channel_stride;
-    with_element_pointer(features.element, features.data, [&](const auto* data) {
-      gcp_kernels::for_each_octet(data + row, features.position_stride, features.positions, first, kLanePositions, end,
-                                  visit);
+  }
+
+  // The same, one after the other: visit(octet, position, how many of its elements are features).
+  template <int kAtOnce, typename Visit>
+  __device__ void for_each_octet(int channel, int begin, int end, Visit visit) const {
+    for_octets<kAtOnce>(channel, begin, end, [&](const Row& row, const OctetWords(&words)[kAtOnce], int first) {
+#pragma unroll
+      for (int n = 0; n < kAtOnce; ++n) {
+        const int position = first + n * kLanePositions;
+        if (position < end) visit(row.octet(words[n]), position, row.there(position));
+      }
     });
   }
 };
@@ -93,6 +112,9 @@ struct WeightedChannel {
         centre(channel_value(workspace, kCentre, channel)),
         weight(channel_value(workspace, kWeight, channel)) {}
 
+  __device__ WeightedChannel(float first_, float centre_, float weight_)
+      : first(first_), centre(centre_), weight(weight_) {}
+
   __device__ Octet of(const Octet& octet, int there) const {
     Octet weighted;
 #pragma unroll
@@ -101,10 +123,24 @@ struct WeightedChannel {
   }
 };
 
-// Stores `columns` block columns of weight (x - mu), lifted, from `position` on in kFeaturesPlace: block
+// Stores an octet as a row of a tile of halves and, `low_plane` bytes behind it, what rounding takes away.
+__device__ inline void store_octet(SharedAddress row, int low_plane, int planes, const Octet& octet) {
+  TileRow high, low;
+#pragma unroll
+  for (int w = 0; w < 4; ++w) {
+    const float a = octet.value[2 * w], b = octet.value[2 * w + 1];
+    high.word[w] = pack_halves(a, b);
+    low.word[w] = pack_halves(a - first_half(high.word[w]), b - second_half(high.word[w]));
+  }
+  store_shared(row, high);
+  if (planes == 2) store_shared(row + low_plane, low);
+}
+
+// Stores `columns` block columns of weight (x - mu), lifted, from `position` on at `start` in shared memory: block
 // (i, k) is number k * blocks + i. A second plane follows the first.
-__device__ inline void stage_features(const Workspace& workspace, const Sample& sample, int position, int columns,
-                                      int planes) {
+template <int kAtOnce>
+__device__ inline void stage_features(const Workspace& workspace, const Sample& sample, SharedAddress start,
+                                      int position, int columns, int planes) {
   const int blocks = workspace.layout.blocks;
   const int low_plane = columns * blocks * kBlockBytes;
 #pragma unroll 1
@@ -112,22 +148,13 @@ __device__ inline void stage_features(const Workspace& workspace, const Sample& 
     const int channel = group * kLaneRows + lane_of_thread() % kLaneRows;
     WeightedChannel weighted(workspace, channel);
     weighted.weight *= lift().value;
-    const SharedAddress rows = workspace.start() + channel / kBlockSide * kBlockBytes +
-                               channel / kLaneRows % 2 * kTileBytes + channel % kLaneRows * 16;
-    sample.for_each_octet(
+    const SharedAddress rows =
+        start + channel / kBlockSide * kBlockBytes + channel / kLaneRows % 2 * kTileBytes + channel % kLaneRows * 16;
+    sample.for_each_octet<kAtOnce>(
         channel, position, position + columns * kBlockSide, [&](const Octet& octet, int at, int there) {
-          const Octet z = weighted.of(octet, there);
-          TileRow high, low;
-#pragma unroll
-          for (int w = 0; w < 4; ++w) {
-            const float a = z.value[2 * w], b = z.value[2 * w + 1];
-            high.word[w] = pack_halves(a, b);
-            low.word[w] = pack_halves(a - first_half(high.word[w]), b - second_half(high.word[w]));
-          }
           const int number = (at - position) / kOctet;
           const SharedAddress row = rows + number / 2 * blocks * kBlockBytes + number % 2 * 2 * kTileBytes;
-          store_shared(row, high);
-          if (planes == 2) store_shared(row + low_plane, low);
+          store_octet(row, low_plane, planes, weighted.of(octet, there));
         });
   }
 }

@@ -12,7 +12,7 @@ constexpr int kSharedWithoutAsking = 48 * 1024;
 
 template <typename Arguments>
 cudaError_t launch_pooling(void (*kernel)(Arguments), const Arguments& arguments, unsigned ctas, cudaStream_t stream) {
-  const Layout& layout = arguments.layout;
+  const auto& layout = arguments.layout;
   if (layout.shared_bytes() > kSharedWithoutAsking) {
     // Asked of each device, and always for all that there is: what one thread asks for holds for the launches of
     // others.
@@ -29,7 +29,7 @@ cudaError_t launch_pooling(void (*kernel)(Arguments), const Arguments& arguments
       return error;
     }
   }
-  kernel<<<ctas, warp_tiles(layout) * kWarpSize, layout.shared_bytes(), stream>>>(arguments);
+  kernel<<<ctas, layout.warps() * kWarpSize, layout.shared_bytes(), stream>>>(arguments);
   return cudaGetLastError();
 }
 

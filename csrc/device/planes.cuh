@@ -20,14 +20,16 @@ struct Workspace {
   __device__ SharedAddress ring() const { return start() + layout.ring_offset(); }
   __device__ SharedAddress channels(int array) const { return start() + layout.channel_offset(array); }
   __device__ SharedAddress partial_sums() const { return start() + layout.partial_offset(); }
-  __device__ SharedAddress round() const { return start() + layout.round_offset(); }
-  __device__ SharedAddress tiles() const { return start() + layout.tile_offset(); }
+  // Addresses that are asked for everywhere, and are not kept in between.
+  __device__ SharedAddress round() const { return start() + recomputed(layout.round_offset()); }
+  __device__ SharedAddress tiles() const { return start() + recomputed(layout.tile_offset()); }
+  __device__ SharedAddress scalar() const { return start() + recomputed(layout.scalar_offset()); }
 
   // A number that all threads have, kept out of the registers; it can be read after the next barrier.
   __device__ void keep_scalar(float value) const {
-    if (threadIdx.x == 0) store_shared(start() + layout.scalar_offset(), as_word(value));
+    if (threadIdx.x == 0) store_shared(scalar(), as_word(value));
   }
-  __device__ float kept_scalar() const { return as_float(load_shared(start() + layout.scalar_offset())); }
+  __device__ float kept_scalar() const { return as_float(load_shared(scalar())); }
 
   template <Form kForm>
   __device__ bool is_streamed(Plane plane) const {
@@ -36,14 +38,14 @@ struct Workspace {
   __device__ SharedAddress in_shared(Plane plane) const {
     return start() + static_cast<int>(plane) * layout.plane_bytes();
   }
-  __device__ char* in_slab(Plane plane) const {
+  // From the start of the slabs; 32 bits are enough, the host entry has checked that.
+  __device__ std::uint32_t slab_offset(Plane plane) const {
     const std::uint32_t cta = recomputed(static_cast<int>(blockIdx.x));
     const std::uint32_t streamed = (layout.matrices - layout.resident) * layout.planes;
-    // 32 bits are enough: the host entry has checked that.
-    return slabs +
-           (cta * streamed + static_cast<std::uint32_t>(static_cast<int>(plane) - layout.resident * layout.planes)) *
-               static_cast<std::uint32_t>(layout.plane_bytes());
+    return (cta * streamed + static_cast<std::uint32_t>(static_cast<int>(plane) - layout.resident * layout.planes)) *
+           static_cast<std::uint32_t>(layout.plane_bytes());
   }
+  __device__ char* in_slab(Plane plane) const { return slabs + slab_offset(plane); }
   // The blocks of the result that this warp owns.
   template <Form kForm>
   __device__ WarpTile<kForm> tile() const {
@@ -61,6 +63,38 @@ __device__ inline void for_each_block(const Workspace& workspace, TileSums<kForm
   }
 }
 
+// The same: all sums pass through the first, so that there is one visit in the code and not one for each. For what is
+// done once for a sample.
+template <Form kForm, typename Visit>
+__device__ inline void for_each_block_in_turn(const Workspace& workspace, TileSums<kForm>& sums, Visit visit) {
+#pragma unroll 1
+  for (int s = 0; s < kMostSums<kForm>; ++s) {
+    const WarpTile<kForm> tile = workspace.tile<kForm>();
+    if (tile.owns(s)) visit(sums[0], tile.row_of(s), tile.column_of(s));
+    const LiftedBlock<2> first = sums[0];
+#pragma unroll
+    for (int next = 0; next + 1 < kMostSums<kForm>; ++next) sums[next] = sums[next + 1];
+    sums[kMostSums<kForm> - 1] = first;
+  }
+}
+
+// The same, but visit(sum, block), where that is the packed number of the block: the next one is one further, but where
+// a column of the tile begins.
+template <Form kForm, typename Visit>
+__device__ inline void for_each_packed_block(const Workspace& workspace, TileSums<kForm>& sums, Visit visit) {
+  const WarpTile<kForm> tile = workspace.tile<kForm>();
+  const bool diagonal = tile.diagonal();
+  const int between = diagonal ? tile.row() : tile.column() + 1 - kTileRows<kForm>;
+  int first = packed_block(tile.row(), tile.column());
+#pragma unroll
+  for (int s = 0; s < kMostSums<kForm>; ++s) {
+    if (s > 0 && (diagonal ? tile.diagonal_column(s) > tile.diagonal_column(s - 1) : s == kTileRows<kForm>)) {
+      first += between;
+    }
+    if (tile.owns(s)) visit(sums[s], first + s);
+  }
+}
+
 // The same where the sums are of no interest: visit(block row, block column).
 template <Form kForm, typename Visit>
 __device__ inline void for_each_block(const Workspace& workspace, Visit visit) {
@@ -71,78 +105,84 @@ __device__ inline void for_each_block(const Workspace& workspace, Visit visit) {
   }
 }
 
-// A lane's four words of a block of a plane, a tile apart.
+// A plane, and a lane's share of its blocks.
 template <Form kForm>
-struct BlockShare {
-  SharedAddress shared;
-  char* slab;  // null where the plane is resident
+struct PlaneShare {
+  char* slabs;
+  // Of block 0: the address in shared memory of the row that the lane loads, or 1 more than where the lane's words are
+  // from the start of the slabs. One number: flags of several planes would fill the predicates.
+  std::uint32_t first;
 
-  __device__ BlockShare(const Workspace& workspace, Plane plane, int block) {
-    const Plane number = kStreams<kForm> ? static_cast<Plane>(recomputed(static_cast<int>(plane))) : plane;
-    const int offset = block * kBlockBytes + lane_of_thread() * 4;
-    const bool in_slab = workspace.is_streamed<kForm>(number);
-    shared = in_slab ? 0 : workspace.in_shared(number) + offset;
-    slab = in_slab ? workspace.in_slab(number) + offset : nullptr;
+  __device__ PlaneShare(const Workspace& workspace, Plane plane) : slabs(workspace.slabs) {
+    first = workspace.is_streamed<kForm>(plane) ? workspace.slab_offset(plane) + lane_of_thread() * 4 + 1
+                                                : workspace.in_shared(plane) + LaneOffset().in_order;
   }
 
-  __device__ std::uint32_t load(int w) const {
-    if (kStreams<kForm> && slab != nullptr) return load_slab(slab + w * kTileBytes);
-    return load_shared(shared + w * kTileBytes);
+  __device__ bool in_slab() const { return kStreams<kForm> && (recomputed(static_cast<int>(first)) & 1) != 0; }
+
+  __device__ Fragment load(int block) const {
+    if (!in_slab()) return load_matrix(first + block * kBlockBytes);
+    const char* words = slabs + (first - 1 + block * kBlockBytes);
+    Fragment share;
+#pragma unroll
+    for (int w = 0; w < 4; ++w) share.word[w] = load_slab(words + w * kTileBytes);
+    return share;
   }
-  __device__ void store(int w, std::uint32_t word) const {
-    if (kStreams<kForm> && slab != nullptr) {
-      store_slab(slab + w * kTileBytes, word);
-    } else {
-      store_shared(shared + w * kTileBytes, word);
-    }
+
+  __device__ void store(int block, const Fragment& share) const {
+    if (!in_slab()) return store_matrix(first + block * kBlockBytes, share);
+    char* words = slabs + (first - 1 + block * kBlockBytes);
+#pragma unroll
+    for (int w = 0; w < 4; ++w) store_slab(words + w * kTileBytes, share.word[w]);
   }
 };
 
-// A lane's share of a block of what kPlanes planes from `high` on hold.
-template <Form kForm, int kPlanes>
-__device__ inline LiftedBlock<1> load_planes(const Workspace& workspace, Plane high, int block) {
+// Between a lane's share of a block in halves and the same in float32.
+__device__ inline LiftedBlock<1> unpacked(const Fragment& halves) {
   LiftedBlock<1> elements;
-  const BlockShare<kForm> share(workspace, high, block);
 #pragma unroll
   for (int w = 0; w < 4; ++w) {
-    const std::uint32_t word = share.load(w);
-    elements.value[2 * w] = first_half(word);
-    elements.value[2 * w + 1] = second_half(word);
-  }
-  if constexpr (kPlanes == 2) {
-    const BlockShare<kForm> low(workspace, next(high), block);
-#pragma unroll
-    for (int w = 0; w < 4; ++w) {
-      const std::uint32_t word = low.load(w);
-      elements.value[2 * w] += first_half(word);
-      elements.value[2 * w + 1] += second_half(word);
-    }
+    elements.value[2 * w] = first_half(halves.word[w]);
+    elements.value[2 * w + 1] = second_half(halves.word[w]);
   }
   return elements;
 }
 
+__device__ inline Fragment packed(const LiftedBlock<1>& elements) {
+  Fragment halves;
+#pragma unroll
+  for (int w = 0; w < 4; ++w) halves.word[w] = pack_halves(elements.value[2 * w], elements.value[2 * w + 1]);
+  return halves;
+}
+
+// A lane's share of a block of what two planes hold.
+template <Form kForm>
+__device__ inline LiftedBlock<1> load_split(const PlaneShare<kForm>& high, const PlaneShare<kForm>& low, int block) {
+  const LiftedBlock<1> rounded = unpacked(high.load(block)), rest = unpacked(low.load(block));
+  return combine(1.0f, rounded, 1.0f, rest);
+}
+
 // Rounds elements to halves in the plane `high`, and leaves what that takes away in the plane `low`.
 template <Form kForm>
-__device__ inline void store_split(const Workspace& workspace, Plane high, Plane low, int block,
+__device__ inline void store_split(const PlaneShare<kForm>& high, const PlaneShare<kForm>& low, int block,
                                    const LiftedBlock<1>& elements) {
-  const BlockShare<kForm> rounded(workspace, high, block);
-  std::uint32_t words[4];
-#pragma unroll
-  for (int w = 0; w < 4; ++w) {
-    words[w] = pack_halves(elements.value[2 * w], elements.value[2 * w + 1]);
-    rounded.store(w, words[w]);
-  }
-  const BlockShare<kForm> rest(workspace, low, block);
-#pragma unroll
-  for (int w = 0; w < 4; ++w) {
-    rest.store(w, pack_halves(elements.value[2 * w] - first_half(words[w]),
-                              elements.value[2 * w + 1] - second_half(words[w])));
-  }
+  const Fragment rounded = packed(elements);
+  high.store(block, rounded);
+  low.store(block, packed(combine(1.0f, elements, -1.0f, unpacked(rounded))));
+}
+
+// A lane's share of a block of what kPlanes planes from `high` on hold.
+template <Form kForm, int kPlanes>
+__device__ inline LiftedBlock<1> load_planes(const Workspace& workspace, Plane high, int block) {
+  const PlaneShare<kForm> share(workspace, high);
+  if constexpr (kPlanes == 2) return load_split(share, PlaneShare<kForm>(workspace, next(high)), block);
+  return unpacked(share.load(block));
 }
 
 template <Form kForm>
 __device__ inline void store_split(const Workspace& workspace, Split split, int block, const LiftedBlock<1>& elements) {
-  store_split<kForm>(workspace, split.high, next(split.high), block, elements);
+  store_split(PlaneShare<kForm>(workspace, split.high), PlaneShare<kForm>(workspace, next(split.high)), block,
+              elements);
 }
 
 template <Form kForm>
@@ -163,9 +203,7 @@ __device__ inline void store_elements(const Workspace& workspace, Matrix matrix,
   if constexpr (kPlanes == 2) {
     store_split<kForm>(workspace, Split{high}, block, elements);
   } else {
-    const BlockShare<kForm> share(workspace, high, block);
-#pragma unroll
-    for (int w = 0; w < 4; ++w) share.store(w, pack_halves(elements.value[2 * w], elements.value[2 * w + 1]));
+    PlaneShare<kForm>(workspace, high).store(block, packed(elements));
   }
 }
 
@@ -175,9 +213,9 @@ __device__ inline LiftedBlock<kTimes> load_floats(const Workspace& workspace, Fl
   LiftedBlock<kTimes> elements;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    const BlockShare<kForm> share(workspace, next(floats.first, half), block);
+    const Fragment words = PlaneShare<kForm>(workspace, next(floats.first, half)).load(block);
 #pragma unroll
-    for (int w = 0; w < 4; ++w) elements.value[4 * half + w] = as_float(share.load(w));
+    for (int w = 0; w < 4; ++w) elements.value[4 * half + w] = as_float(words.word[w]);
   }
   return elements;
 }
@@ -187,9 +225,10 @@ __device__ inline void store_floats(const Workspace& workspace, Floats<kTimes> f
                                     const LiftedBlock<kTimes>& elements) {
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    const BlockShare<kForm> share(workspace, next(floats.first, half), block);
+    Fragment words;
 #pragma unroll
-    for (int w = 0; w < 4; ++w) share.store(w, as_word(elements.value[4 * half + w]));
+    for (int w = 0; w < 4; ++w) words.word[w] = as_word(elements.value[4 * half + w]);
+    PlaneShare<kForm>(workspace, next(floats.first, half)).store(block, words);
   }
 }
 

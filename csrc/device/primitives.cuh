@@ -2,7 +2,7 @@
 //
 //   shared memory   a 32-bit address; loads and stores of words and rows
 //   slab            global memory that the threads of one CTA share; loads and stores of words
-//   ldmatrix        a 16x16 block of halves into the registers of a warp, as it is or transposed
+//   ldmatrix        a 16x16 block of halves into the registers of a warp, as it is or transposed; stmatrix, and back
 //   mma             16x16 times 16x16 on the tensor cores, summed in float32
 //   cp.async        16 bytes from global to shared memory in the background
 //   barrier         of the whole block

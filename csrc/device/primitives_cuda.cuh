@@ -86,6 +86,9 @@ __device__ inline void wait_for_copies() {
 
 __device__ inline void block_barrier() { __syncthreads(); }
 
+// A number that all lanes of a warp have, so that the compiler knows it.
+__device__ inline int of_all_lanes(int value) { return __shfl_sync(0xffffffffu, value, 0); }
+
 __device__ inline float shuffle_xor(float value, int mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }
 
 // Read each time it is asked for: that is cheap, registers are not.
@@ -93,6 +96,19 @@ __device__ inline int lane_of_thread() {
   int lane;
   asm volatile("mov.u32 %0, %%laneid;" : "=r"(lane));
   return lane;
+}
+
+// Stores a block as load_matrix() loads it, to the address that it was given. The tiles of the block follow each other.
+__device__ inline void store_matrix(SharedAddress row, const Fragment& block) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(row), "r"(block.word[0]),
+               "r"(block.word[1]), "r"(block.word[2]), "r"(block.word[3])
+               : "memory");
+#else
+  const SharedAddress own = row - 12 * lane_of_thread();
+#pragma unroll
+  for (int w = 0; w < 4; ++w) store_shared(own + w * kTileBytes, block.word[w]);
+#endif
 }
 
 __device__ inline int warp_of_thread() {

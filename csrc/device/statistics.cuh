@@ -33,24 +33,107 @@ __device__ inline float sum_of_octets(float value) {
   return value;
 }
 
-// Fills the first position and the centre of every channel from the features.
-__device__ inline void find_means(const Workspace& workspace, const Sample& sample) {
+// Of some of a channel's elements: how many they are, their sum, and the sum of squares of their deviations from their
+// own mean, times a weight, which no large mean and no outlier spoils.
+struct Moments {
+  float count = 0.0f, total = 0.0f, squares = 0.0f;
+};
+
+// By how much the squares of two groups together are more than those of each: the squares of their means' deviations
+// (T. F. Chan, G. H. Golub, R. J. LeVeque, "Algorithms for computing the sample variance", The American Statistician
+// 37, 1983).
+__device__ inline float squares_between(const Moments& one, const Moments& other, float weight) {
+  const float counts = one.count * other.count;
+  if (counts == 0.0f) return 0.0f;
+  const float difference = (one.count * other.total - other.count * one.total) * weight;
+  return difference / (counts * (one.count + other.count)) * difference;
+}
+
+// Over the four lanes that share a channel.
+__device__ inline Moments moments_of_octets(Moments moments, float weight) {
+#pragma unroll
+  for (int mask = kLaneRows; mask < kWarpSize; mask *= 2) {
+    Moments other;
+    other.count = shuffle_xor(moments.count, mask);
+    other.total = shuffle_xor(moments.total, mask);
+    other.squares = shuffle_xor(moments.squares, mask);
+    moments.squares += other.squares + squares_between(moments, other, weight);
+    moments.total += other.total;
+    moments.count += other.count;
+  }
+  return moments;
+}
+
+// Of x - first, the squares weighted, for those octets of one channel that are this lane's, in one pass over them.
+struct LaneMoments {
+  float first, weight;
+  CompensatedSum total{}, squares{};
+  float count = 0.0f;
+
+  __device__ Moments moments() const { return {count, total.total, squares.total}; }
+
+  // Joins octets that were loaded at once, kLanePositions apart, to those before.
+  template <int kOctets>
+  __device__ void add(const Row& row, const OctetWords (&words)[kOctets], int position) {
+    const Moments before{count, total.total, 0.0f};
+    float values[kOctets][kOctet] = {};
+    Moments now;
+#pragma unroll
+    for (int n = 0; n < kOctets; ++n) {
+      const int there = row.there(position + n * kLanePositions);
+      if (there == 0) continue;
+      const Octet octet = row.octet(words[n]);
+      float sum = 0.0f;
+#pragma unroll
+      for (int e = 0; e < kOctet; ++e) {
+        values[n][e] = octet.value[e] - first;
+        if (e < there) sum += values[n][e];
+      }
+      total.add(sum);
+      now.total += sum;
+      now.count += static_cast<float>(there);
+    }
+    if (now.count == 0.0f) return;
+    const float mean = now.total / now.count;
+#pragma unroll
+    for (int n = 0; n < kOctets; ++n) {
+      const int there = row.there(position + n * kLanePositions);
+      if (there == 0) continue;
+      float sum = 0.0f;
+#pragma unroll
+      for (int e = 0; e < kOctet; ++e) {
+        const float deviation = (values[n][e] - mean) * weight;
+        if (e < there) sum += deviation * deviation;
+      }
+      now.squares += sum;
+    }
+    squares.add(now.squares + squares_between(before, now, weight));
+    count += now.count;
+  }
+};
+
+// Fills the first position and the centre of every channel from the features. For each channel one lane calls
+// visit(channel, the sum of squares of weight (x - mu)), where weight = weight_of(channel).
+template <typename WeightOf, typename Visit>
+__device__ inline void find_statistics(const Workspace& workspace, const Sample& sample, WeightOf weight_of,
+                                       Visit visit) {
   const int lane = lane_of_thread();
 #pragma unroll 1
   for (int group = warp_of_thread(); group < workspace.layout.blocks * 2; group += blockDim.x / kWarpSize) {
     const int channel = group * kLaneRows + lane % kLaneRows;
-    const float first = channel < sample.features.channels ? sample.element(channel, 0) : 0.0f;
-    CompensatedSum sum;
-    sample.for_each_octet(channel, 0, sample.features.positions, [&](const Octet& octet, int, int there) {
-      float total = 0.0f;
-#pragma unroll
-      for (int e = 0; e < kOctet; ++e) total += e < there ? octet.value[e] - first : 0.0f;
-      sum.add(total);
-    });
-    const float centre = sum_of_octets(sum.total) / static_cast<float>(sample.features.positions);
+    const bool inside = channel < sample.features.channels;
+    const float first = inside ? sample.element(channel, 0) : 0.0f;
+    const float weight = inside ? weight_of(channel) : 0.0f;
+    LaneMoments lanes{first, weight};
+    sample.for_octets<kOctetsAtOnce>(channel, 0, sample.features.positions,
+                                     [&](const Row& row, const OctetWords(&words)[kOctetsAtOnce], int position) {
+                                       lanes.add(row, words, position);
+                                     });
+    const Moments moments = moments_of_octets(lanes.moments(), weight);
     if (lane < kLaneRows) {
       set_channel_value(workspace, kFirst, channel, first);
-      set_channel_value(workspace, kCentre, channel, centre);
+      set_channel_value(workspace, kCentre, channel, moments.total / static_cast<float>(sample.features.positions));
+      visit(channel, moments.squares);
     }
   }
 }
@@ -78,7 +161,7 @@ __device__ inline void set_weights(const Workspace& workspace, const Sample& sam
 __device__ inline float squares_of_channel(const Workspace& workspace, const Sample& sample, int channel) {
   const WeightedChannel weighted(workspace, channel);
   CompensatedSum sum;
-  sample.for_each_octet(channel, 0, sample.features.positions, [&](const Octet& octet, int, int there) {
+  sample.for_each_octet<kOctetsAtOnce>(channel, 0, sample.features.positions, [&](const Octet& octet, int, int there) {
     const Octet deviations = weighted.of(octet, there);
     float squares = 0.0f;
 #pragma unroll

@@ -85,24 +85,39 @@ struct Stream {
   // Where column k of a plane is, the one number `number` of those streamed.
   __device__ Operand operand(bool streamed, Plane plane, int number, int k) const {
     if (streamed) return {slot(k, number), 0, true};
-    const SharedAddress start = workspace.in_shared(plane);
-    return {start + triangle_number(k) * kBlockBytes, start, false};
+    return resident_operand(workspace.in_shared(plane), k);
   }
   __device__ Operand left_operand(int k) const { return operand(left_streamed(), left(), 0, k); }
   __device__ Operand right_operand(int k) const { return operand(right_streamed(), right(), count() - 1, k); }
 };
 
-// sums += left right, for symmetric matrices given by one plane each.
+// sums += left right, for symmetric matrices given by one plane each; of the result the blocks of this warp's tile.
+template <Form kForm>
+__device__ inline void multiply_planes(const Workspace& workspace, const WarpTile<kForm>& tile, Plane left, Plane right,
+                                       TileSums<kForm>& sums) {
+  if constexpr (kStreams<kForm>) {
+    const Stream<kForm> stream(workspace, left, right);
+    stream.start();
+#pragma unroll 1
+    for (int k = 0; k < workspace.layout.blocks; ++k) {
+      stream.advance(k);
+      const AnyStrip<Hand::kLeft> rows(stream.left_operand(k), tile.row(), k);
+      const AnyStrip<Hand::kRight> columns(stream.right_operand(k), tile.column(), k);
+      for_each_stretch<kForm>(tile, [&](auto stretch, int begin, int end) {
+        if (begin <= k && k < end) stretch.multiply_column(tile, rows, columns, sums);
+      });
+    }
+  } else {
+    const SharedAddress left_start = workspace.in_shared(left), right_start = workspace.in_shared(right);
+    for_each_stretch<kForm>(tile.again(), [&](auto stretch, int begin, int end) {
+      stretch.multiply(tile.again(), left_start, right_start, begin, end, sums);
+    });
+  }
+}
+
 template <Form kForm>
 __device__ inline void multiply_planes(const Workspace& workspace, Plane left, Plane right, TileSums<kForm>& sums) {
-  const Stream<kForm> stream(workspace, left, right);
-  const WarpTile<kForm> tile = workspace.tile<kForm>();
-  stream.start();
-#pragma unroll 1
-  for (int k = 0; k < workspace.layout.blocks; ++k) {
-    stream.advance(k);
-    multiply_column<kForm>(tile.again(), stream.left_operand(k), stream.right_operand(k), k, LaneOffset(), sums);
-  }
+  multiply_planes<kForm>(workspace, workspace.tile<kForm>(), left, right, sums);
 }
 
 }  // namespace gcp_kernels

@@ -6,10 +6,7 @@
 // block (j, k) of V itself: so both operands are loaded alike, but for the order of their tiles.
 //
 // A product stays in registers until everyone has read its operands; then it may overwrite them. Each warp owns a tile
-// of the result: four block rows by two block columns above the diagonal, or the upper half of four by four on it. The
-// diagonal tiles are the first warps. At C = 256 these are 16 warps, and each quarter of the multiprocessor issues the
-// same number of products. Up to C = 64 a tile has half as many rows, and from C = 33 on a sample has three warps
-// instead of one: a multiprocessor has few such samples, and a warp alone waits for every load of its own.
+// of the result (tiles.h), or none: then it takes part in barriers alone.
 //
 // Where a matrix lives is a matter of memory alone: resident in shared memory, or in a slab of global memory that
 // belongs to this CTA, from which its block columns are streamed through a ring in shared memory (`Stream`).
@@ -19,6 +16,7 @@
 #include "device/primitives.cuh"
 #include "packed.h"
 #include "policy.h"
+#include "tiles.h"
 
 namespace gcp_kernels {
 
@@ -33,43 +31,63 @@ template <Form kForm>
 constexpr int kMostSums = kDiagonalSums<kForm> > kRectangleSums<kForm> ? kDiagonalSums<kForm> : kRectangleSums<kForm>;
 
 // For __launch_bounds__: the threads of the largest sample, and how many CTAs of them should find room on a
-// multiprocessor. Not told the latter, the assembler makes room for more small samples, and spills.
+// multiprocessor. Each of its quarters has 16384 registers, for a fourth of the warps of a CTA, rounded up.
 template <Form kForm>
-constexpr int kMostThreadsOf = kForm == Form::kSmall ? 3 * kWarpSize : kMostThreads;
+constexpr int kMostThreadsOf = (kForm == Form::kSmall    ? 8
+                                : kForm == Form::kMiddle ? 12
+                                                         : kMostWarps) *
+                               kWarpSize;
 template <Form kForm>
-constexpr int kLeastCtasOf = kForm == Form::kSmall ? 6 : 1;
+constexpr int kLeastCtasOf = kForm == Form::kSmall    ? 3
+                             : kForm == Form::kMiddle ? 2
+                                                      : 1;
+// The product with the features, at the end of a backward pass, takes more registers than that leaves.
+template <Form kForm>
+constexpr int kLeastCtasBackward = kForm == Form::kSmall ? 2 : 1;
+
+// What of_warp() looks up: a word for each warp.
+struct TileCodes {
+  std::uint32_t of[kMostBlocks + 1][kMostWarps];
+};
+
+constexpr TileCodes codes_of(const Tilings& tilings) {
+  TileCodes codes{};
+  for (int blocks = 0; blocks <= kMostBlocks; ++blocks) {
+    for (int warp = 0; warp < kMostWarps; ++warp) {
+      const TileBlocks tile = tilings.of[blocks].tile[warp];
+      codes.of[blocks][warp] = tile.row | tile.column << 8 | tile.owned << 16;
+    }
+  }
+  return codes;
+}
+
+template <int kRows>
+__constant__ constexpr TileCodes kTileCodes = codes_of(kTilings<kRows>);
 
 // The blocks of the result that this warp owns: one number, kept in shared memory between products, from which the rest
 // is computed when it is needed. Beside the sums of a tile every register counts.
 template <Form kForm>
 struct WarpTile {
-  int code;    // first block row in the low byte, first block column above it; the same on the diagonal
-  int blocks;  // block rows of the matrix; a tile at its edge may reach beyond
+  int code;    // by bytes from the lowest: first block row, first block column, blocks owned
+  int blocks;  // block rows of the matrix
 
   __device__ static WarpTile of_warp(SharedAddress tiles, int blocks) {
-    return {static_cast<int>(load_shared(tiles + warp_of_thread() * 4)), blocks};
+    return {of_all_lanes(static_cast<int>(load_shared(tiles + warp_of_thread() * 4))), blocks};
   }
 
   // Done once; every thread reads what its own warp has written, after the next barrier.
   __device__ static void assign(SharedAddress tiles, int blocks) {
     const int warp = warp_of_thread();
-    const int diagonals = ceil_divide(blocks, kTileRows<kForm>);
-    int row = warp * kTileRows<kForm>, column = row;
-    if (warp >= diagonals) {
-      int rest = warp - diagonals;
-      row = 0;
-      for (int width; rest >= (width = ceil_divide(blocks - row - kTileRows<kForm>, kTileColumns));
-           row += kTileRows<kForm>) {
-        rest -= width;
-      }
-      column = row + kTileRows<kForm> + rest * kTileColumns;
-    }
-    if (lane_of_thread() == 0) store_shared(tiles + warp * 4, row | column << 8);
+    if (lane_of_thread() == 0) store_shared(tiles + warp * 4, kTileCodes<kTileRows<kForm>>.of[blocks][warp]);
   }
 
   __device__ int row() const { return code & 0xff; }
-  __device__ int column() const { return code >> 8; }
+  __device__ int column() const { return code >> 8 & 0xff; }
+  // The blocks are numbered column after column, and this many of the first numbers are those in the matrix.
+  __device__ int owned() const { return code >> 16; }
   __device__ bool diagonal() const { return row() == column(); }
+  // Whether the edge of the matrix leaves less of it than of others; the same is said of a warp without a tile.
+  __device__ bool cut() const { return owned() < (diagonal() ? kDiagonalSums<kForm> : kRectangleSums<kForm>); }
 
   // The same tile, for the compiler another one: addresses are cheap, registers are not.
   __device__ WarpTile again() const {
@@ -84,11 +102,7 @@ struct WarpTile {
   }
   __device__ int column_of(int s) const { return column() + (diagonal() ? diagonal_column(s) : s / kTileRows<kForm>); }
   __device__ static int diagonal_column(int s) { return (s >= 1) + (s >= 3) + (s >= 6); }
-  // Whether there is such a block: tiles on and above the diagonal differ in their number, at the edge of the matrix
-  // there are fewer.
-  __device__ bool owns(int s) const {
-    return s < (diagonal() ? kDiagonalSums<kForm> : kRectangleSums<kForm>) && column_of(s) < blocks;
-  }
+  __device__ bool owns(int s) const { return s < owned(); }
 };
 
 // Products of two lifted operands.
@@ -102,6 +116,11 @@ struct Operand {
   SharedAddress rows;
   bool streamed;
 };
+
+// Of a plane in shared memory.
+__device__ inline Operand resident_operand(SharedAddress plane, int k) {
+  return {plane + triangle_number(k) * kBlockBytes, plane, false};
+}
 
 // How the blocks (i, k) of a strip of block rows lie for one k: all below the diagonal, some, or none.
 enum class Side { kMirrored, kCrossing, kStored };
@@ -134,78 +153,212 @@ __device__ inline Fragment load_block_transposed(SharedAddress block, const Lane
   return load_matrix_transposed(block + (kHand == Hand::kRight ? lane.in_order : lane.exchanged));
 }
 
-template <Hand kHand, Side kSide, Form kForm>
-__device__ inline Fragment load_operand(const Operand& operand, int i, int k, const LaneOffset& lane) {
-  const bool mirrored = kSide == Side::kMirrored || (kSide == Side::kCrossing && k < i);
-  const bool elsewhere = mirrored && !(kStreams<kForm> && operand.streamed);
-  const SharedAddress block =
-      elsewhere ? operand.rows + (triangle_number(i) + k) * kBlockBytes : operand.column + i * kBlockBytes;
-  return mirrored ? load_block_transposed<kHand>(block, lane) : load_block<kHand>(block, lane);
+// Where a lane finds the blocks (i, k) of a strip of block rows in shared memory, for one k after the other of which
+// all are on the same side: one address for each row that is mirrored, a single one for all that are stored.
+template <Hand kHand, Side kSide, int kRows>
+struct Strip {
+  static constexpr bool kMirrored = kSide == Side::kMirrored;
+
+  SharedAddress address[kMirrored ? kRows : 1];
+  SharedAddress step;  // of those that are stored: column k + 1 begins k + 1 blocks behind column k
+
+  __device__ Strip(SharedAddress plane, int row, int k) {
+    const LaneOffset lane;
+    const SharedAddress offset = kMirrored == (kHand == Hand::kRight) ? lane.in_order : lane.exchanged;
+#pragma unroll
+    for (int r = 0; r < (kMirrored ? kRows : 1); ++r) {
+      const int block = kMirrored ? triangle_number(row + r) + k : packed_block(row, k);
+      // For the compiler a new number: else it keeps its parts.
+      address[r] = recomputed(plane + offset + block * kBlockBytes);
+    }
+    step = (k + 1) * kBlockBytes;
+  }
+
+  __device__ Fragment load(int r) const {
+    return kMirrored ? load_matrix_transposed(address[r]) : load_matrix(address[0] + r * kBlockBytes);
+  }
+
+  __device__ void advance() {
+#pragma unroll
+    for (int r = 0; r < (kMirrored ? kRows : 1); ++r) address[r] += kMirrored ? kBlockBytes : step;
+    step += kBlockBytes;
+  }
+};
+
+// The same of an operand for one k, whichever rows are mirrored.
+template <Hand kHand>
+struct AnyStrip {
+  SharedAddress stored;
+  // From one row that is mirrored to the next it is one block more each time, where the column was not streamed.
+  SharedAddress mirrored, by, more;
+  int row, k;
+
+  __device__ AnyStrip(const Operand& operand, int row_, int k_) : row(row_), k(k_) {
+    const LaneOffset lane;
+    const SharedAddress block = operand.column + row * kBlockBytes;
+    stored = block + (kHand == Hand::kRight ? lane.exchanged : lane.in_order);
+    mirrored = (operand.streamed ? block : operand.rows + (triangle_number(row) + k) * kBlockBytes) +
+               (kHand == Hand::kRight ? lane.in_order : lane.exchanged);
+    by = operand.streamed ? kBlockBytes : (row + 1) * kBlockBytes;
+    more = operand.streamed ? 0 : kBlockBytes;
+  }
+
+  template <Side kSide>
+  __device__ Fragment load(int r) const {
+    const bool transposed = kSide == Side::kMirrored || (kSide == Side::kCrossing && k < row + r);
+    return transposed ? load_matrix_transposed(mirrored + r * by + (r < 2 ? 0 : triangle_number(r - 1)) * more)
+                      : load_matrix(stored + r * kBlockBytes);
+  }
+};
+
+template <Side kSide, Hand kHand>
+struct OnSide {
+  const AnyStrip<kHand>& strip;
+
+  __device__ Fragment load(int r) const { return strip.template load<kSide>(r); }
+};
+
+// sums += column k of the left operand, given by a strip of its block rows, times row k of the right one, given alike;
+// for a tile on the diagonal of which all columns are there, or those that are owned.
+template <Form kForm, bool kAll, typename Rows, typename Columns>
+__device__ inline void multiply_diagonal(const WarpTile<kForm>& tile, const Rows& rows, const Columns& columns,
+                                         TileSums<kForm>& sums) {
+  Fragment row[kTileRows<kForm>];
+#pragma unroll
+  for (int c = 0; c < kTileRows<kForm>; ++c) {
+    if (!kAll && !tile.owns(triangle_number(c))) return;
+    row[c] = rows.load(c);
+    const Fragment column = columns.load(c);
+#pragma unroll
+    for (int r = 0; r <= c; ++r) multiply_add(sums[triangle_number(c) + r], row[r], column);
+  }
 }
 
-// sums += column k of `left` times row k of `right`. Rows beyond the matrix take the last one's place; what comes of
-// them is not owned by anyone. Two rows at a time: with all four in registers beside ten sums, some would be spilled.
-template <Side kSide, Form kForm>
-__device__ inline void multiply_diagonal(const WarpTile<kForm>& tile, const Operand& left, const Operand& right, int k,
-                                         const LaneOffset& lane, TileSums<kForm>& sums) {
-  const int last = tile.blocks - 1;
+// For a rectangle with so many columns: all, or one where the edge of the matrix cuts it.
+template <Form kForm, int kColumns, typename Rows, typename Columns>
+__device__ inline void multiply_rectangle(const Rows& rows, const Columns& columns, TileSums<kForm>& sums) {
+  Fragment row[kTileRows<kForm>];
 #pragma unroll
-  for (int first = 0; first < kTileRows<kForm>; first += 2) {
-    Fragment rows[2];
+  for (int r = 0; r < kTileRows<kForm>; ++r) row[r] = rows.load(r);
+  static_assert(kTileColumns == 2, "a rectangle that is cut has one column");
 #pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      rows[r] = load_operand<Hand::kLeft, kSide, kForm>(left, min(tile.row() + first + r, last), k, lane);
-    }
+  for (int c = 0; c < kColumns; ++c) {
+    const Fragment column = columns.load(c);
 #pragma unroll
-    for (int c = first; c < kTileRows<kForm>; ++c) {
-      const Fragment column = load_operand<Hand::kRight, kSide, kForm>(right, min(tile.row() + c, last), k, lane);
-#pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        if (first + r <= c) multiply_add(sums[triangle_number(c) + first + r], rows[r], column);
+    for (int r = 0; r < kTileRows<kForm>; ++r) multiply_add(sums[c * kTileRows<kForm> + r], row[r], column);
+  }
+}
+
+enum class Shape { kDiagonal, kRectangle, kCut };
+
+template <Shape kShape, Form kForm, typename Rows, typename Columns>
+__device__ inline void multiply_strips(const WarpTile<kForm>& tile, const Rows& rows, const Columns& columns,
+                                       TileSums<kForm>& sums) {
+  if constexpr (kShape == Shape::kDiagonal) {
+    multiply_diagonal<kForm, true>(tile, rows, columns, sums);
+  } else if constexpr (kShape == Shape::kRectangle) {
+    multiply_rectangle<kForm, kTileColumns>(rows, columns, sums);
+  } else if (tile.diagonal()) {
+    multiply_diagonal<kForm, false>(tile, rows, columns, sums);
+  } else {
+    multiply_rectangle<kForm, 1>(rows, columns, sums);
+  }
+}
+
+// What a tile does for some k, as a type: on which side of the diagonal its blocks are.
+template <Shape kShape, Side kRows, Side kColumns>
+struct Stretch {
+  // For one k.
+  template <Form kForm>
+  __device__ static void multiply_column(const WarpTile<kForm>& tile, const AnyStrip<Hand::kLeft>& rows,
+                                         const AnyStrip<Hand::kRight>& columns, TileSums<kForm>& sums) {
+    multiply_strips<kShape, kForm>(tile, OnSide<kRows, Hand::kLeft>{rows}, OnSide<kColumns, Hand::kRight>{columns},
+                                   sums);
+  }
+
+  // For all k from `begin` to `end` of planes in shared memory.
+  template <Form kForm>
+  __device__ static void multiply(const WarpTile<kForm>& tile, SharedAddress left, SharedAddress right, int begin,
+                                  int end, TileSums<kForm>& sums) {
+    if constexpr (kRows == Side::kCrossing || kColumns == Side::kCrossing) {
+#pragma unroll 1
+      for (int k = begin; k < end; ++k) {
+        const AnyStrip<Hand::kLeft> rows(resident_operand(left, k), tile.row(), k);
+        const AnyStrip<Hand::kRight> columns(resident_operand(right, k), tile.column(), k);
+        multiply_column<kForm>(tile, rows, columns, sums);
+      }
+    } else {
+      Strip<Hand::kLeft, kRows, kTileRows<kForm>> rows(left, tile.row(), begin);
+      Strip<Hand::kRight, kColumns, kShape == Shape::kDiagonal ? kTileRows<kForm> : kTileColumns> columns(
+          right, tile.column(), begin);
+      // Of two steps, the loads of the second pass before the products of the first, where there are registers for
+      // both.
+      constexpr bool kLargest = kShape == Shape::kDiagonal && kTileRows<kForm> > 2;
+      [[maybe_unused]] constexpr int kSteps = kTileRows<kForm> == 1 || (kRows == Side::kMirrored && !kLargest) ? 2 : 1;
+#pragma unroll kSteps
+      for (int k = begin; k < end; ++k) {
+        multiply_strips<kShape, kForm>(tile, rows, columns, sums);
+        rows.advance();
+        columns.advance();
       }
     }
+    // Sums that no tile of this shape owns need no registers until here.
+    constexpr int kDiagonal = kShape == Shape::kCut ? kDiagonalSums<kForm> - kTileRows<kForm> : kDiagonalSums<kForm>;
+    constexpr int kRectangle = kShape == Shape::kCut ? kTileRows<kForm> : kRectangleSums<kForm>;
+    constexpr int kOwned = kShape == Shape::kDiagonal    ? kDiagonal
+                           : kShape == Shape::kRectangle ? kRectangle
+                                                         : (kDiagonal > kRectangle ? kDiagonal : kRectangle);
+#pragma unroll
+    for (int s = kOwned; s < kMostSums<kForm>; ++s) sums[s] = {};
   }
-}
+};
 
-template <Side kRows, Side kColumns, Form kForm>
-__device__ inline void multiply_rectangle(const WarpTile<kForm>& tile, const Operand& left, const Operand& right, int k,
-                                          const LaneOffset& lane, TileSums<kForm>& sums) {
-  Fragment rows[kTileRows<kForm>];
-#pragma unroll
-  for (int r = 0; r < kTileRows<kForm>; ++r) {
-    rows[r] = load_operand<Hand::kLeft, kRows, kForm>(left, tile.row() + r, k, lane);
-  }
-#pragma unroll
-  for (int c = 0; c < kTileColumns; ++c) {
-    const int i = min(tile.column() + c, tile.blocks - 1);
-    const Fragment column = load_operand<Hand::kRight, kColumns, kForm>(right, i, k, lane);
-#pragma unroll
-    for (int r = 0; r < kTileRows<kForm>; ++r) multiply_add(sums[c * kTileRows<kForm> + r], rows[r], column);
-  }
-}
-
-// The same for any k of two symmetric matrices.
-template <Form kForm>
-__device__ inline void multiply_column(const WarpTile<kForm>& tile, const Operand& left, const Operand& right, int k,
-                                       const LaneOffset& lane, TileSums<kForm>& sums) {
+// Calls visit(stretch, first k, end) for the stretches of k, in order, in which all rows of the tile are mirrored or
+// all stored, and its columns as well, or in which some of them cross over. A tile that is cut has a single one, a warp
+// without a tile none.
+template <Form kForm, typename Visit>
+__device__ inline void for_each_stretch(const WarpTile<kForm>& tile, Visit visit) {
   constexpr Side kMirrored = Side::kMirrored, kCrossing = Side::kCrossing, kStored = Side::kStored;
-  if (tile.diagonal()) {
-    if (k < tile.row()) {
-      multiply_diagonal<kMirrored, kForm>(tile, left, right, k, lane, sums);
-    } else if (k < tile.row() + kTileRows<kForm>) {
-      multiply_diagonal<kCrossing, kForm>(tile, left, right, k, lane, sums);
-    } else {
-      multiply_diagonal<kStored, kForm>(tile, left, right, k, lane, sums);
-    }
-  } else if (k < tile.row()) {
-    multiply_rectangle<kMirrored, kMirrored, kForm>(tile, left, right, k, lane, sums);
-  } else if (k < tile.row() + kTileRows<kForm>) {
-    multiply_rectangle<kCrossing, kMirrored, kForm>(tile, left, right, k, lane, sums);
-  } else if (k < tile.column()) {
-    multiply_rectangle<kStored, kMirrored, kForm>(tile, left, right, k, lane, sums);
+  const int row = tile.row(), column = tile.column(), blocks = tile.blocks;
+  const int rows_stored = row + kTileRows<kForm> - 1, columns_stored = column + kTileColumns - 1;
+  if (tile.owned() == 0) return;
+  if (tile.cut()) {
+    visit(Stretch<Shape::kCut, kCrossing, kCrossing>(), 0, blocks);
+  } else if (tile.diagonal()) {
+    visit(Stretch<Shape::kDiagonal, kMirrored, kMirrored>(), 0, row);
+    visit(Stretch<Shape::kDiagonal, kCrossing, kCrossing>(), row, rows_stored);
+    visit(Stretch<Shape::kDiagonal, kStored, kStored>(), rows_stored, blocks);
   } else {
-    multiply_rectangle<kStored, kCrossing, kForm>(tile, left, right, k, lane, sums);
+    visit(Stretch<Shape::kRectangle, kMirrored, kMirrored>(), 0, row);
+    visit(Stretch<Shape::kRectangle, kCrossing, kMirrored>(), row, rows_stored);
+    visit(Stretch<Shape::kRectangle, kStored, kMirrored>(), rows_stored, column);
+    visit(Stretch<Shape::kRectangle, kStored, kCrossing>(), column, columns_stored);
+    visit(Stretch<Shape::kRectangle, kStored, kStored>(), columns_stored, blocks);
   }
+}
+
+// sums += one block column of a left operand times one of a right one, each given by the blocks of a strip of it.
+template <Form kForm, typename Rows, typename Columns>
+__device__ inline void multiply_tile(const WarpTile<kForm>& tile, const Rows& rows, const Columns& columns,
+                                     TileSums<kForm>& sums) {
+  if (tile.owned() == 0) return;
+  if (tile.cut()) {
+    multiply_strips<Shape::kCut, kForm>(tile, rows, columns, sums);
+  } else if (tile.diagonal()) {
+    multiply_strips<Shape::kDiagonal, kForm>(tile, rows, columns, sums);
+  } else {
+    multiply_strips<Shape::kRectangle, kForm>(tile, rows, columns, sums);
+  }
+}
+
+// The same for operands of which all blocks are where they are stored.
+template <Form kForm>
+__device__ inline void multiply_stored(const WarpTile<kForm>& tile, const Operand& left, const Operand& right,
+                                       TileSums<kForm>& sums) {
+  const AnyStrip<Hand::kLeft> rows(left, tile.row(), 0);
+  const AnyStrip<Hand::kRight> columns(right, tile.column(), 0);
+  multiply_tile<kForm>(tile, OnSide<Side::kStored, Hand::kLeft>{rows}, OnSide<Side::kStored, Hand::kRight>{columns},
+                       sums);
 }
 
 }  // namespace gcp_kernels

@@ -9,8 +9,15 @@ cudaError_t isqrt_pool_backward_launch(const IsqrtPoolBackwardArguments& argumen
                                        cudaStream_t stream) {
   const auto kernel = with_form(arguments.layout.form(), [&](auto form) {
     constexpr Form kForm = decltype(form)::value;
-    return arguments.layout.planes == 1 ? isqrt_pool_backward_kernel<kForm, 1> : isqrt_pool_backward_kernel<kForm, 2>;
+    auto* const fast = isqrt_pool_backward_kernel<kForm, 1>;
+    // In "high" 12 planes of at least 22 KB would have to be resident: more than any multiprocessor has.
+    if constexpr (kForm == Form::kResident) {
+      return arguments.layout.planes == 1 ? fast : nullptr;
+    } else {
+      return arguments.layout.planes == 1 ? fast : isqrt_pool_backward_kernel<kForm, 2>;
+    }
   });
+  if (kernel == nullptr) return cudaErrorInvalidDeviceFunction;
   return launch_pooling(kernel, arguments, ctas, stream);
 }
 

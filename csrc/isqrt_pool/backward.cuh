@@ -1,6 +1,7 @@
 // The gradient of iSQRT-COV pooling in one launch, one CTA for each sample.
 //
 //   A again -> G, the direction -> the iteration on (W, dW), (V, dV), (Y, dY) -> L = dY_N and Y_N
+//   A itself waits in the CTA's slab for the trace term
 //   grad_x = growth max|G| / sqrt(M)  (L + t I) z,   the trace term t = <G, Y_N> / 2 - <L, A>
 //
 // with z as in forward.cuh and G + G^T divided by its largest magnitude and by the growth, which are undone at the
@@ -11,6 +12,7 @@
 #include "device/feature_gradient.cuh"
 #include "isqrt_pool/arguments.h"
 #include "isqrt_pool/covariance.cuh"
+#include "isqrt_pool/inner_product.cuh"
 #include "isqrt_pool/iteration.cuh"
 
 namespace gcp_kernels {
@@ -22,22 +24,14 @@ __device__ inline float growth_of(int channels, int n_iter) {
   return fmaxf(static_cast<float>(channels), tangent);
 }
 
-// <u, v> over a whole symmetric matrix, from a lane's share of one of the blocks that are stored.
-template <int kU, int kV>
-__device__ inline Lifted<kU + kV> inner_product(const LiftedBlock<kU>& u, const LiftedBlock<kV>& v, int i, int j) {
-  float total = 0.0f;
-#pragma unroll
-  for (int e = 0; e < 8; ++e) total += u.value[e] * v.value[e];
-  return {i == j ? total : 2.0f * total};
-}
-
 template <Form kForm, int kPlanes>
-__global__ void __launch_bounds__(kMostThreadsOf<kForm>, kLeastCtasOf<kForm>)
+__global__ void __launch_bounds__(kMostThreadsOf<kForm>, kLeastCtasBackward<kForm>)
     isqrt_pool_backward_kernel(const IsqrtPoolBackwardArguments arguments) {
   const Workspace workspace(arguments.layout, arguments.slabs);
   const int channels = arguments.x.channels;
   constexpr Split kDerivative = derivative_of<true>(kPlanes);
-  constexpr Floats<2> kTotals = backward_totals(kPlanes), kLastTotals = last_totals(kPlanes);
+  // Where everything is on chip L is moved to the front, so that all behind it is free for the features.
+  constexpr Split kLastDerivative = kStreams<kForm> ? kDerivative : Split{Plane{0}};
   constexpr Floats<1> kRoot = backward_root(kPlanes);
   constexpr Floats<0> kGradient = gradient_floats(kPlanes);
   const float positions = static_cast<float>(arguments.x.positions);
@@ -49,8 +43,8 @@ __global__ void __launch_bounds__(kMostThreadsOf<kForm>, kLeastCtasOf<kForm>)
     restore_means(workspace, sample, arguments.centre);
     const float weight = inverse_root(arguments.trace[sample.number()] * positions);
     set_weights(workspace, sample, [&](int) { return weight; });
-    multiply_features<kForm>(workspace, sample, kPlanes, kTotals, sums);
-    store_covariance<kForm, kPlanes>(workspace, kTotals);
+    multiply_features<kForm, true>(workspace, sample, kPlanes, sums);
+    store_covariance<kForm, kPlanes, true>(workspace, sums);
 
     const float largest = load_gradient<kForm>(workspace, arguments.grad, sample.number(), kGradient);
     for_each_block<kForm>(workspace, [&](int i, int j) {
@@ -66,23 +60,22 @@ __global__ void __launch_bounds__(kMostThreadsOf<kForm>, kLeastCtasOf<kForm>)
       const LiftedBlock<1> root = load_floats<kForm>(workspace, kRoot, packed_block(i, j));
       const LiftedBlock<0> twice = load_twice_symmetric(arguments.grad, sample.number(), i, j);
       const LiftedBlock<0> g = direction_of(twice, workspace.kept_scalar(), plain(1.0f));
-      trace_term += number(0.5f * unlift() / growth_of(channels, arguments.n_iter) * inner_product(g, root, i, j));
-    });
-    multiply_features<kForm>(workspace, sample, kPlanes, kLastTotals, sums);
-    for_each_block<kForm>(workspace, [&](int i, int j) {
-      const LiftedBlock<2> a = load_floats<kForm>(workspace, kLastTotals, packed_block(i, j));
+      const LiftedBlock<2> a = kept_covariance(workspace, i, j);
       const LiftedBlock<1> l = load_split<kForm>(workspace, kDerivative, packed_block(i, j));
+      trace_term += number(0.5f * unlift() / growth_of(channels, arguments.n_iter) * inner_product(g, root, i, j));
       trace_term -= number(unlift() * unlift() * unlift() * inner_product(l, a, i, j));
+      if (!kStreams<kForm>) store_split<kForm>(workspace, kLastDerivative, packed_block(i, j), l);
     });
     trace_term = block_sum(workspace, trace_term);
 
     const float undo = growth_of(channels, arguments.n_iter) * workspace.kept_scalar();
     const Lifted<-2> factor = undo / sqrtf(positions) * unlift() * unlift();
-    multiply_derivative<kForm>(
-        workspace, sample, kDerivative, [&](const LiftedBlock<2>& product, const LiftedBlock<1>& z, int i, int j, int) {
-          store_gradient(arguments.grad_x, sample, i, j, combine(factor, product, factor * lift() * trace_term, z));
-        });
-  } while (sample.advance<kForm>(arguments.batch));
+    multiply_derivative<kForm>(workspace, sample, kLastDerivative,
+                               [&](const LiftedBlock<2>& product, const LiftedBlock<1>& z, int i, int j, int) {
+                                 store_gradient(arguments.grad_x, sample, i, j,
+                                                combine(factor, product, factor * lift() * trace_term, z));
+                               });
+  } while (sample.advance<kForm, true>(arguments.batch));
 }
 
 }  // namespace gcp_kernels

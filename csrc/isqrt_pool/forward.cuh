@@ -22,20 +22,18 @@ __global__ void __launch_bounds__(kMostThreadsOf<kForm>, kLeastCtasOf<kForm>)
   WarpTile<kForm>::assign(workspace.tiles(), workspace.layout.blocks);
   Sample sample(arguments.x, workspace);
   do {
-    find_means(workspace, sample);
-    set_weights(workspace, sample, [](int) { return 1.0f; });
-    block_barrier();  // the channel arrays are written
+    float total = 0.0f;  // first this thread's part
+    find_statistics(workspace, sample, [](int) { return 1.0f; }, [&](int, float squares) { total += squares; });
+    total = block_sum(workspace, total);
     store_centres(workspace, channels, arguments.centre + sample.number() * channels);
-    const float total = sum_of_squares(workspace, sample);
     const float weight = inverse_root(total);
     set_weights(workspace, sample, [&](int) { return weight; });
     const float trace = total / static_cast<float>(arguments.x.positions);
     workspace.keep_scalar(trace);
     if (threadIdx.x == 0) arguments.trace[sample.number()] = trace;
 
-    constexpr Floats<2> kTotals = forward_totals(kPlanes);
-    multiply_features<kForm>(workspace, sample, kPlanes, kTotals, sums);
-    store_covariance<kForm, kPlanes>(workspace, kTotals);
+    multiply_features<kForm>(workspace, sample, kPlanes, sums);
+    store_covariance<kForm, kPlanes, false>(workspace, sums);
     constexpr Floats<1> kRoot = forward_root();
     iterate<kForm, kPlanes, false>(workspace, arguments.n_iter, kRoot, sums);
     const Lifted<-1> scale = sqrtf(workspace.kept_scalar()) * unlift();

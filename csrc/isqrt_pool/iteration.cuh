@@ -10,6 +10,7 @@
 
 #include "device/pairs.cuh"
 #include "device/stream.cuh"
+#include "isqrt_pool/factor.cuh"
 #include "isqrt_pool/matrices.h"
 
 namespace gcp_kernels {
@@ -33,6 +34,7 @@ __device__ inline Factors factors_of(Product product) {
 // sums = left right, or dL R + L dR for `tangent`, of the factors of product number `product`.
 template <Form kForm, int kPlanes, bool kTangents>
 __device__ inline void multiply(const Workspace& workspace, int product, bool tangent, TileSums<kForm>& sums) {
+  const WarpTile<kForm> tile = workspace.tile<kForm>();
   clear(sums);
   constexpr int kPairsOfEach = kPlanes == 2 ? kPairs : 1;
 #pragma unroll 1
@@ -48,97 +50,122 @@ __device__ inline void multiply(const Workspace& workspace, int product, bool ta
         static_cast<Plane>(static_cast<int>(left) * kPlanes + (kPlanes == 2 && left_is_low(pair) ? 1 : 0));
     const auto right_plane =
         static_cast<Plane>(static_cast<int>(right) * kPlanes + (kPlanes == 2 && right_is_low(pair) ? 1 : 0));
-    multiply_planes<kForm>(workspace, left_plane, right_plane, sums);
+    multiply_planes<kForm>(workspace, tile, left_plane, right_plane, sums);
   }
 }
+
+// Of W or Y, or of its tangent, the plane that products read and the one behind it: in "high" its low plane, in "fast"
+// the rest of a tangent. In "fast" W and Y have none.
+template <Form kForm, int kPlanes, bool kTangents, bool kFactor = false>
+struct TermShares {
+  using M = Matrices<kTangents>;
+
+  PlaneShare<kForm> high, low;
+
+  __device__ TermShares(const Workspace& workspace, bool y, bool tangent)
+      : high(workspace, plane_of(matrix(y, tangent), kPlanes)),
+        low(workspace,
+            kPlanes == 2 ? next(plane_of(matrix(y, tangent), 2)) : plane_of(y ? M::kDYRest : M::kDWRest, 1)) {}
+  __device__ TermShares(const Workspace& workspace, Plane first)
+      : high(workspace, first), low(workspace, next(first)) {}
+
+  __device__ static Matrix matrix(bool y, bool tangent) {
+    return y ? (tangent ? M::kDY : M::kY) : (tangent ? M::kDW : M::kW);
+  }
+
+  __device__ static bool split(bool tangent) { return kPlanes == 2 || (kTangents && tangent && !kFactor); }
+};
 
 // W or Y, or its tangent, as it enters the terms that are no products.
 template <Form kForm, int kPlanes, bool kTangents>
-__device__ inline LiftedBlock<1> load_term(const Workspace& workspace, bool y, bool tangent, int block) {
-  using M = Matrices<kTangents>;
-  const Matrix matrix = y ? (tangent ? M::kDY : M::kY) : (tangent ? M::kDW : M::kW);
-  LiftedBlock<1> elements = load_elements<kForm, kPlanes>(workspace, matrix, block);
-  if (kTangents && kPlanes == 1 && tangent) {
-    const Matrix rest = y ? M::kDYRest : M::kDWRest;
-    elements = combine(1.0f, elements, 1.0f, load_elements<kForm, 1>(workspace, rest, block));
-  }
-  return elements;
-}
-
-template <Form kForm, int kPlanes, bool kTangents>
 __device__ inline void store_term(const Workspace& workspace, bool y, bool tangent, int block,
                                   const LiftedBlock<1>& elements) {
-  using M = Matrices<kTangents>;
-  const Matrix matrix = y ? (tangent ? M::kDY : M::kY) : (tangent ? M::kDW : M::kW);
-  if (kTangents && kPlanes == 1 && tangent) {
-    store_split<kForm>(workspace, plane_of(matrix, 1), plane_of(y ? M::kDYRest : M::kDWRest, 1), block, elements);
+  using Shares = TermShares<kForm, kPlanes, kTangents>;
+  const Shares to(workspace, y, tangent);
+  if (Shares::split(tangent)) {
+    store_split(to.high, to.low, block, elements);
   } else {
-    store_elements<kForm, kPlanes>(workspace, matrix, block, elements);
+    to.high.store(block, packed(elements));
   }
 }
 
-// Writes what product `number` changes in one block of the matrices, or of their tangents.
-template <Form kForm, int kPlanes, bool kTangents>
-__device__ inline void update(const Workspace& workspace, int number, bool tangent, const LiftedBlock<2>& sum,
-                              int block) {
+// Where the last product leaves its result: the first plane of it.
+template <int kPlanes, bool kTangents, bool kFactor>
+__device__ inline Plane result_of(bool tangent, Floats<1> root) {
+  if (kFactor) return tangent ? factor_derivative(kPlanes).high : factor_split().high;
+  return tangent ? derivative_of<kTangents>(kPlanes).high : root.first;
+}
+
+// Writes what product `number` changes in this warp's blocks of the matrices, or of their tangents.
+template <Form kForm, int kPlanes, bool kTangents, bool kFactor>
+__device__ inline void update(const Workspace& workspace, int n_iter, int number, bool last, bool tangent,
+                              Floats<1> root, TileSums<kForm>& sums) {
   using M = Matrices<kTangents>;
+  using Shares = TermShares<kForm, kPlanes, kTangents, kFactor>;
   const Product product = static_cast<Product>(number % 3);
   const Matrix v = tangent ? M::kDV : M::kV;
-  if (product == Product::kSquare) {
-    store_elements<kForm, kPlanes>(workspace, v, block, times(unlift(), sum));
-    if (number != 1) return;
-    const LiftedBlock<1> linear = load_term<kForm, kPlanes, kTangents>(workspace, false, tangent, block);
-    store_term<kForm, kPlanes, kTangents>(workspace, true, tangent, block,
-                                          combine(plain(1.5f), linear, -0.5f * unlift(), sum));
-    return;
+  if (product == Product::kSquare && !last) {
+    for_each_packed_block<kForm>(workspace, sums, [&](const LiftedBlock<2>& sum, int block) {
+      store_elements<kForm, kPlanes>(workspace, v, block, times(unlift(), sum));
+    });
+    if (kFactor || number != 1) return;
   }
-  const bool root = product == Product::kRoot;
-  const LiftedBlock<1> old = load_term<kForm, kPlanes, kTangents>(workspace, root, tangent, block);
-  LiftedBlock<1> result = combine(plain(root ? 1.5f : 2.25f), old, (root ? -0.5f : 0.25f) * unlift(), sum);
-  if (!root) result = combine(1.0f, result, -1.5f, load_elements<kForm, kPlanes>(workspace, v, block));
-  store_term<kForm, kPlanes, kTangents>(workspace, root, tangent, block, result);
+  // Of the three others, and of the last product, each is a X + b sum, and for the cube also - 3/2 V. Of the factor the
+  // root also has what the identity adds that it is kept without.
+  const bool cube = product == Product::kCube, floats = last && !tangent && !kFactor;
+  // Asked for each block once more: kept for all of them, they would take a predicate each.
+  constexpr int kCube = 1, kSplit = 2, kFloats = 4, kSplitResult = kFactor ? 8 : kSplit;
+  const bool split_result = kFactor && (kPlanes == 2 || (kTangents && last));
+  const int kept = (cube ? kCube : 0) | (Shares::split(tangent) ? kSplit : 0) | (floats ? kFloats : 0) |
+                   (split_result ? kSplitResult : 0);
+  const Lifted<0> a = plain(cube ? 2.25f : 1.5f);
+  const Lifted<-1> b = (cube ? 0.25f : -0.5f) * unlift();
+  const float identity = kFactor ? -0.5f * identity_of(n_iter, number / 3) : 0.0f;
+  const Shares from(workspace, product == Product::kRoot, tangent);
+  const Shares to = last ? Shares(workspace, result_of<kPlanes, kTangents, kFactor>(tangent, root))
+                         : Shares(workspace, !cube, tangent);
+  for_each_packed_block<kForm>(workspace, sums, [&](const LiftedBlock<2>& sum, int block) {
+    const int kind = recomputed(kept);
+    const bool split = kPlanes == 2 || (kTangents && (kind & kSplit));
+    LiftedBlock<1> term = split ? load_split(from.high, from.low, block) : unpacked(from.high.load(block));
+    term = combine(a, term, b, sum);
+    if (kind & kCube) {
+      term = combine(1.0f, term, -1.5f, load_elements<kForm, kPlanes>(workspace, v, block));
+    } else if (kFactor) {
+      const Matrix w = recomputed(tangent) ? M::kDW : M::kW;
+      term = combine(1.0f, term, identity, load_elements<kForm, kPlanes>(workspace, w, block));
+    }
+    if (kind & kFloats) {
+      store_floats<kForm>(workspace, root, block, term);
+    } else if (kPlanes == 2 || (kTangents && (kind & kSplitResult))) {
+      store_split(to.high, to.low, block, term);
+    } else {
+      to.high.store(block, packed(term));
+    }
+  });
 }
 
-// The last product, from Y or, where it is the only one, from W = A.
-template <Form kForm, int kPlanes, bool kTangents>
-__device__ inline void finish(const Workspace& workspace, bool only, bool tangent, Floats<1> root,
-                              const LiftedBlock<2>& sum, int block) {
-  const LiftedBlock<1> old = load_term<kForm, kPlanes, kTangents>(workspace, !only, tangent, block);
-  const LiftedBlock<1> result = combine(plain(1.5f), old, -0.5f * unlift(), sum);
-  if (tangent) {
-    store_split<kForm>(workspace, derivative_of<kTangents>(kPlanes), block, result);
-  } else {
-    store_floats<kForm>(workspace, root, block, result);
-  }
-}
-
-// How many products N iterations take; worked out wherever it is asked for.
+// How many products N iterations take; worked out wherever it is asked for. Z_1 takes none.
+template <bool kFactor>
 __device__ inline int last_product(int n_iter) {
   const int n = recomputed(n_iter);
-  return n == 1 ? 1 : 3 * n - 3;
+  return n == 1 && !kFactor ? 1 : 3 * n - 3;
 }
 
 // Runs the iteration on W = A, and on dW where there are tangents. Leaves Y_N in `root`, and its tangent L in
-// derivative_of().
-template <Form kForm, int kPlanes, bool kTangents>
+// derivative_of(). With kFactor the iteration is that of the factor q(K), on W = K and, in the place of Y, Z = Z_1: it
+// and its tangent are left where store_factor() leaves them.
+template <Form kForm, int kPlanes, bool kTangents, bool kFactor = false>
 __device__ inline void iterate(const Workspace& workspace, int n_iter, Floats<1> root, TileSums<kForm>& sums) {
 #pragma unroll 1
-  for (int number = 1; number <= last_product(n_iter); ++number) {
+  for (int number = 1; number <= last_product<kFactor>(n_iter); ++number) {
     block_barrier();  // the matrices are written
 #pragma unroll 1
     for (int tangent = kTangents; tangent >= 0; --tangent) {
       multiply<kForm, kPlanes, kTangents>(workspace, number, tangent, sums);
       block_barrier();  // the operands have been read
-      for_each_block<kForm>(workspace, sums, [&](const LiftedBlock<2>& sum, int i, int j) {
-        const int block = packed_block(i, j);
-        // Worked out for each block once more: beside the sums of a tile every register counts.
-        const int again = recomputed(number), last = last_product(n_iter);
-        if (again < last) {
-          update<kForm, kPlanes, kTangents>(workspace, again, recomputed(tangent), sum, block);
-        } else {
-          finish<kForm, kPlanes, kTangents>(workspace, last == 1, recomputed(tangent), root, sum, block);
-        }
-      });
+      update<kForm, kPlanes, kTangents, kFactor>(workspace, n_iter, number, number == last_product<kFactor>(n_iter),
+                                                 tangent, root, sums);
     }
   }
 }

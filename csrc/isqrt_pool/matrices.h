@@ -22,30 +22,24 @@ struct Matrices {
 
 // --- what the forward pass keeps where something else was ---
 
-// The totals of A, until W holds it.
-GCP_HOST_DEVICE constexpr Floats<2> forward_totals(int planes) {
-  return Floats<2>{plane_of(Matrices<false>::kV, planes)};
-}
 // Y_N, in the planes of W and, where that is one, of V.
 GCP_HOST_DEVICE constexpr Floats<1> forward_root() { return Floats<1>{Plane{0}}; }
 
 // --- what the backward pass keeps where something else was ---
 
-// L, and before it the totals of A, in the planes of dW and, where that is one, of V.
+// L, in the planes of dW and, where that is one, of V.
 template <bool kTangents>
 GCP_HOST_DEVICE constexpr Split derivative_of(int planes) {
   return Split{plane_of(Matrices<kTangents>::kDW, planes)};
 }
-GCP_HOST_DEVICE constexpr Floats<2> backward_totals(int planes) { return Floats<2>{derivative_of<true>(planes).high}; }
 // G + G^T, in planes that are not in use before the iteration.
 GCP_HOST_DEVICE constexpr Floats<0> gradient_floats(int planes) {
   return Floats<0>{plane_of(Matrices<true>::kV, planes)};
 }
-// Y_N, and then the totals of A once more, in two planes that are free by then.
+// Y_N, in two planes that are free by then.
 GCP_HOST_DEVICE constexpr Floats<1> backward_root(int planes) {
   return Floats<1>{next(next(derivative_of<true>(planes).high))};
 }
-GCP_HOST_DEVICE constexpr Floats<2> last_totals(int planes) { return Floats<2>{backward_root(planes).first}; }
 
 // What may share memory and what must not, checked for a number of planes.
 template <int kPlanes>
@@ -54,10 +48,7 @@ struct CheckedMatrices {
   using B = Matrices<true>;
   static constexpr PlaneRange of(Matrix matrix) { return range_of(matrix, kPlanes); }
 
-  static_assert(F::kW == kFeaturesPlace && B::kW == kFeaturesPlace, "A is written where its features were");
-  static_assert(!of(kFeaturesPlace).overlaps(range_of(forward_totals(kPlanes))), "features are summed into totals");
-  static_assert(!of(kFeaturesPlace).overlaps(range_of(backward_totals(kPlanes))), "features are summed into totals");
-  static_assert(!of(kFeaturesPlace).overlaps(range_of(last_totals(kPlanes))), "features are summed into totals");
+  static_assert(F::kW == B::kW, "both passes begin alike");
   static_assert(!range_of(forward_root()).overlaps(of(F::kY)), "the root is written from Y");
 
   static_assert(!range_of(gradient_floats(kPlanes)).overlaps(of(B::kW)), "the gradient is loaded beside A");
@@ -68,10 +59,9 @@ struct CheckedMatrices {
   static constexpr PlaneRange kRoot = range_of(backward_root(kPlanes));
   static_assert(!kL.overlaps(of(B::kW)) && !kL.overlaps(of(B::kY)), "Y and W are read after L is written");
   static_assert(!kL.overlaps(of(B::kDY)), "L is written from dY");
-  static_assert(!kL.overlaps(of(kFeaturesPlace)) && !kL.overlaps(kRoot), "L is read to the end");
+  static_assert(!kL.overlaps(kRoot), "L is read to the end");
   static_assert(!kRoot.overlaps(of(B::kW)) && !kRoot.overlaps(of(B::kY)), "the root is written from Y or W");
 
-  static_assert(range_of(forward_totals(kPlanes)).within(kForwardPass.matrices* kPlanes));
   static_assert(of(F::kY).within(kForwardPass.operands* kPlanes));
   static_assert(kRoot.within(backward_pass(kPlanes).matrices* kPlanes));
   static_assert(range_of(gradient_floats(kPlanes)).within(backward_pass(kPlanes).matrices* kPlanes));

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 from torch import Tensor
 
+from gcp_kernels.ops.sides import CHANNELS, POSITIONS, Side
+
 from .pooling import PLANES, Emulation
 
 _PRECISIONS = {planes: precision for precision, planes in PLANES.items()}
@@ -18,23 +20,27 @@ class EmulatedOperators:
     def __init__(self, emulation: Emulation) -> None:
         self._emulation = emulation
         self.launches: list[str] = []
+        self.sides: list[Side] = []  # of those of isqrt_pool
 
     def isqrt_pool(
-        self, x: Tensor, n_iter: int, triu: bool, planes: int, pooled: Tensor, centre: Tensor, trace: Tensor,
-        shared_limit: int | None = None,
+        self, x: Tensor, n_iter: int, triu: bool, planes: int, positions: bool, pooled: Tensor, centre: Tensor,
+        trace: Tensor, shared_limit: int | None = None,
     ) -> None:  # fmt: skip
         with self._limited(shared_limit):
             if x.shape[0]:
-                results = self._emulation.isqrt_pool(x, n_iter, triu, _of(planes))
+                self.sides.append(_side(positions))
+                results = self._emulation.isqrt_pool(x, n_iter, triu, _of(planes), _side(positions))
                 self._fill("isqrt_pool", (pooled, centre, trace), results)
 
     def isqrt_pool_backward(
         self, grad: Tensor, x: Tensor, centre: Tensor, trace: Tensor, n_iter: int, triu: bool, planes: int,
-        grad_x: Tensor, shared_limit: int | None = None,
+        positions: bool, grad_x: Tensor, shared_limit: int | None = None,
     ) -> None:  # fmt: skip
         with self._limited(shared_limit):
             if x.shape[0]:
-                result = self._emulation.isqrt_pool_backward(grad, x, centre, trace, n_iter, triu, _of(planes))
+                self.sides.append(_side(positions))
+                rest = n_iter, triu, _of(planes), _side(positions)
+                result = self._emulation.isqrt_pool_backward(grad, x, centre, trace, *rest)
                 self._fill("isqrt_pool_backward", (grad_x,), (result,))
 
     def covariance_pool(
@@ -76,6 +82,10 @@ class EmulatedOperators:
             assert output.dtype == result.dtype
             assert output.stride() == result.stride() or output.numel() == 0
             output.copy_(result)
+
+
+def _side(positions: bool) -> Side:
+    return POSITIONS if positions else CHANNELS
 
 
 def _of(planes: int) -> str:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from gcp_kernels.architectures import TARGETS
+from gcp_kernels.ops.sides import CHANNELS, POSITIONS, Side
 
 from .guarded import GuardedBuffer, guarded_copy
 
@@ -18,6 +19,7 @@ HERE = Path(__file__).parent
 CSRC = HERE.parent.parent / "csrc"
 ELEMENTS = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2, torch.float64: 3}
 PLANES = {"fast": 1, "high": 2}
+KERNELS = {CHANNELS: "isqrt_pool", POSITIONS: "isqrt_pool_positions"}
 # The primitives that the kernels are compiled with, in place of those of a GPU.
 PRIMITIVES = '-DGCP_PRIMITIVES="primitives_emulated.h"'
 
@@ -69,6 +71,7 @@ class Layout:
     shared_bytes: int
     slab_bytes: int
     warps: int
+    room: int
 
 
 class Emulation:
@@ -99,9 +102,15 @@ class Emulation:
 
     def layout(self, channels: int, planes: int, backward: bool = False) -> Layout:
         """Of a pass of iSQRT-COV pooling; a covariance takes what the forward pass takes with one plane."""
-        result = (ctypes.c_int64 * 7)()
+        result = (ctypes.c_int64 * 8)()
         self._library.layout_of(channels, planes, backward, self.shared_limit, result)
         return Layout(*result)
+
+    def tiling(self, blocks: int, rows: int) -> tuple[list[tuple[int, int, int]], int]:
+        """Of each warp the row and column where its tile begins and the blocks owned; those of the busiest quarter."""
+        result = (ctypes.c_int * (3 * 16))()
+        busiest = self._library.tiling_of(blocks, rows, result)
+        return list(zip(result[::3], result[1::3], result[2::3], strict=True)), busiest
 
     @property
     def products(self) -> int:
@@ -116,27 +125,39 @@ class Emulation:
         self._library.multiply_on_tensor_core(*map(_at, operands), _at(result))
         return result
 
-    def isqrt_pool(self, x: Tensor, n_iter: int, triu: bool, precision: str) -> tuple[Tensor, Tensor, Tensor]:
+    def positions_layout(self, channels: int, positions: int, planes: int, backward: bool = False) -> Layout:
+        """Of a pass of iSQRT-COV pooling on the side of the positions."""
+        result = (ctypes.c_int64 * 8)()
+        self._library.positions_layout_of(channels, positions, planes, backward, self.shared_limit, result)
+        return Layout(*result)
+
+    def isqrt_pool(
+        self, x: Tensor, n_iter: int, triu: bool, precision: str, side: Side = CHANNELS
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """(B, C, M) -> pooled, centre (B, C), trace (B,)."""
-        b, c, _ = x.shape
+        b, c, m = x.shape
         pooled, centre, trace = _pooled(x, triu), GuardedBuffer(b * c, torch.float32), GuardedBuffer(b, torch.float32)
-        slabs = self._slabs(self.layout(c, PLANES[precision]))
+        planes = PLANES[precision]
+        slabs = self._slabs(self.layout(c, planes) if side == CHANNELS else self.positions_layout(c, m, planes))
         self._launch(
-            *("isqrt_pool_forward", _features(x), _output(pooled, x, triu), _at(centre), _at(trace), _at(slabs)),
+            *(f"{KERNELS[side]}_forward", _features(x), _output(pooled, x, triu), _at(centre), _at(trace), _at(slabs)),
             *(_int64(b), n_iter, PLANES[precision]),
         )
         _assert_intact(pooled, centre, trace, slabs)
         return _shaped(pooled, x, triu), centre.elements.view(b, c), trace.elements
 
     def isqrt_pool_backward(
-        self, grad: Tensor, x: Tensor, centre: Tensor, trace: Tensor, n_iter: int, triu: bool, precision: str
-    ) -> Tensor:
+        self, grad: Tensor, x: Tensor, centre: Tensor, trace: Tensor, n_iter: int, triu: bool, precision: str,
+        side: Side = CHANNELS,
+    ) -> Tensor:  # fmt: skip
         """Gradient of ``x``, laid out like it."""
-        b, c, _ = x.shape
-        grad_x, slabs = GuardedBuffer(x.numel(), x.dtype), self._slabs(self.layout(c, PLANES[precision], backward=True))
+        b, c, m = x.shape
+        planes = PLANES[precision]
+        layout = self.layout(c, planes, True) if side == CHANNELS else self.positions_layout(c, m, planes, True)
+        grad_x, slabs = GuardedBuffer(x.numel(), x.dtype), self._slabs(layout)
         result = _laid_out_like(x, grad_x)
         self._launch(
-            *("isqrt_pool_backward", _gradient(grad, c, triu), _features(x), _at(centre), _at(trace)),
+            *(f"{KERNELS[side]}_backward", _gradient(grad, c, triu), _features(x), _at(centre), _at(trace)),
             *(_FeatureGradient(result.data_ptr(), *result.stride()), _at(slabs), _int64(b), n_iter, PLANES[precision]),
         )
         _assert_intact(grad_x, slabs)

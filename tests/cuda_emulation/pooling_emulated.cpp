@@ -1,24 +1,27 @@
 // C entries that run the pooling kernels of csrc under emulation, for ctypes. With FAST_ONLY those of "fast"
-// iSQRT-COV pooling alone, which compile in a third of the time.
+// iSQRT-COV pooling alone, and with CHANNELS_ONLY or POSITIONS_ONLY those of one side, which compile in less time.
 #include "emulation.h"
 // Behind the emulation, which the kernels take for CUDA.
 #include "covariance_pool/backward.cuh"
 #include "covariance_pool/forward.cuh"
 #include "isqrt_pool/backward.cuh"
 #include "isqrt_pool/forward.cuh"
+#include "isqrt_pool/positions/backward.cuh"
+#include "isqrt_pool/positions/forward.cuh"
 
 using namespace gcp_kernels;
 
 namespace {
 
-// As in csrc/pooling_launch.h: where matrices are streamed, fewer CTAs than samples share the work.
-int run(const Layout& layout, char* slabs, std::int64_t batch, unsigned grid, int reversed,
+// As in csrc/pooling_launch.h: where there are slabs, fewer CTAs than samples share the work.
+template <typename AnyLayout>
+int run(const AnyLayout& layout, char* slabs, std::int64_t batch, unsigned grid, int reversed,
         const std::function<void()>& body) {
-  if (layout.resident == 0) return -2;  // no layout fits in this much shared memory
+  if (!layout.fits()) return -2;  // in this much shared memory
   if (batch == 0) return 0;
-  if (!layout.streams() || grid > batch) grid = batch;
+  if (layout.slab_bytes() == 0 || grid > batch) grid = batch;
   cuda_emulation::use_memory(layout.shared_bytes(), slabs, grid * layout.slab_bytes());
-  const unsigned threads = warp_tiles(layout) * kWarpSize;
+  const unsigned threads = layout.warps() * kWarpSize;
   return cuda_emulation::launch({grid, 1, 1}, {threads, 1, 1}, reversed, body);
 }
 
@@ -28,9 +31,19 @@ extern "C" {
 
 void layout_of(int channels, int planes, int backward, int shared_limit, std::int64_t* result) {
   const Layout layout = layout_for(channels, planes, backward ? backward_pass(planes) : kForwardPass, shared_limit);
-  const std::int64_t values[] = {layout.blocks,         layout.matrices,     layout.resident,   layout.ring_columns,
-                                 layout.shared_bytes(), layout.slab_bytes(), warp_tiles(layout)};
+  const std::int64_t values[] = {layout.blocks,         layout.matrices,     layout.resident,    layout.ring_columns,
+                                 layout.shared_bytes(), layout.slab_bytes(), warp_tiles(layout), layout.room()};
   for (std::int64_t value : values) *result++ = value;
+}
+
+// Of each warp the first block row and column of its tile, and how many blocks it owns; how many blocks of tiles of
+// `rows` block rows the busiest quarter of a multiprocessor has.
+int tiling_of(int blocks, int rows, int* result) {
+  const Tiling tiling = gcp_kernels::tiling_of(blocks, rows);
+  for (const TileBlocks& tile : tiling.tile) {
+    for (int value : {int{tile.row}, int{tile.column}, int{tile.owned}}) *result++ = value;
+  }
+  return tiling.busiest;
 }
 
 // 0, or -1 where the emulation cannot do that.
@@ -54,7 +67,18 @@ void multiply_on_tensor_core(const __half* a, const __half* b, float* c) {
   std::memcpy(c, sum, sizeof(sum));
 }
 
+void positions_layout_of(int channels, int positions, int planes, int backward, int shared_limit,
+                         std::int64_t* result) {
+  const PositionsLayout layout = positions_layout(channels, positions, planes, backward, shared_limit);
+  const std::int64_t values[] = {
+      layout.blocks(),       layout.matrices.matrices, layout.matrices.resident, layout.matrices.ring_columns,
+      layout.shared_bytes(), layout.slab_bytes(),      layout.warps(),           layout.room()};
+  for (std::int64_t value : values) *result++ = value;
+}
+
 long products_executed() { return cuda_emulation::counters->products; }
+
+#ifndef POSITIONS_ONLY
 
 int isqrt_pool_forward_emulated(const Features* x, const SymmetricOutput* pooled, float* centre, float* trace,
                                 char* slabs, std::int64_t batch, int n_iter, int planes, int shared_limit,
@@ -88,6 +112,43 @@ int isqrt_pool_backward_emulated(const SymmetricGradient* grad, const Features* 
   });
 }
 
+#endif
+#ifndef CHANNELS_ONLY
+
+int isqrt_pool_positions_forward_emulated(const Features* x, const SymmetricOutput* pooled, float* centre, float* trace,
+                                          char* slabs, std::int64_t batch, int n_iter, int planes, int shared_limit,
+                                          unsigned grid, int reversed) {
+  const PositionsLayout layout = positions_layout(x->channels, x->positions, planes, false, shared_limit);
+  const PositionsForwardArguments arguments{*x, *pooled, centre, trace, slabs, batch, n_iter, layout};
+  return run(layout, slabs, batch, grid, reversed, [&] {
+    with_form(layout.form(), [&](auto form) {
+      constexpr Form kForm = decltype(form)::value;
+#ifndef FAST_ONLY
+      if (planes == 2) return isqrt_pool_positions_forward_kernel<kForm, 2>(arguments);
+#endif
+      isqrt_pool_positions_forward_kernel<kForm, 1>(arguments);
+    });
+  });
+}
+
+int isqrt_pool_positions_backward_emulated(const SymmetricGradient* grad, const Features* x, const float* centre,
+                                           const float* trace, const FeatureGradient* grad_x, char* slabs,
+                                           std::int64_t batch, int n_iter, int planes, int shared_limit, unsigned grid,
+                                           int reversed) {
+  const PositionsLayout layout = positions_layout(x->channels, x->positions, planes, true, shared_limit);
+  const PositionsBackwardArguments arguments{*grad, *x, centre, trace, *grad_x, slabs, batch, n_iter, layout};
+  return run(layout, slabs, batch, grid, reversed, [&] {
+    with_form(layout.form(), [&](auto form) {
+      constexpr Form kForm = decltype(form)::value;
+#ifndef FAST_ONLY
+      if (planes == 2) return isqrt_pool_positions_backward_kernel<kForm, 2>(arguments);
+#endif
+      isqrt_pool_positions_backward_kernel<kForm, 1>(arguments);
+    });
+  });
+}
+
+#endif
 #ifndef FAST_ONLY
 
 int covariance_pool_forward_emulated(const Features* x, const ChannelScale* scale, const SymmetricOutput* pooled,

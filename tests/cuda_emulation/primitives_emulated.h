@@ -90,7 +90,10 @@ inline Fragment load_tiles(SharedAddress row, bool transposed, int line) {
         const SharedAddress address = meeting.address[8 * tile + r];
         check_row(address);
         for (int w = 0; w < 4; ++w) {
-          const std::uint32_t word = shared.read(address + 4 * w, kSeveral);
+          // Of a tile as it is, each word is one lane's, and that lane may write it next; transposed, two lanes'
+          // halves.
+          const int reader = transposed ? kSeveral : static_cast<int>(running->number - lane() + 4 * r + w);
+          const std::uint32_t word = shared.read(address + 4 * w, reader);
           elements[r][2 * w] = word & 0xffff;
           elements[r][2 * w + 1] = word >> 16;
         }
@@ -110,6 +113,22 @@ inline Fragment load_matrix(SharedAddress row, int line = __builtin_LINE()) { re
 
 inline Fragment load_matrix_transposed(SharedAddress row, int line = __builtin_LINE()) {
   return load_tiles(row, true, line);
+}
+
+inline void store_matrix(SharedAddress row, const Fragment& block, int line = __builtin_LINE()) {
+  using namespace cuda_emulation;
+  meeting.address[lane()] = row;
+  meeting.left[lane()] = block.word;
+  meet(line, [] {
+    for (unsigned l = 0; l < kLanes; ++l) {
+      check_row(meeting.address[l]);
+      for (int w = 0; w < 4; ++w) {
+        // Row l % 8 of tile l / 8 comes of four lanes, a word of each; each of them wrote its own.
+        const unsigned owner = l % 8 * 4 + w;
+        shared.write(meeting.address[l] + 4 * w, meeting.left[owner][l / 8], running->number - lane() + owner);
+      }
+    }
+  });
 }
 
 inline void multiply_add(BlockSum& sum, const Fragment& left, const Fragment& right, int line = __builtin_LINE()) {
@@ -168,6 +187,17 @@ void wait_for_copies() {
 }
 
 inline void block_barrier(int line = __builtin_LINE()) { cuda_emulation::wait_at_barrier(line); }
+
+inline int of_all_lanes(int value, int line = __builtin_LINE()) {
+  using namespace cuda_emulation;
+  meeting.address[lane()] = value;
+  meet(line, [] {
+    for (unsigned l = 0; l < kLanes; ++l) {
+      if (meeting.address[l] != meeting.address[0]) fail(kDivergentWarp, "lanes with different numbers");
+    }
+  });
+  return value;
+}
 
 inline float shuffle_xor(float value, int mask, int line = __builtin_LINE()) {
   using namespace cuda_emulation;

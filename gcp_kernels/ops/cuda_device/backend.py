@@ -1,15 +1,17 @@
 """The CUDA C++ backend, from the compiled extension ``gcp_kernels._C``: one thread block pools one sample.
 
-It serves iSQRT-COV pooling and plain covariances of up to 256 channels, forward and backward, each in one launch. Every
+It serves iSQRT-COV pooling of up to 256 channels, or of up to 256 positions and 8192 channels, on the side that
+:func:`side_of` chooses; and plain covariances of up to 256 channels. Each is one launch, forward and backward. Every
 matrix of the sample is in shared memory where that is large enough. It also serves ``triu_vec`` and ``triu_unvec`` of
 any size.
 
 Before a CUDA graph is captured, call once what it will contain, forward and backward, with the same number of channels,
 dtype and precision. The first call of a kernel loads its code, which must not happen during a capture.
 
-Matrices that do not fit are streamed from slabs: memory that each call takes from torch's allocator. In torch's
+Matrices that do not fit are streamed from slabs: memory that each call takes from torch's allocator. On the side of the
+positions so is a matrix of the size of the features of the samples that are computed at a time. In torch's
 deterministic mode (``torch.use_deterministic_algorithms(True)``) torch fills fresh memory with NaN, so each call then
-writes up to 92 MB on an H100. ``torch.utils.deterministic.fill_uninitialized_memory = False`` avoids that. The kernels
+writes up to 110 MB on an H100. ``torch.utils.deterministic.fill_uninitialized_memory = False`` avoids that. The kernels
 need neither setting: two runs give the same bits.
 
 The backend compiles, imports and, under a CPU emulation of the kernels, computes the right values. It has not run on a
@@ -23,8 +25,9 @@ import torch
 
 from gcp_kernels.precision import PLANES, resolve_precision
 
-from ..sides import CHANNELS, Side
-from .extension import build_detail, why_not_device, why_not_loaded, why_not_size
+from ..sides import POSITIONS
+from .extension import build_detail, why_not_device, why_not_loaded, why_not_positions, why_not_size
+from .side import side_of
 
 POOLING_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 DTYPES = {
@@ -34,6 +37,7 @@ DTYPES = {
     "triu_unvec": (*POOLING_DTYPES, torch.float64),
 }
 OPERATIONS = tuple(DTYPES)
+__all__ = ["DTYPES", "OPERATIONS", "side_of", "status", "why_not"]
 
 # As in csrc/policy.h, where positions are 32-bit.
 MOST_POSITIONS = 2**30
@@ -56,15 +60,13 @@ def why_not(operation: str, tensor: torch.Tensor, precision: str = "default") ->
     index = tensor.get_device()
     if (reason := why_not_device(index)) is not None or operation.startswith("triu"):
         return reason
-    if tensor.shape[2] > MOST_POSITIONS:
-        return f"it supports up to 2^30 positions, got {tensor.shape[2]}"
+    _, c, m = tensor.shape
+    if m > MOST_POSITIONS:
+        return f"it supports up to 2^30 positions, got {m}"
     planes = PLANES[resolve_precision(precision, tensor.dtype)] if operation == "isqrt_pool" else 1
-    return why_not_size(tensor.shape[1], planes, index)
-
-
-def side_of(c: int, m: int) -> Side:
-    """Say on which side ``isqrt_pool`` iterates: the channels', whatever the shape."""
-    return CHANNELS
+    if operation == "isqrt_pool" and side_of(c, m) == POSITIONS:
+        return why_not_positions(c, m, planes, index)
+    return why_not_size(c, planes, index)
 
 
 def status() -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch  # its libraries must be in the process before the extension's are resolved
 
-__all__ = ["build_detail", "operators", "why_not_device", "why_not_loaded", "why_not_size"]
+__all__ = ["build_detail", "operators", "why_not_device", "why_not_loaded", "why_not_positions", "why_not_size"]
 
 
 @functools.cache
@@ -42,6 +42,13 @@ def why_not_size(channels: int, planes: int, index: int) -> str | None:
     """Say why pooling so many channels, each matrix in ``planes`` planes, does not fit on CUDA device ``index``."""
     limit = torch.ops.gcp_kernels_cuda.shared_memory_limit(index)
     return torch.ops.gcp_kernels_cuda.pooling_error(channels, planes, limit) or None
+
+
+@functools.cache
+def why_not_positions(channels: int, positions: int, planes: int, index: int) -> str | None:
+    """Say why pooling (C, M) on the side of the positions does not fit on CUDA device ``index``."""
+    limit = torch.ops.gcp_kernels_cuda.shared_memory_limit(index)
+    return torch.ops.gcp_kernels_cuda.positions_pooling_error(channels, positions, planes, limit) or None
 
 
 def operators(operation: str) -> Any:

@@ -1,0 +1,104 @@
+// Shared memory and slabs of a CTA that iterates on the side of the positions: its matrices are (M, M), and beside them
+// features pass through a panel of block rows of channels, however many there are.
+#pragma once
+
+#include <cstdint>
+
+#include "policy.h"
+
+namespace gcp_kernels {
+
+constexpr int kMostIteratedPositions = 256;
+constexpr int kMostPooledChannels = 8192;  // 64 times 2^26 elements are still an int's
+constexpr int kLeastWarps = 8;             // most of the work is a product for each block row of channels
+constexpr int kReservedBytes = 1024;       // of shared memory, for each CTA beyond the first: the driver's
+constexpr int kMostColumns = 8;            // block columns of a product with features that a warp sums at a time
+
+// W, V and Z; with their tangents. Rests of tangents, as on the side of the channels, would change nothing: K has no
+// null space but one vector, which is taken out of it.
+constexpr Pass kPositionsForwardPass{3, 3, 0};
+constexpr Pass kPositionsBackwardPass{6, 6, 0};
+
+// Block columns of a matrix of positions, at most.
+GCP_HOST_DEVICE constexpr int most_blocks(Form form) {
+  return form == Form::kSmall ? 4 : form == Form::kMiddle ? 8 : kMostIteratedPositions / 16;
+}
+
+struct PositionsLayout {
+  Layout matrices;     // of K and what is made of it
+  int channel_blocks;  // ceil(C / 16)
+  int panel_offset;    // where the panel starts while the factor q is read
+  bool backward;
+
+  GCP_HOST_DEVICE constexpr bool fits() const { return matrices.fits(); }
+  GCP_HOST_DEVICE constexpr int blocks() const { return matrices.blocks; }
+  GCP_HOST_DEVICE constexpr Form form() const { return matrices.form(); }
+  GCP_HOST_DEVICE constexpr int planes() const { return matrices.planes; }
+  // A block row of features in all its planes.
+  GCP_HOST_DEVICE constexpr int row_bytes() const { return blocks() * planes() * kHalfBlockBytes; }
+  // What may be overwritten where no matrix is in use, and while the factor is.
+  GCP_HOST_DEVICE constexpr int room() const { return matrices.room(); }
+  GCP_HOST_DEVICE constexpr int panel_rows() const { return (room() - panel_offset) / row_bytes(); }
+  // Whether the features that K was made of are still there when the factor is.
+  GCP_HOST_DEVICE constexpr bool keeps_features() const {
+    return panel_offset >= matrices.ring_end() && panel_rows() >= channel_blocks;
+  }
+  GCP_HOST_DEVICE constexpr int shared_bytes() const { return matrices.shared_bytes(); }
+
+  // Groups of block columns of a product with features, a warp for each group of a block row.
+  GCP_HOST_DEVICE constexpr int groups() const { return ceil_divide(blocks(), kMostColumns); }
+  GCP_HOST_DEVICE constexpr int group_columns() const { return ceil_divide(blocks(), groups()); }
+  constexpr int warps() const {
+    const int tiles = warp_tiles(matrices);
+    return tiles > kLeastWarps ? tiles : kLeastWarps;
+  }
+  // Block rows of channels whose groups the warps take at a time.
+  GCP_HOST_DEVICE constexpr int rows_of(int warps) const { return warps / groups(); }
+
+  // Behind the streamed planes of all CTAs each has K in float32, backward its direction too; then z q, or H in two
+  // planes.
+  GCP_HOST_DEVICE constexpr std::int64_t gram_bytes() const { return std::int64_t{2} * matrices.plane_bytes(); }
+  GCP_HOST_DEVICE constexpr std::int64_t rows_plane_bytes() const {
+    return std::int64_t{channel_blocks} * blocks() * kHalfBlockBytes;
+  }
+  GCP_HOST_DEVICE constexpr std::int64_t rows_offset() const { return (backward ? 2 : 1) * gram_bytes(); }
+  GCP_HOST_DEVICE constexpr std::int64_t extra_bytes() const {
+    return rows_offset() + (backward ? 2 : planes()) * rows_plane_bytes();
+  }
+  GCP_HOST_DEVICE char* extra_of_cta(char* slabs, std::int64_t ctas, std::int64_t cta) const {
+    return slabs + ctas * matrices.slab_bytes() + cta * extra_bytes();
+  }
+  GCP_HOST_DEVICE constexpr std::int64_t slab_bytes() const { return matrices.slab_bytes() + extra_bytes(); }
+};
+
+// The layout for (C, M) that fits in `shared_limit` bytes: as many matrices on chip as there is room for, then as many
+// rows of the panel, but of small matrices no more than half of the memory, for two CTAs; `matrices.resident` is 0
+// where none fits.
+constexpr PositionsLayout positions_layout(int channels, int positions, int planes, bool backward, int shared_limit) {
+  PositionsLayout layout{
+      layout_for(positions, planes, backward ? kPositionsBackwardPass : kPositionsForwardPass, shared_limit),
+      ceil_divide(channels, 16), 0, backward};
+  if (layout.matrices.resident == 0) return layout;
+  const int factor = planes * layout.matrices.plane_bytes(), all = layout.channel_blocks * layout.row_bytes();
+  // Backward, the panel has also blocks of G beside the features, and is not in use while there is a factor.
+  const int beside = layout.rows_of(layout.warps()) * planes * kHalfBlockBytes,
+            split_row = 2 * layout.blocks() * kHalfBlockBytes;
+  const int wanted = backward ? layout.channel_blocks * (split_row + beside) : factor + all;
+  const int least = backward ? 2 * split_row + beside : factor + layout.row_bytes();
+  const int ring_end = layout.matrices.ring_end();
+  layout.matrices.least_room = 0;
+  const int beside_room = layout.matrices.shared_bytes() - ring_end;
+  const int half = (shared_limit - kReservedBytes) / 2 - beside_room;
+  const int most = layout.blocks() <= kMostColumns && ring_end < half ? half : shared_limit - beside_room;
+  layout.panel_offset = backward ? 0 : factor;
+  if (!backward && ring_end + all <= most) {
+    layout.panel_offset = ring_end;
+    layout.matrices.least_room = ring_end + all;
+  } else {
+    layout.matrices.least_room = wanted < most ? wanted : most / 16 * 16;
+  }
+  if (layout.room() < least) layout.matrices.resident = 0;
+  return layout;
+}
+
+}  // namespace gcp_kernels

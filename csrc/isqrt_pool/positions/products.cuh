@@ -1,0 +1,115 @@
+// The result of iSQRT-COV pooling from the factor q = q(K): sqrt(t) z q z^T.
+//
+// First T = z q, block rows of channels, into the slab; then a block row of T for each warp, in registers, by every
+// block row of z. Sums are laid out as a left operand is once they are halves.
+#pragma once
+
+#include "device/feature_products.cuh"
+#include "device/pooled.cuh"
+#include "isqrt_pool/matrices.h"
+#include "isqrt_pool/positions/rows.cuh"
+
+namespace gcp_kernels {
+
+// Block row i of T as left operands: in registers or, where these would be more than half of all, as they are needed.
+template <Form kForm, int kPlanes>
+struct ProductRow {
+  static constexpr bool kInRegisters = most_blocks(kForm) * kPlanes <= kMostIteratedPositions / kBlockSide;
+  static constexpr int kKept = kInRegisters ? most_blocks(kForm) : 1;
+  const SlabRows& rows;
+  int i;
+  Fragment kept[kPlanes][kKept];
+
+  __device__ ProductRow(const SlabRows& rows_, int i_) : rows(rows_), i(i_) {
+    if constexpr (kInRegisters) {
+#pragma unroll
+      for (int plane = 0; plane < kPlanes; ++plane) {
+#pragma unroll
+        for (int k = 0; k < kKept; ++k) kept[plane][k] = rows.load(i, min(k, rows.blocks - 1), plane == 1);
+      }
+    }
+  }
+  __device__ Fragment block(int k, bool low) const {
+    if constexpr (kInRegisters) {
+      return kept[low ? kPlanes - 1 : 0][k];
+    } else {
+      return rows.load(i, k, low);
+    }
+  }
+};
+
+// T for the block rows from `first` on, whose features are in the panel. Where the factor is, no other matrix is.
+template <Form kForm, int kPlanes>
+__device__ inline void multiply_by_factor(const Workspace& workspace, const PositionsLayout& layout, const Panel& panel,
+                                          float identity, int first, int rows, const SlabRows& result) {
+#pragma unroll 1
+  for (int unit = warp_of_thread(); unit < rows * layout.groups(); unit += blockDim.x / kWarpSize) {
+    const RowGroup own(unit, layout);
+    LiftedBlock<2> sums[kColumns<kForm>] = {};
+    multiply_rows<kForm, kPlanes, kPlanes == 2>(
+        workspace, plane_of(Matrices<false>::kW, kPlanes), own,
+        [&](int m) {
+          const LaneOffset lane;
+          SplitFragment z;
+          z.high = load_block<Hand::kLeft>(panel.block(own.row, m, false), lane);
+          if constexpr (kPlanes == 2) z.low = load_block<Hand::kLeft>(panel.block(own.row, m, true), lane);
+          return z;
+        },
+        sums);
+    for_each_column<kForm>(own, sums, [&](const LiftedBlock<2>& sum, int k) {
+      const LiftedBlock<1> z = panel.elements(own.row, k, kPlanes);
+      const SplitFragment split = split_fragment(combine(unlift(), sum, plain(identity), z));
+      result.store(first + own.row, k, false, split.high);
+      if constexpr (kPlanes == 2) result.store(first + own.row, k, true, split.low);
+    });
+  }
+}
+
+// Stores every block of the result. Features pass through the panel; it holds them already where the layout keeps them.
+template <Form kForm, int kPlanes>
+__device__ inline void store_products(const Workspace& workspace, const PositionsLayout& layout,
+                                      const WeightedSample& weighted, float identity, Lifted<-2> scale,
+                                      const SymmetricOutput& pooled, const SlabRows& products) {
+  const int blocks = layout.blocks(), channel_blocks = layout.channel_blocks;
+  const int most_rows = min(layout.panel_rows(), channel_blocks);
+  const Panel panel = panel_at(workspace.start() + layout.panel_offset, most_rows, blocks);
+  for (int first = 0; first < channel_blocks; first += most_rows) {
+    const int rows = min(most_rows, channel_blocks - first);
+    block_barrier();  // the factor is written, and the last panel has been read
+    if (!layout.keeps_features()) {
+      stage_rows<kForm>(weighted, first, rows, kPlanes, panel);
+      block_barrier();  // the features are staged
+    }
+    multiply_by_factor<kForm, kPlanes>(workspace, layout, panel, identity, first, rows, products);
+    block_barrier();  // these rows of T are written
+#pragma unroll 1
+    for (int i = warp_of_thread(); i < first + rows; i += blockDim.x / kWarpSize) {
+      const ProductRow<kForm, kPlanes> row(products, i);
+#pragma unroll 1
+      for (int j = max(i, first); j < first + rows; ++j) {
+        const LaneOffset lane;
+        // In "high" products with a low plane are summed apart, and others put aside after some (feature_products.cuh
+        // says why): what a tensor core cuts off is as large as the sum.
+        LiftedBlock<2> sum{}, small{}, aside{};
+#pragma unroll
+        for (int k = 0; k < most_blocks(kForm); ++k) {
+          if (k >= blocks) continue;
+          if (kPlanes == 2 && k == most_summed_columns(2)) {
+            aside = sum;
+            sum = {};
+          }
+          const Fragment high = load_block<Hand::kRight>(panel.block(j - first, k, false), lane);
+          if constexpr (kPlanes == 2) {
+            multiply_add(small, row.block(k, true), high);
+            multiply_add(sum, row.block(k, false), load_block<Hand::kRight>(panel.block(j - first, k, true), lane));
+          }
+          multiply_add(sum, row.block(k, false), high);
+        }
+        store_result(pooled, weighted.sample.number(), i, j,
+                     times(scale, kPlanes == 2 ? combine(1.0f, combine(1.0f, small, 1.0f, sum), 1.0f, aside) : sum));
+      }
+    }
+  }
+}
+
+}  // namespace gcp_kernels
