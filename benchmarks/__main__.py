@@ -14,6 +14,7 @@ COMMANDS = {
     "plot": "draw the results of a run",
     "static": "what the assembler made of every Triton kernel, without a GPU",
     "static-extension": "what it made of every CUDA kernel of the built extension, without a GPU",
+    "predict": "the time of the CUDA kernels as a model of a GPU has it, from their machine code, without one",
     "overhead": "time from a Python call to its launch, without a GPU",
     "dropcov": "DropCov against its definition written out",
     "first-contact": "does every kernel run on this GPU, and is it right; one table, whatever crashes",

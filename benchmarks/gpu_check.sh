@@ -62,7 +62,8 @@ WITHOUT_A_GAIN=(test_static.py test_static_extension.py test_build.py test_pooli
   test_demo.py test_reproduce.py test_triton_config.py test_tune.py test_kernel_cache_keys.py test_run_endings.py
   test_rehearse.py test_borrowed_gpu.py test_extension_file.py test_promises.py test_gpu_check.py test_sanitize.py
   test_sanitize_cases.py test_first_contact.py test_pooling_faults.py test_current_stream.py test_static_waits.py
-  test_triton_recompiles.py test_triton_truncation.py test_triton_variants.py)
+  test_triton_recompiles.py test_triton_truncation.py test_triton_variants.py test_predict.py
+  test_predict_walk.py)
 # Of the others, what runs on a GPU or compiles for one: by the parameters and files that tests are named for. Kernels
 # of torch itself are its own affair.
 WITH_A_GAIN='(cuda or triton or gpu) and not torch-cuda'
