@@ -9,7 +9,7 @@
 namespace gcp_kernels {
 
 constexpr int kMostIteratedPositions = 256;
-constexpr int kMostPooledChannels = 8192;  // 64 times 2^26 elements are still an int's
+constexpr int kMostPooledChannels = 8192;  // and the squares of them are an int's
 constexpr int kLeastWarps = 8;             // most of the work is a product for each block row of channels
 constexpr int kReservedBytes = 1024;       // of shared memory, for each CTA beyond the first: the driver's
 constexpr int kMostColumns = 8;            // block columns of a product with features that a warp sums at a time
