@@ -21,17 +21,6 @@ __device__ inline void assign(__nv_bfloat16& to, float value) { to = __float2bfl
 
 // Calls `run` with a pointer of the element's type; the types are those the kernels take.
 template <typename Run>
-__device__ inline void with_element_pointer(Element element, const void* data, Run run) {
-  if (element == Element::kFloat16) {
-    run(static_cast<const __half*>(data));
-  } else if (element == Element::kBFloat16) {
-    run(static_cast<const __nv_bfloat16*>(data));
-  } else {
-    run(static_cast<const float*>(data));
-  }
-}
-
-template <typename Run>
 __device__ inline void with_element_pointer(Element element, void* data, Run run) {
   if (element == Element::kFloat16) {
     run(static_cast<__half*>(data));
@@ -48,19 +37,26 @@ __device__ inline std::uint32_t pack_brain_float(float value) {
   return *reinterpret_cast<const std::uint16_t*>(&rounded);
 }
 
+// An element of two bytes.
+__device__ inline float half_value(Element element, std::uint32_t bits) {
+  return element == Element::kBFloat16 ? as_float(bits << 16) : first_half(bits);
+}
+
+__device__ inline std::uint16_t half_bits(Element element, float value) {
+  return static_cast<std::uint16_t>(element == Element::kBFloat16 ? pack_brain_float(value) : pack_halves(value, 0.0f));
+}
+
 // One element, of whichever type it is: a choice of instructions, and not of code for each type.
 __device__ inline float load_element(Element element, const void* data, std::int64_t offset) {
   if (element == Element::kFloat32) return static_cast<const float*>(data)[offset];
-  const std::uint32_t bits = static_cast<const std::uint16_t*>(data)[offset];
-  return element == Element::kBFloat16 ? as_float(bits << 16) : first_half(bits);
+  return half_value(element, static_cast<const std::uint16_t*>(data)[offset]);
 }
 
 __device__ inline void store_element(Element element, void* data, std::int64_t offset, float value) {
   if (element == Element::kFloat32) {
     static_cast<float*>(data)[offset] = value;
   } else {
-    const std::uint32_t bits = element == Element::kBFloat16 ? pack_brain_float(value) : pack_halves(value, 0.0f);
-    static_cast<std::uint16_t*>(data)[offset] = static_cast<std::uint16_t>(bits);
+    static_cast<std::uint16_t*>(data)[offset] = half_bits(element, value);
   }
 }
 
