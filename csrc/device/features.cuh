@@ -123,17 +123,26 @@ struct WeightedChannel {
   }
 };
 
-// Stores an octet as a row of a tile of halves and, `low_plane` bytes behind it, what rounding takes away.
-__device__ inline void store_octet(SharedAddress row, int low_plane, int planes, const Octet& octet) {
+// An octet as a row of a tile of halves, and what rounding takes away.
+struct SplitRow {
   TileRow high, low;
+};
+
+__device__ inline SplitRow split_octet(const Octet& octet) {
+  SplitRow split;
 #pragma unroll
   for (int w = 0; w < 4; ++w) {
     const float a = octet.value[2 * w], b = octet.value[2 * w + 1];
-    high.word[w] = pack_halves(a, b);
-    low.word[w] = pack_halves(a - first_half(high.word[w]), b - second_half(high.word[w]));
+    split.high.word[w] = pack_halves(a, b);
+    split.low.word[w] = pack_halves(a - first_half(split.high.word[w]), b - second_half(split.high.word[w]));
   }
-  store_shared(row, high);
-  if (planes == 2) store_shared(row + low_plane, low);
+  return split;
+}
+
+// The second plane is `low_plane` bytes behind the first.
+__device__ inline void store_split(SharedAddress row, int low_plane, int planes, const SplitRow& split) {
+  store_shared(row, split.high);
+  if (planes == 2) store_shared(row + low_plane, split.low);
 }
 
 // Stores `columns` block columns of weight (x - mu), lifted, from `position` on at `start` in shared memory: block
@@ -154,7 +163,7 @@ __device__ inline void stage_features(const Workspace& workspace, const Sample& 
         channel, position, position + columns * kBlockSide, [&](const Octet& octet, int at, int there) {
           const int number = (at - position) / kOctet;
           const SharedAddress row = rows + number / 2 * blocks * kBlockBytes + number % 2 * 2 * kTileBytes;
-          store_octet(row, low_plane, planes, weighted.of(octet, there));
+          store_split(row, low_plane, planes, split_octet(weighted.of(octet, there)));
         });
   }
 }

@@ -37,6 +37,10 @@ __device__ inline void store_slab(char* address, std::uint32_t word) {
   *reinterpret_cast<std::uint32_t*>(address) = word;
 }
 
+__device__ inline void store_slab(char* address, const TileRow& row) {
+  *reinterpret_cast<uint4*>(address) = make_uint4(row.word[0], row.word[1], row.word[2], row.word[3]);
+}
+
 // `row` is the address of tile row `lane`: of the first tile for lanes 0-7, and so on.
 __device__ inline Fragment load_matrix(SharedAddress row) {
   Fragment f;

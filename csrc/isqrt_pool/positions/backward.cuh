@@ -44,7 +44,7 @@ __global__ void __launch_bounds__(kMostThreadsOf<kForm>, kLeastCtasBackward<kFor
     keep(workspace, Kept::kWeight, inverse_root(trace * static_cast<float>(positions())));
     const float largest = largest_of_gradient(workspace, arguments.grad, sample.number(), layout.channel_blocks);
     keep(workspace, Kept::kLargest, largest);
-    store_direction_rows<kForm, kPlanes>(workspace, layout, arguments.grad, weighted, slab.rows());
+    store_direction_rows<kForm, kPlanes>(workspace, layout, arguments.grad, weighted, slab);
 
     // Twice P, as z^T H and its transpose: symmetric but for rounding, which the iteration needs, since what is not
     // would grow by 9/4 in every step. Then K from the same rows.
@@ -59,8 +59,9 @@ __global__ void __launch_bounds__(kMostThreadsOf<kForm>, kLeastCtasBackward<kFor
         workspace, layout.channel_blocks, rows_at_once(), sums,
         [&](int which) { return which == 0 ? slab.direction() : slab.gram(); },
         [&](int first, int rows) {
-          stage_rows<kForm>(weighted, first, rows, kPlanes, z());
+          copy_rows<kPlanes>(slab.features(), first, rows, z());
           copy_rows<kPlanes>(slab.rows(), first, rows, h());
+          wait_for_copies<0>();
         },
         [&](int which, int first, int rows) {
 #pragma unroll 1
@@ -116,7 +117,7 @@ __global__ void __launch_bounds__(kMostThreadsOf<kForm>, kLeastCtasBackward<kFor
       add_to_diagonal(l, trace_term);
       store_split<kForm>(workspace, factor_derivative(kPlanes), packed_block(i, j), l);
     });
-    store_gradient_rows<kForm, kPlanes>(workspace, layout, weighted, slab.rows(), arguments.n_iter, arguments.grad_x);
+    store_gradient_rows<kForm, kPlanes>(workspace, layout, sample, slab, arguments.n_iter, arguments.grad_x);
   } while (next_sample(sample, arguments.batch));
 }
 

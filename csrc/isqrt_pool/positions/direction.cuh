@@ -6,6 +6,7 @@
 #include "device/feature_products.cuh"
 #include "device/pairs.cuh"
 #include "isqrt_pool/positions/rows.cuh"
+#include "isqrt_pool/positions/slab.cuh"
 
 namespace gcp_kernels {
 
@@ -43,12 +44,13 @@ __device__ inline void stage_gradient(const SymmetricGradient& grad, std::int64_
   }
 }
 
-// Leaves H = (G + G^T) / largest z in the slab. The features are split in every precision: of a covariance of rank one
-// their rounding would be most of the error of "fast". Rows of G and of z pass through all of the layout's room.
+// Leaves H = (G + G^T) / largest z in the slab, and z itself. The features are split in every precision: of a
+// covariance of rank one their rounding would be most of the error of "fast". Rows of G and of z pass through all of
+// the layout's room.
 template <Form kForm, int kPlanes>
 __device__ inline void store_direction_rows(const Workspace& workspace, const PositionsLayout& layout,
                                             const SymmetricGradient& grad, const WeightedSample& weighted,
-                                            const SlabRows& result) {
+                                            const PositionsSlab& slab) {
   // Asked for again and again: beside the sums every register counts.
   const auto channel_blocks = [&] { return recomputed(layout.channel_blocks); };
   const auto rows_at_once = [&] { return min(layout.rows_of(blockDim.x / kWarpSize), channel_blocks()); };
@@ -64,16 +66,21 @@ __device__ inline void store_direction_rows(const Workspace& workspace, const Po
   LiftedBlock<2> sums[kColumns<kForm>];
   for (int row = 0; row < channel_blocks(); row += rows_at_once()) {
     const auto rows = [&] { return min(rows_at_once(), channel_blocks() - row); };
-    const RowGroup own(warp_of_thread(), layout);
     clear(sums);
     for (int column = 0; column < channel_blocks(); column += columns_at_once()) {
       const auto columns = [&] { return min(columns_at_once(), channel_blocks() - column); };
       block_barrier();  // what was there before is read, and what is kept is written
-      // Where all of it is there at once, it is staged but once.
-      if (row == 0 || columns_at_once() < channel_blocks()) stage_rows<kForm>(weighted, column, columns(), 2, z());
+      // Where all of it is there at once, it stays.
+      if (row == 0) {
+        stage_rows<kForm>(weighted, column, columns(), 2, z(), true, [&] { return slab.features(); });
+      } else if (columns_at_once() < channel_blocks()) {
+        copy_rows<2>(slab.features(), column, columns(), z());
+      }
       stage_gradient<kPlanes>(grad, weighted.sample.number(), kept(workspace, Kept::kLargest), row, rows(), column,
                               columns(), g());
+      wait_for_copies<0>();
       block_barrier();  // both are staged
+      const RowGroup own(warp_of_thread(), layout);
       if (own.row >= rows()) continue;
       const Panel left = g(), right = z();
       const LaneOffset lane;
@@ -96,6 +103,7 @@ __device__ inline void store_direction_rows(const Workspace& workspace, const Po
       const bool last = column + columns() == channel_blocks();
       if (kPlanes == 1 && !last) continue;
       // In "high" what tensor cores have summed is put aside (feature_products.cuh says why): added to what is there.
+      const SlabRows result = slab.rows();
       for_each_column<kForm>(own, sums, [&](const LiftedBlock<2>& sum, int k) {
         LiftedBlock<1> h = times(unlift(), sum);
         if (column > 0 && kPlanes == 2) h = combine(1.0f, h, 1.0f, result.elements(row + own.row, k));

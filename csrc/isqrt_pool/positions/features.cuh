@@ -6,6 +6,7 @@
 #include "device/pooled.cuh"
 #include "device/statistics.cuh"
 #include "isqrt_pool/positions/arguments.h"
+#include "isqrt_pool/positions/slab_rows.cuh"
 
 namespace gcp_kernels {
 
@@ -97,9 +98,11 @@ __device__ inline Panel panel_at(SharedAddress start, int rows, int blocks) {
 template <Form kForm>
 constexpr int kOctetsOfRow = most_blocks(kForm) > kMostColumns ? 1 : 2;
 
-// Stores block rows `first` to `first` + `rows` of z, lifted, in the panel.
-template <Form kForm>
-__device__ inline void stage_rows(const WeightedSample& weighted, int first, int rows, int planes, const Panel& panel) {
+// Stores block rows `first` to `first` + `rows` of z, lifted, in the panel; and with `keep` in kept(), for who needs
+// them again: to copy them from there is a tenth of the instructions.
+template <Form kForm, typename Kept>
+__device__ inline void stage_rows(const WeightedSample& weighted, int first, int rows, int planes, const Panel& panel,
+                                  bool keep, Kept kept) {
 #pragma unroll 1
   for (int group = warp_of_thread(); group < rows * 2; group += blockDim.x / kWarpSize) {
     const int row = group * kLaneRows + lane_of_thread() % kLaneRows;
@@ -110,7 +113,13 @@ __device__ inline void stage_rows(const WeightedSample& weighted, int first, int
     weighted.sample.for_each_octet<kOctetsOfRow<kForm>>(
         first * kBlockSide + row, 0, panel.blocks * kBlockSide, [&](const Octet& octet, int position, int there) {
           const SharedAddress at = start + position / kBlockSide * kBlockBytes + position / kOctet % 2 * 2 * kTileBytes;
-          store_octet(at, panel.plane_bytes, planes, channel.of(octet, there));
+          const SplitRow z = split_octet(channel.of(octet, there));
+          store_split(at, panel.plane_bytes, planes, z);
+          if (!keep) return;
+          const SlabRows slab = kept();
+          char* const to = slab.block(first, 0, false) + (at - panel.start);
+          store_slab(to, z.high);
+          if (planes == 2) store_slab(to + slab.plane_bytes, z.low);
         });
   }
 }
@@ -129,29 +138,6 @@ __device__ inline SplitFragment split_fragment(const LiftedBlock<1>& elements) {
     split.low.word[w] = pack_halves(a - first_half(split.high.word[w]), b - second_half(split.high.word[w]));
   }
   return split;
-}
-
-// Block (i, k) of z as a left operand, from the features themselves.
-__device__ inline SplitFragment load_features(const WeightedSample& weighted, int i, int k) {
-  LiftedBlock<1> elements;
-  const Features& x = weighted.sample.features;
-  // All loads before the first use, and none of them behind a branch of its own: a load takes hundreds of cycles.
-  float value[8];
-#pragma unroll
-  for (int e = 0; e < 8; ++e) {
-    value[e] =
-        weighted.sample.element(min(element_row(i, e), x.channels - 1), min(element_column(k, e), x.positions - 1));
-  }
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const WeightedChannel channel = weighted.channel(element_row(i, 2 * half));
-#pragma unroll
-    for (int e = 2 * half; e < 8; e += e % 2 == 0 ? 1 : 3) {
-      const float z = (value[e] - channel.first - channel.centre) * (channel.weight * lift().value);
-      elements.value[e] = element_row(i, e) < x.channels && element_column(k, e) < x.positions ? z : 0.0f;
-    }
-  }
-  return split_fragment(elements);
 }
 
 }  // namespace gcp_kernels

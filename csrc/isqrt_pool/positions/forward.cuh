@@ -37,7 +37,10 @@ __global__ void __launch_bounds__(kMostThreadsOf<kForm>, kLeastCtasBackward<kFor
     const Panel panel = panel_at(workspace.start() + layout.panel_offset, rows_at_once, layout.blocks());
     sum_rows<kForm, 1, kMostSummedRows<kPlanes>>(
         workspace, layout.channel_blocks, rows_at_once, sums, [&](int) { return slab.gram(); },
-        [&](int first, int rows) { stage_rows<kForm>(weighted, first, rows, kPlanes, panel); },
+        [&](int first, int rows) {
+          stage_rows<kForm>(weighted, first, rows, kPlanes, panel, !layout.keeps_features(),
+                            [&] { return slab.features(); });
+        },
         [&](int, int first, int rows) { multiply_panels<kForm, kPlanes>(workspace, panel, panel, first, rows, sums); });
     for_each_block<kForm>(workspace, [&](int i, int j) {
       const int block = packed_block(i, j);
@@ -53,8 +56,8 @@ __global__ void __launch_bounds__(kMostThreadsOf<kForm>, kLeastCtasBackward<kFor
     });
     iterate<kForm, kPlanes, false, true>(workspace, arguments.n_iter, Floats<1>{}, sums);
     const Lifted<-2> scale = sqrtf(kept(workspace, Kept::kTrace)) / unit_of(arguments.n_iter) * unlift() * unlift();
-    store_products<kForm, kPlanes>(workspace, layout, weighted, identity_of(arguments.n_iter, arguments.n_iter), scale,
-                                   arguments.pooled, slab.rows());
+    store_products<kForm, kPlanes>(workspace, layout, sample, identity_of(arguments.n_iter, arguments.n_iter), scale,
+                                   arguments.pooled, slab);
   } while (next_sample(sample, arguments.batch));
 }
 

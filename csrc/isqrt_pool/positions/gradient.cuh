@@ -8,12 +8,13 @@
 #include "isqrt_pool/factor.cuh"
 #include "isqrt_pool/positions/matrices.h"
 #include "isqrt_pool/positions/rows.cuh"
+#include "isqrt_pool/positions/slab.cuh"
 
 namespace gcp_kernels {
 
 template <Form kForm, int kPlanes>
 __device__ inline void store_gradient_rows(const Workspace& workspace, const PositionsLayout& layout,
-                                           const WeightedSample& weighted, const SlabRows& direction, int n_iter,
+                                           const Sample& sample, const PositionsSlab& slab, int n_iter,
                                            const FeatureGradient& grad_x) {
   const int warps = blockDim.x / kWarpSize;
   const int units = layout.channel_blocks * layout.groups();
@@ -30,8 +31,8 @@ __device__ inline void store_gradient_rows(const Workspace& workspace, const Pos
       multiply_rows<kForm, 2, kPlanes == 2>(
           workspace, term == 0 ? factor_derivative(kPlanes).high : factor_split().high, own,
           [&](int m) {
-            if (term == 0) return load_features(weighted, own.row, m);
-            return SplitFragment{direction.load(own.row, m, false), direction.load(own.row, m, true)};
+            const SlabRows left = term == 0 ? slab.features() : slab.rows();
+            return SplitFragment{left.load(own.row, m, false), left.load(own.row, m, true)};
           },
           sums);
       if (term > 0) break;
@@ -40,12 +41,12 @@ __device__ inline void store_gradient_rows(const Workspace& workspace, const Pos
     }
     if (idle) continue;
     const Lifted<-2> factor = kept(workspace, Kept::kLargest) /
-                              (sqrtf(static_cast<float>(weighted.sample.features.positions)) * unit_of(n_iter)) *
-                              unlift() * unlift();
+                              (sqrtf(static_cast<float>(sample.features.positions)) * unit_of(n_iter)) * unlift() *
+                              unlift();
     const Lifted<1> identity = identity_of(n_iter, n_iter) * lift();
     for_each_column<kForm>(own, sums, [&](const LiftedBlock<2>& sum, int k) {
-      const LiftedBlock<2> d = combine(1.0f, sum, 1.0f, times(identity, direction.elements(own.row, k)));
-      store_gradient(grad_x, weighted.sample, own.row, k, times(factor, d));
+      const LiftedBlock<2> d = combine(1.0f, sum, 1.0f, times(identity, slab.rows().elements(own.row, k)));
+      store_gradient(grad_x, sample, own.row, k, times(factor, d));
     });
   }
 }

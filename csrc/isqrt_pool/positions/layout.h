@@ -56,14 +56,18 @@ struct PositionsLayout {
   GCP_HOST_DEVICE constexpr int rows_of(int warps) const { return warps / groups(); }
 
   // Behind the streamed planes of all CTAs each has K in float32, backward its direction too; then z q, or H in two
-  // planes.
+  // planes; then z itself, backward split, where it is needed again and not kept on chip.
   GCP_HOST_DEVICE constexpr std::int64_t gram_bytes() const { return std::int64_t{2} * matrices.plane_bytes(); }
   GCP_HOST_DEVICE constexpr std::int64_t rows_plane_bytes() const {
     return std::int64_t{channel_blocks} * blocks() * kHalfBlockBytes;
   }
   GCP_HOST_DEVICE constexpr std::int64_t rows_offset() const { return (backward ? 2 : 1) * gram_bytes(); }
+  GCP_HOST_DEVICE constexpr int rows_planes() const { return backward ? 2 : planes(); }
+  GCP_HOST_DEVICE constexpr std::int64_t features_offset() const {
+    return rows_offset() + rows_planes() * rows_plane_bytes();
+  }
   GCP_HOST_DEVICE constexpr std::int64_t extra_bytes() const {
-    return rows_offset() + (backward ? 2 : planes()) * rows_plane_bytes();
+    return features_offset() + (!backward && keeps_features() ? 0 : rows_planes() * rows_plane_bytes());
   }
   GCP_HOST_DEVICE char* extra_of_cta(char* slabs, std::int64_t ctas, std::int64_t cta) const {
     return slabs + ctas * matrices.slab_bytes() + cta * extra_bytes();

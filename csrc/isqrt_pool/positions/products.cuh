@@ -8,6 +8,7 @@
 #include "device/pooled.cuh"
 #include "isqrt_pool/matrices.h"
 #include "isqrt_pool/positions/rows.cuh"
+#include "isqrt_pool/positions/slab.cuh"
 
 namespace gcp_kernels {
 
@@ -67,9 +68,10 @@ __device__ inline void multiply_by_factor(const Workspace& workspace, const Posi
 
 // Stores every block of the result. Features pass through the panel; it holds them already where the layout keeps them.
 template <Form kForm, int kPlanes>
-__device__ inline void store_products(const Workspace& workspace, const PositionsLayout& layout,
-                                      const WeightedSample& weighted, float identity, Lifted<-2> scale,
-                                      const SymmetricOutput& pooled, const SlabRows& products) {
+__device__ inline void store_products(const Workspace& workspace, const PositionsLayout& layout, const Sample& sample,
+                                      float identity, Lifted<-2> scale, const SymmetricOutput& pooled,
+                                      const PositionsSlab& slab) {
+  const SlabRows products = slab.rows();
   const int blocks = layout.blocks(), channel_blocks = layout.channel_blocks;
   const int most_rows = min(layout.panel_rows(), channel_blocks);
   const Panel panel = panel_at(workspace.start() + layout.panel_offset, most_rows, blocks);
@@ -77,8 +79,9 @@ __device__ inline void store_products(const Workspace& workspace, const Position
     const int rows = min(most_rows, channel_blocks - first);
     block_barrier();  // the factor is written, and the last panel has been read
     if (!layout.keeps_features()) {
-      stage_rows<kForm>(weighted, first, rows, kPlanes, panel);
-      block_barrier();  // the features are staged
+      copy_rows<kPlanes>(slab.features(), first, rows, panel);
+      wait_for_copies<0>();
+      block_barrier();  // the features are there
     }
     multiply_by_factor<kForm, kPlanes>(workspace, layout, panel, identity, first, rows, products);
     block_barrier();  // these rows of T are written
@@ -105,7 +108,7 @@ __device__ inline void store_products(const Workspace& workspace, const Position
           }
           multiply_add(sum, row.block(k, false), high);
         }
-        store_result(pooled, weighted.sample.number(), i, j,
+        store_result(pooled, sample.number(), i, j,
                      times(scale, kPlanes == 2 ? combine(1.0f, combine(1.0f, small, 1.0f, sum), 1.0f, aside) : sum));
       }
     }

@@ -1,4 +1,4 @@
-// Products with features, (C, M): who computes which part of one, and the slab that keeps it.
+// Products with features, (C, M): who computes which part of one, and panels of what is in the slab.
 #pragma once
 
 #include "device/stream.cuh"
@@ -17,43 +17,7 @@ struct RowGroup {
   __device__ bool has(int c) const { return first_column + c < end_column; }
 };
 
-// Block rows of channels in the slab of this CTA, in one or two planes of halves: z q forward, H backward. Block (i, k)
-// is number i * blocks + k of its plane.
-struct SlabRows {
-  char* start;
-  int blocks;
-  std::int64_t plane_bytes;
-
-  __device__ char* block(int i, int k, bool low) const {
-    return start + (low ? plane_bytes : 0) + (std::int64_t{i} * blocks + k) * kBlockBytes;
-  }
-  // A lane's words of a block, as a left operand.
-  __device__ Fragment load(int i, int k, bool low) const {
-    const char* own = block(i, k, low) + lane_of_thread() * 4;
-    Fragment fragment;
-#pragma unroll
-    for (int w = 0; w < 4; ++w) fragment.word[w] = load_slab(own + w * kTileBytes);
-    return fragment;
-  }
-  // A lane's share of a block of two planes.
-  __device__ LiftedBlock<1> elements(int i, int k) const {
-    const Fragment high = load(i, k, false), low = load(i, k, true);
-    LiftedBlock<1> elements;
-#pragma unroll
-    for (int w = 0; w < 4; ++w) {
-      elements.value[2 * w] = first_half(high.word[w]) + first_half(low.word[w]);
-      elements.value[2 * w + 1] = second_half(high.word[w]) + second_half(low.word[w]);
-    }
-    return elements;
-  }
-  __device__ void store(int i, int k, bool low, const Fragment& fragment) const {
-    char* const own = block(i, k, low) + lane_of_thread() * 4;
-#pragma unroll
-    for (int w = 0; w < 4; ++w) store_slab(own + w * kTileBytes, fragment.word[w]);
-  }
-};
-
-// Copies block rows from the slab into a panel.
+// Begins to copy block rows from the slab into a panel; wait_for_copies<0>() and a barrier end it.
 template <int kPlanes>
 __device__ inline void copy_rows(const SlabRows& rows, int first, int count, const Panel& panel) {
   const int offset = lane_of_thread() * static_cast<int>(sizeof(TileRow));
@@ -66,7 +30,6 @@ __device__ inline void copy_rows(const SlabRows& rows, int first, int count, con
     }
   }
   commit_copies();
-  wait_for_copies<0>();
 }
 
 // visit(sum, block column) for every block of a warp's part. The sums pass through the first one, so that there is one

@@ -37,7 +37,10 @@ struct PositionsSlab {
   __device__ SlabFloats gram() const { return {start()}; }
   __device__ SlabFloats direction() const { return {start() + layout.gram_bytes()}; }
   __device__ SlabRows rows() const {
-    return {start() + layout.rows_offset(), layout.blocks(), layout.rows_plane_bytes()};
+    return {start() + layout.rows_offset(), layout.blocks(), static_cast<int>(layout.rows_plane_bytes())};
+  }
+  __device__ SlabRows features() const {
+    return {start() + layout.features_offset(), layout.blocks(), static_cast<int>(layout.rows_plane_bytes())};
   }
 };
 
