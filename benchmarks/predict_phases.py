@@ -29,8 +29,8 @@ PHASES = {
     OTHER: "between barriers and none of these",
 }
 
-# Kinds of instructions that are counted.
-KINDS = ("HMMA", "LDSM", "shared", "global", "spills", "float", "integer", "control", "barrier")
+# Kinds of instructions that are counted; "skipped" are HMMA whose guard is off: issued, and no products.
+KINDS = ("HMMA", "skipped", "LDSM", "shared", "global", "spills", "float", "integer", "control", "barrier")
 OF_UNIT = {Unit.SHARED: "shared", Unit.GLOBAL: "global", Unit.BARRIER: "barrier", Unit.FLOAT: "float"}
 # Regions of global memory, numbered as in predict_launch.cpp.
 X, RESULT_REGION, GRADIENT_REGION, X_GRADIENT, SLAB, REGIONS = 1, 2, 3, 4, 6, 7
@@ -64,7 +64,7 @@ class Phases:
         names = [trace.instructions[event.number].name for event in trace.events]
         self._kinds = np.array(
             [
-                KINDS.index(kind_of(name, unit_of(trace.instructions[event.number])))
+                KINDS.index(kind_of(name, unit_of(trace.instructions[event.number]), event.transactions))
                 for event, name in zip(trace.events, names, strict=True)
             ]
         )
@@ -185,8 +185,10 @@ class Phases:
                     self.phases[segment.phase].counts[kind] += int(count)
 
 
-def kind_of(name: str, unit: Unit) -> str:
+def kind_of(name: str, unit: Unit, transactions: int) -> str:
     """Name the kind of an instruction, among KINDS."""
+    if name == "HMMA" and not transactions:
+        return "skipped"
     if name in ("HMMA", "LDSM"):
         return name
     if name in LOCAL:

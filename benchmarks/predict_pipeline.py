@@ -207,7 +207,7 @@ class _Multiprocessor:
             event = self.events[warp.sequence[warp.place]]
             cost = self.costs[event.number]
             earliest = self.slot[warp.scheduler]
-            if cost.busy:
+            if cost.busy and event.transactions:  # what a guard skips takes a slot, and no unit
                 unit = self.free[cost.unit]
                 free = unit[0] - self.room if cost.unit in OF_ALL else unit[warp.scheduler]
                 earliest = free if free > earliest else earliest
@@ -232,7 +232,7 @@ class _Multiprocessor:
             self.free[cost.unit][0] = start + taken
             self.busy[cost.unit] += taken
             end = start + taken + cost.latency
-        elif cost.busy:
+        elif cost.busy and event.transactions:
             self.free[cost.unit][warp.scheduler] = now + cost.busy
             self.busy[cost.unit] += cost.busy / SCHEDULERS
         if event.transactions:  # else its guard has kept it from writing

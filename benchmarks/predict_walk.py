@@ -176,6 +176,8 @@ class Walk:
             step = operation(self.registers, one)
         if not one.guard:
             return step
+        if one.name == "HMMA":
+            return self._guarded_product(one, step)
         guard = self.registers.predicate(one.guard)
         idle = Access([0] * len(self.trace.warps), 0) if one.name in ACCESSES else None
 
@@ -186,6 +188,28 @@ class Walk:
             return step(taking) if taking.any() else idle
 
         return guarded
+
+    def _guarded_product(
+        self, one: Instruction, step: Callable[[Array | None], Access | None]
+    ) -> Callable[[Array | None], Access]:
+        """Give a product that a guard decides on, for a whole warp at a time: a transaction, or none where it is off.
+
+        Off, it takes an issue slot and waits for its registers, like every instruction, but no time of the tensor
+        cores: as with all units, no thread is left to work for. NVIDIA does not document that; it is an assumption.
+        """
+        guard = self.registers.predicate(one.guard)
+
+        def run(mask: Array | None) -> Access:
+            taking = guard() if mask is None else guard() & mask
+            by_warp = taking.reshape(-1, WARP)
+            multiplies = by_warp.any(axis=1)
+            if (multiplies != by_warp.all(axis=1)).any():
+                raise NotUnderstood(f"{one}: a product of a part of a warp")
+            if multiplies.any():
+                step(taking)
+            return Access([int(warp) for warp in multiplies], 0)
+
+        return run
 
     def _load(self, one: Instruction) -> Callable[[Array | None], None]:
         """Give what tells a thread its number, or a constant."""

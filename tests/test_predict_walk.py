@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from machine_code import code_of, issued, walked
 
 from benchmarks import predict_walk
-from benchmarks.predict_pipeline import registers_of, simulate
+from benchmarks.predict_phases import Phases
+from benchmarks.predict_pipeline import Unit, registers_of, simulate
 from benchmarks.predict_rates import RATES
 from benchmarks.predict_registers import ALL, NotUnderstood
 from benchmarks.predict_walk import Walk
@@ -181,6 +184,8 @@ def test_a_division_of_whole_numbers_by_way_of_floats():
         (["BRA {0}"], "no end"),
         (["S2R R0, SR_TID.X", "BSSY B0, {0}", "ISETP.EQ.AND P0, PT, R0, RZ, PT", "@P0 BAR.SYNC 0x0", "BSYNC B0"],
          "never come"),
+        (["S2R R0, SR_TID.X", "ISETP.LT.AND P0, PT, R0, 0x8, PT", "@P0 HMMA.16816.F32 R4, R8, R12, R4"],
+         "a product of a part of a warp"),
     ],
 )  # fmt: skip
 def test_what_is_not_understood_is_an_error(lines, words, monkeypatch):
@@ -211,6 +216,21 @@ def test_units_that_are_shared_and_units_that_are_not():
     loads = ["MOV R0, 0x400", *loads, "MOV R0, R92", "EXIT"]
     # Each lane has the address of the first row: all rows of a tile are one.
     assert time_of(*loads, warps=8) == pytest.approx(8 * 20 * 4 + H100.shared_latency.value, rel=0.1)
+
+
+def test_a_product_whose_guard_is_off_takes_a_slot_and_is_none():
+    """The second warp multiplies; the first issues as much, and no tensor core works for it."""
+    products = [f"@P0 HMMA.16816.F32 R{number}, R8, R12, R{number}" for number in range(16, 56, 4)]
+    second = ["S2R R0, SR_TID.X", "ISETP.GE.AND P0, PT, R0, 0x20, PT"]
+    trace = walked(*second, *products, "EXIT", warps=2).trace
+    skipped, taken = (Phases(replace(trace, warps=[warp]), 1).phases for warp in trace.warps)
+    assert [sum(phase.counts["skipped"] for phase in found.values()) for found in (skipped, taken)] == [10, 0]
+    assert [sum(phase.counts["HMMA"] for phase in found.values()) for found in (skipped, taken)] == [0, 10]
+    timing = simulate(trace, H100, 1, [[], []])
+    assert timing.issued == 2 * 13
+    assert timing.busy[Unit.TENSOR] == pytest.approx(10 * H100.product.value / 4)
+    one, other = (times[-1] for times in timing.times)
+    assert other - one == pytest.approx(9 * (H100.product.value - 1), abs=1)
 
 
 def test_a_barrier_ends_with_the_last_warp():
