@@ -11,10 +11,6 @@
 
 namespace gcp_kernels {
 
-__device__ inline float to_float(float value) { return value; }
-__device__ inline float to_float(__half value) { return __half2float(value); }
-__device__ inline float to_float(__nv_bfloat16 value) { return __bfloat162float(value); }
-
 __device__ inline void assign(float& to, float value) { to = value; }
 __device__ inline void assign(__half& to, float value) { to = __float2half_rn(value); }
 __device__ inline void assign(__nv_bfloat16& to, float value) { to = __float2bfloat16_rn(value); }
@@ -29,6 +25,16 @@ __device__ inline void with_element_pointer(Element element, void* data, Run run
   } else {
     run(static_cast<float*>(data));
   }
+}
+
+// Two numbers as halves in a word, and what rounding takes away.
+struct SplitPair {
+  std::uint32_t high, low;
+};
+
+__device__ inline SplitPair split_pair(float first, float second) {
+  const std::uint32_t high = pack_halves(first, second);
+  return {high, pack_halves(first - first_half(high), second - second_half(high))};
 }
 
 // The bits of a bfloat16, rounded to nearest.

@@ -132,9 +132,9 @@ __device__ inline SplitRow split_octet(const Octet& octet) {
   SplitRow split;
 #pragma unroll
   for (int w = 0; w < 4; ++w) {
-    const float a = octet.value[2 * w], b = octet.value[2 * w + 1];
-    split.high.word[w] = pack_halves(a, b);
-    split.low.word[w] = pack_halves(a - first_half(split.high.word[w]), b - second_half(split.high.word[w]));
+    const SplitPair pair = split_pair(octet.value[2 * w], octet.value[2 * w + 1]);
+    split.high.word[w] = pair.high;
+    split.low.word[w] = pair.low;
   }
   return split;
 }

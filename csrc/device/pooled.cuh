@@ -65,6 +65,7 @@ __device__ inline LiftedBlock<0> load_twice_symmetric(const SymmetricGradient& g
   const int last = gradient.channels - 1;
   const std::int64_t start = sample * gradient.batch_stride;
   float one[8], other[8];
+  // Not of a full matrix: the addresses on both sides of the diagonal would take more registers than there are.
   if (gradient.triangle && gradient.row_stride == 1 && is_inside(i, j, last + 1)) {
     const int row = element_row(i, 0), column = element_column(j, 0);
     const int first = packed_index(row, column, last + 1), second = packed_index(row + 8, column, last + 1);

@@ -174,7 +174,7 @@ inline void store_slab(char* address, std::uint32_t word) {
 inline void store_slab(char* address, const TileRow& row) {
   if (reinterpret_cast<std::uintptr_t>(address) % 16 != 0) {
     cuda_emulation::fail(cuda_emulation::kOutOfBounds, "16 bytes at an address that is not aligned");
-  };
+  }
   for (int w = 0; w < 4; ++w) store_slab(address + 4 * w, row.word[w]);
 }
 

@@ -4,8 +4,8 @@
 //   grad_x = max|G| / sqrt(M)  (z (span L + a I) + H q),   the trace term a = -<q, P> / 2 - <L, K>
 //
 // with z as in forward.cuh, G + G^T divided by its largest magnitude and P by its span, M times its own, which are
-// undone at the end: the derivative is linear in both, and no tangent has an eigenvalue above 1 to start with. H, C
-// rows of M, is in the slab, and so are K and P, which the iteration takes the place of and the trace term needs.
+// undone at the end: the derivative is linear in both, and no tangent has an eigenvalue above 1 to start with. z and
+// H, C rows of M, are in the slab, and so are K and P, which the iteration takes the place of and the trace term needs.
 #pragma once
 
 #include "isqrt_pool/inner_product.cuh"

@@ -133,9 +133,9 @@ __device__ inline SplitFragment split_fragment(const LiftedBlock<1>& elements) {
   SplitFragment split;
 #pragma unroll
   for (int w = 0; w < 4; ++w) {
-    const float a = elements.value[2 * w], b = elements.value[2 * w + 1];
-    split.high.word[w] = pack_halves(a, b);
-    split.low.word[w] = pack_halves(a - first_half(split.high.word[w]), b - second_half(split.high.word[w]));
+    const SplitPair pair = split_pair(elements.value[2 * w], elements.value[2 * w + 1]);
+    split.high.word[w] = pair.high;
+    split.low.word[w] = pair.low;
   }
   return split;
 }
