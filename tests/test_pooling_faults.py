@@ -11,7 +11,8 @@ import pytest
 import torch
 from cuda_emulation import pooling
 from cuda_emulation.pooling import CSRC, SHARED_LIMITS, Emulation, LaunchFailed
-from test_pooling_emulated import FLOAT32, check_pooling
+from test_pooling_emulated import FLOAT16, FLOAT32, check_pooling
+from test_positions_emulated import check_triangle
 
 from gcp_kernels.ops.sides import POSITIONS
 
@@ -88,7 +89,7 @@ POSITIONS_FAULTS = [
      {pooling.SLAB_RACE}),
     ("the factor used before it is written", "positions/products.cuh",
      "block_barrier();  // the factor is written, and the last panel has been read", "", {pooling.RACE}),
-    ("G used before it is staged", "positions/direction.cuh", "block_barrier();  // both are staged", "",
+    ("z used before it is staged", "positions/direction.cuh", "block_barrier();  // z is staged", "",
      {pooling.RACE}),
     ("z and H used before they have been copied", "positions/backward.cuh", "wait_for_copies<0>();", "",
      {pooling.RACE, pooling.SLAB_RACE, 0}),
@@ -108,8 +109,15 @@ POSITIONS_FAULTS = [
      {pooling.SLAB_RACE}),
     ("a row of the result stored in another's place", "pooled.cuh", "? packed_index(row + 8, column, channels)",
      "? packed_index(row + 7, column, channels)", {0}),
-    ("a row of the gradient taken for another", "pooled.cuh", "packed_index(row + 8, column, last + 1)",
-     "packed_index(row + 7, column, last + 1)", {0}),
+    ("a row of the gradient taken for another", "pooled.cuh", "packed_index(8, 0, channels - row)",
+     "packed_index(7, 0, channels - row)", {0}),
+    ("a row of the gradient below the diagonal taken for another", "pooled.cuh",
+     "packed_index(c, r, channels - column)", "packed_index(c, r, channels - column - 1)", {0}),
+    ("the first elements of the gradient forgotten", "positions/direction.cuh", "n < before ? n :", "n < before ? 0 :",
+     {0}),
+    ("the last elements of the gradient forgotten", "positions/direction.cuh", "n + aligned * at_once", "0", {0}),
+    ("most of the gradient forgotten", "positions/direction.cuh", "bits.add(row.word[w])",
+     "bits.add(row.word[0])", {0}),
     ("the identity of the factor forgotten", "positions/products.cuh", "plain(identity)", "plain(0.0f)", {0}),
     ("half of the trace term forgotten", "positions/backward.cuh", "0.5f * with_q.value + ", "", {0}),
     ("the span of the direction forgotten", "positions/gradient.cuh", "plain(kept(workspace, Kept::kSpan))",
@@ -164,6 +172,7 @@ def run_positions(emulation: Emulation) -> None:
     for c, m, limit in ((150, 70, SHARED_LIMITS["sm_90"]), (150, 70, 36_000), (40, 150, SHARED_LIMITS["sm_90"])):
         emulation.shared_limit = limit
         check_pooling(emulation, inputs.relu_features(2, c, m, FLOAT32), 3, "fast", "triu", side=POSITIONS)
+    check_triangle(emulation, 70, 20, FLOAT16)
 
 
 def test_everything_passes_unbroken_on_the_side_of_the_positions(tmp_path):

@@ -151,6 +151,50 @@ def test_both_sides_agree(emulation):
     torch.testing.assert_close(*results, rtol=1e-4, atol=1e-6)
 
 
+def check_triangle(emulation, c, m, dtype) -> None:
+    """Gradients of a triangle, each with one number far above all others, against those of the same as a matrix.
+
+    A largest magnitude that is not that number's would have the direction overflow.
+    """
+    x = inputs.relu_features(6, c, m, FLOAT32)
+    _, centre, trace = emulation.isqrt_pool(x, 2, True, "fast", POSITIONS)
+    grad = (1e-3 * upstream(x, "triu")).to(dtype)
+    count = grad.shape[1]
+    for sample, place in enumerate((1, count - 2, count // 2, count // 2 + 1, count - 2, 1)):
+        grad[sample, place] = 3e4
+    matrix = torch.zeros(6, c, c, dtype=dtype)
+    rows, columns = torch.triu_indices(c, c)
+    matrix[:, rows, columns] = grad
+    grad = guarded_copy(grad, grad.stride())
+    results = [
+        emulation.isqrt_pool_backward(one, x, centre, trace, 2, one is grad, "fast", POSITIONS)
+        for one in (grad, matrix)
+    ]
+    assert results[0].isfinite().all()
+    assert torch.equal(*results)
+
+
+@pytest.mark.parametrize("dtype", [FLOAT32, FLOAT16, BFLOAT16])
+@pytest.mark.parametrize(("c", "m"), [(70, 20), (45, 100), (37, 150)])
+def test_a_triangle_is_read_as_a_matrix_is(emulation, c, m, dtype):
+    """In rows of 16 bytes, which begin in other places than rows of the matrix: in each sample elsewhere."""
+    check_triangle(emulation, c, m, dtype)
+
+
+@pytest.mark.parametrize("precision", ["fast", "high"])
+@pytest.mark.parametrize(("exponent", "rtol"), [(-126, 4e-3), (-100, 1e-5), (100, 1e-5)])
+def test_a_gradient_of_any_size(emulation, exponent, rtol, precision):
+    """The smallest has reciprocals that are infinite once they are lifted, and a result with few digits."""
+    x = inputs.relu_features(1, 40, 20, FLOAT32)
+    _, centre, trace = emulation.isqrt_pool(x, 3, True, precision, POSITIONS)
+    grad = upstream(x, "triu").to(BFLOAT16).to(FLOAT32)
+    one, other = (
+        emulation.isqrt_pool_backward(size * grad, x, centre, trace, 3, True, precision, POSITIONS)
+        for size in (1.0, 2.0**exponent)
+    )
+    torch.testing.assert_close(other / 2.0**exponent, one, rtol=rtol, atol=2.0 ** (-148 - exponent))
+
+
 def useful(c: int, m: int, n_iter: int, backward: bool) -> int:
     """Products of blocks of one sample in "fast", symmetric results counted once."""
     rows, p = -(-c // 16), -(-m // 16)

@@ -21,14 +21,15 @@ __device__ inline float load_gradient(const Workspace& workspace, const Symmetri
   return block_max(workspace, largest);
 }
 
-// (G + G^T) / largest, times `scale`; NaN stays NaN where all else is zero.
+// (G + G^T) / largest, times `scale`; NaN stays NaN where all else is zero. In two factors, since the reciprocal of a
+// subnormal number would be infinite.
 template <int kTimes>
 __device__ inline LiftedBlock<kTimes> direction_of(const LiftedBlock<0>& twice, float largest, Lifted<kTimes> scale) {
+  const float up = largest < 0x1p-64f ? 0x1p64f : 1.0f;
+  const float factor = largest == 0.0f ? scale.value : scale.value / (largest * up);
   LiftedBlock<kTimes> direction;
 #pragma unroll
-  for (int e = 0; e < 8; ++e) {
-    direction.value[e] = (largest == 0.0f ? twice.value[e] : twice.value[e] / largest) * scale.value;
-  }
+  for (int e = 0; e < 8; ++e) direction.value[e] = twice.value[e] * up * factor;
   return direction;
 }
 

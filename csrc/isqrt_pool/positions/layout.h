@@ -84,11 +84,9 @@ constexpr PositionsLayout positions_layout(int channels, int positions, int plan
       ceil_divide(channels, 16), 0, backward};
   if (layout.matrices.resident == 0) return layout;
   const int factor = planes * layout.matrices.plane_bytes(), all = layout.channel_blocks * layout.row_bytes();
-  // Backward, the panel has also blocks of G beside the features, and is not in use while there is a factor.
-  const int beside = layout.rows_of(layout.warps()) * planes * kHalfBlockBytes,
-            split_row = 2 * layout.blocks() * kHalfBlockBytes;
-  const int wanted = backward ? layout.channel_blocks * (split_row + beside) : factor + all;
-  const int least = backward ? 2 * split_row + beside : factor + layout.row_bytes();
+  // Backward, the panel has z and H, or z split, which is no more, and is not in use while there is a factor.
+  const int wanted = backward ? 2 * all : factor + all;
+  const int least = backward ? 2 * layout.row_bytes() : factor + layout.row_bytes();
   const int ring_end = layout.matrices.ring_end();
   layout.matrices.least_room = 0;
   const int beside_room = layout.matrices.shared_bytes() - ring_end;
