@@ -103,7 +103,7 @@ POSITIONS_FAULTS = [
      "!backward || keeps_features() ? 0", {pooling.OUT_OF_BOUNDS, pooling.SLAB_RACE}),
     ("the derivative used before it is written", "positions/gradient.cuh",
      "block_barrier();  // the factor and its derivative are written", "", {pooling.RACE}),
-    ("rows beyond the slab", "slab_rows.cuh", "i * blocks + k", "(i + 8) * blocks + k",
+    ("rows beyond the slab", "slab_rows.cuh", "i * blocks *", "(i + 8) * blocks *",
      {pooling.OUT_OF_BOUNDS, pooling.SLAB_RACE}),
     ("a slab that two blocks take for theirs", "positions/slab.cuh", "recomputed(static_cast<int>(blockIdx.x))", "0",
      {pooling.SLAB_RACE}),

@@ -30,17 +30,15 @@ class Row {
   // `sample` is the address of its first element; none of the elements of a channel of the padding are in its row.
   __device__ Row(const Features& features, const char* sample, int channel) : features_(features) {
     const bool inside = channel < features.channels;
-    const std::int64_t before = inside ? channel * features.channel_stride * size() : 0;
-    first_ = sample + before;
-    // Recomputed, as the size is: else they would be kept in registers from the kernel's beginning to its end.
-    const std::int64_t last = recomputed(features.channels - 1) * features.channel_stride +
-                              recomputed(features.positions - 1) * features.position_stride;
-    const std::int64_t behind = (last + 1) * size() - before;
-    const int start = static_cast<int>(reinterpret_cast<std::uintptr_t>(first_) % sizeof(WordPair));
-    const std::int64_t end = (start + features.positions * size() + 7) / 8 * 8;  // from the first pair on
-    const bool within = before >= start && end - start <= behind;
-    const bool in_pairs = features.position_stride == 1 && within && !(floats() && start != 0);
-    misaligned_ = !inside ? kOutside : in_pairs ? start : kOneByOne;
+    first_ = inside ? sample + channel * features.channel_stride * size() : sample;
+    const unsigned start = static_cast<unsigned>(reinterpret_cast<std::uintptr_t>(first_) % sizeof(WordPair));
+    const unsigned end = start + static_cast<unsigned>(features.positions) * static_cast<unsigned>(size());
+    // Every row but the first and the last one has a neighbour, of which the pairs at its ends may take something.
+    const bool before = channel > 0 || start == 0;
+    const bool behind = channel + 1 < features.channels || end % sizeof(WordPair) == 0;
+    const bool neighbours = features.position_stride == 1 && features.channel_stride >= kOctet / 2;
+    const bool in_pairs = neighbours && before && behind && !(floats() && start != 0);
+    misaligned_ = !inside ? kOutside : in_pairs ? static_cast<int>(start) : kOneByOne;
     if (in_pairs) first_ -= start;
   }
 
@@ -110,11 +108,18 @@ class Row {
 #pragma unroll
       for (int w = 0; w < 4; ++w) words[w] = words[2 * w] | words[2 * w + 1] << 16;
     }
-    const bool brain = features_.element == Element::kBFloat16;
+    if (features_.element == Element::kBFloat16) {
 #pragma unroll
-    for (int w = 0; w < 4; ++w) {
-      result.value[2 * w] = brain ? as_float(words[w] << 16) : first_half(words[w]);
-      result.value[2 * w + 1] = brain ? as_float(words[w] & 0xffff0000u) : second_half(words[w]);
+      for (int w = 0; w < 4; ++w) {
+        result.value[2 * w] = as_float(words[w] << 16);
+        result.value[2 * w + 1] = as_float(words[w] & 0xffff0000u);
+      }
+    } else {
+#pragma unroll
+      for (int w = 0; w < 4; ++w) {
+        result.value[2 * w] = first_half(words[w]);
+        result.value[2 * w + 1] = second_half(words[w]);
+      }
     }
     return result;
   }

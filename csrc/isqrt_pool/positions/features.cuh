@@ -44,7 +44,12 @@ __device__ inline bool next_sample(Sample& sample, std::int64_t batch) {
   return sample.template advance<Form::kStreamed>(batch);
 }
 
+// Octets of a lane in a row of a matrix of the small form; of the others there are as many as of any row.
+template <Form kForm>
+constexpr int kOctetsOfStatistics = kForm == Form::kSmall ? 2 : kOctetsAtOnce;
+
 // Leaves the centre of every channel in `centres`, and gives the sum of squares of x - mu.
+template <Form kForm>
 __device__ inline float store_statistics(const Workspace& workspace, const Sample& sample, int channel_blocks,
                                          float* centres) {
   const int lane = lane_of_thread(), positions = sample.features.positions;
@@ -54,10 +59,10 @@ __device__ inline float store_statistics(const Workspace& workspace, const Sampl
     const int channel = group * kLaneRows + lane % kLaneRows;
     const bool inside = channel < sample.features.channels;
     LaneMoments lanes{inside ? sample.element(channel, 0) : 0.0f, 1.0f};
-    sample.for_octets<kOctetsAtOnce>(channel, 0, positions,
-                                     [&](const Row& row, const OctetWords(&words)[kOctetsAtOnce], int position) {
-                                       lanes.add(row, words, position);
-                                     });
+    constexpr int kAtOnce = kOctetsOfStatistics<kForm>;
+    sample.for_octets<kAtOnce>(
+        channel, 0, positions,
+        [&](const Row& row, const OctetWords(&words)[kAtOnce], int position) { lanes.add(row, words, position); });
     const Moments moments = moments_of_octets(lanes.moments(), 1.0f);
     if (lane < kLaneRows && inside) {
       centres[channel] = moments.total / static_cast<float>(positions);

@@ -26,8 +26,8 @@ __global__ void __launch_bounds__(kMostThreadsOf<kForm>, kLeastCtasBackward<kFor
   Sample sample(arguments.x, workspace);
   do {
     const WeightedSample weighted{workspace, sample, arguments.centre};
-    const float total = store_statistics(workspace, sample, layout.channel_blocks,
-                                         arguments.centre + sample.number() * arguments.x.channels);
+    const float total = store_statistics<kForm>(workspace, sample, layout.channel_blocks,
+                                                arguments.centre + sample.number() * arguments.x.channels);
     keep(workspace, Kept::kWeight, inverse_root(total));
     const float trace = total / static_cast<float>(positions);
     keep(workspace, Kept::kTrace, trace);

@@ -28,13 +28,10 @@ __device__ inline void store_gradient_rows(const Workspace& workspace, const Pos
     // First z L and then H q, in a loop, which is half of the code.
 #pragma unroll 1
     for (int term = 0; term < 2; ++term) {
+      const SlabRows left = term == 0 ? slab.features() : slab.rows();
       multiply_rows<kForm, 2, kPlanes == 2>(
           workspace, term == 0 ? factor_derivative(kPlanes).high : factor_split().high, own,
-          [&](int m) {
-            const SlabRows left = term == 0 ? slab.features() : slab.rows();
-            return SplitFragment{left.load(own.row, m, false), left.load(own.row, m, true)};
-          },
-          sums);
+          [&](int m) { return SplitFragment{left.load(own.row, m, false), left.load(own.row, m, true)}; }, sums);
       if (term > 0) break;
 #pragma unroll
       for (int c = 0; c < kColumns<kForm>; ++c) sums[c] = times(plain(kept(workspace, Kept::kSpan)), sums[c]);
@@ -44,8 +41,9 @@ __device__ inline void store_gradient_rows(const Workspace& workspace, const Pos
                               (sqrtf(static_cast<float>(sample.features.positions)) * unit_of(n_iter)) * unlift() *
                               unlift();
     const Lifted<1> identity = identity_of(n_iter, n_iter) * lift();
+    const SlabRows h = slab.rows();
     for_each_column<kForm>(own, sums, [&](const LiftedBlock<2>& sum, int k) {
-      const LiftedBlock<2> d = combine(1.0f, sum, 1.0f, times(identity, slab.rows().elements(own.row, k)));
+      const LiftedBlock<2> d = combine(1.0f, sum, 1.0f, times(identity, h.elements(own.row, k)));
       store_gradient(grad_x, sample, own.row, k, times(factor, d));
     });
   }

@@ -17,16 +17,16 @@ struct RowGroup {
   __device__ bool has(int c) const { return first_column + c < end_column; }
 };
 
-// Begins to copy block rows from the slab into a panel; wait_for_copies<0>() and a barrier end it.
+// Begins to copy block rows from the slab, where they follow each other as in a panel, into one; wait_for_copies<0>()
+// and a barrier end it.
 template <int kPlanes>
 __device__ inline void copy_rows(const SlabRows& rows, int first, int count, const Panel& panel) {
   const int offset = lane_of_thread() * static_cast<int>(sizeof(TileRow));
 #pragma unroll 1
   for (int block = warp_of_thread(); block < count * panel.blocks; block += blockDim.x / kWarpSize) {
-    const int r = block / panel.blocks, k = block % panel.blocks;
 #pragma unroll
     for (int plane = 0; plane < kPlanes; ++plane) {
-      copy_async(panel.block(r, k, plane == 1) + offset, rows.block(first + r, k, plane == 1) + offset);
+      copy_async(panel.block(0, block, plane == 1) + offset, rows.block(first, block, plane == 1) + offset);
     }
   }
   commit_copies();
@@ -44,6 +44,37 @@ __device__ inline void for_each_column(const RowGroup& own, LiftedBlock<2> (&sum
   }
 }
 
+// sums += U V for a row of U and a symmetric V of as many blocks as the small form takes, as at 7x7 positions: all of
+// it is spelled out, and where a block is a constant.
+constexpr int kWholeBlocks = most_blocks(Form::kSmall);
+
+template <int kPlanes, bool kLowFirst>
+__device__ inline void multiply_whole_row(const Workspace& workspace, Plane right,
+                                          const SplitFragment (&row)[kWholeBlocks],
+                                          LiftedBlock<2> (&sums)[kWholeBlocks]) {
+  const LaneOffset lane;
+  const SharedAddress high = workspace.in_shared(right), low = high + workspace.layout.plane_bytes();
+  const auto load = [&](SharedAddress plane, int m, int c) {
+    return m < c ? load_block_transposed<Hand::kRight>(plane + packed_block(m, c) * kBlockBytes, lane)
+                 : load_block<Hand::kRight>(plane + packed_block(c, m) * kBlockBytes, lane);
+  };
+#pragma unroll
+  for (int round = kLowFirst ? 0 : 1; round < 2; ++round) {
+#pragma unroll
+    for (int m = 0; m < kWholeBlocks; ++m) {
+#pragma unroll
+      for (int c = 0; c < kWholeBlocks; ++c) {
+        const Fragment column = load(high, m, c);
+        if (kPlanes == 2 && (!kLowFirst || round == 0)) {
+          multiply_add(sums[c], row[m].low, column);
+          multiply_add(sums[c], row[m].high, load(low, m, c));
+        }
+        if (round == 1) multiply_add(sums[c], row[m].high, column);
+      }
+    }
+  }
+}
+
 // sums += U V for one warp's part of U, given by `left(m)`, and a symmetric V in the planes from `right` on. Where V is
 // streamed, every warp takes part. Products with a low plane come first where the precision is that of two planes: what
 // a tensor core cuts off is as small as the sum.
@@ -51,6 +82,14 @@ template <Form kForm, int kPlanes, bool kLowFirst, typename Left>
 __device__ inline void multiply_rows(const Workspace& workspace, Plane right, const RowGroup& own, Left left,
                                      LiftedBlock<2> (&sums)[kColumns<kForm>]) {
   const int blocks = workspace.layout.blocks;
+  if constexpr (kForm == Form::kSmall) {
+    if (blocks == kWholeBlocks) {
+      SplitFragment row[kWholeBlocks];
+#pragma unroll
+      for (int m = 0; m < kWholeBlocks; ++m) row[m] = left(m);
+      return multiply_whole_row<kPlanes, kLowFirst>(workspace, right, row, sums);
+    }
+  }
   const Stream<kForm> stream(workspace, right, kPlanes == 2 ? next(right) : right);
 #pragma unroll 1
   for (int round = kLowFirst ? 0 : 1; round < 2; ++round) {

@@ -14,7 +14,7 @@ struct SlabRows {
   int plane_bytes;
 
   __device__ char* block(int i, int k, bool low) const {
-    return start + ((low ? plane_bytes : 0) + (i * blocks + k) * kBlockBytes);
+    return start + i * blocks * kBlockBytes + (low ? plane_bytes : 0) + k * kBlockBytes;
   }
   // A lane's words of a block, as a left operand.
   __device__ Fragment load(int i, int k, bool low) const {
