@@ -52,6 +52,12 @@ __device__ inline std::uint16_t half_bits(Element element, float value) {
   return static_cast<std::uint16_t>(element == Element::kBFloat16 ? pack_brain_float(value) : pack_halves(value, 0.0f));
 }
 
+// Two elements of two bytes in a word, the first in its low bits.
+__device__ inline std::uint32_t pack_pair(Element element, float first, float second) {
+  if (element == Element::kBFloat16) return pack_brain_float(first) | pack_brain_float(second) << 16;
+  return pack_halves(first, second);
+}
+
 // One element, of whichever type it is: a choice of instructions, and not of code for each type.
 __device__ inline float load_element(Element element, const void* data, std::int64_t offset) {
   if (element == Element::kFloat32) return static_cast<const float*>(data)[offset];
@@ -79,9 +85,7 @@ __device__ inline void store_element_pair(Element element, void* data, std::int6
   if (element == Element::kFloat32) {
     *reinterpret_cast<WordPair*>(static_cast<float*>(data) + offset) = {{as_word(first), as_word(second)}};
   } else {
-    const std::uint32_t word = element == Element::kBFloat16 ? pack_brain_float(first) | pack_brain_float(second) << 16
-                                                             : pack_halves(first, second);
-    *reinterpret_cast<std::uint32_t*>(static_cast<std::uint16_t*>(data) + offset) = word;
+    *reinterpret_cast<std::uint32_t*>(static_cast<std::uint16_t*>(data) + offset) = pack_pair(element, first, second);
   }
 }
 

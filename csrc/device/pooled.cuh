@@ -1,6 +1,8 @@
 // Symmetric results, and gradients of them, in global memory: a full matrix, or its upper triangle, row by row.
 #pragma once
 
+#include <type_traits>
+
 #include "device/arguments.h"
 #include "device/elements.cuh"
 #include "device/symmetric.cuh"
@@ -29,20 +31,30 @@ __device__ inline void store_result(const SymmetricOutput& output, std::int64_t 
                                     const LiftedBlock<0>& values) {
   const int channels = output.channels;
   const std::int64_t start = sample * (output.triangle ? triangle_number(channels) : channels * channels);
-  if (is_inside(i, j, channels)) {
+  if ((j + 1) * kBlockSide <= channels) {
     const int row = element_row(i, 0), column = element_column(j, 0);
-    const int first = output.triangle ? packed_index(row, column, channels) : row * channels + column;
-    const int second = output.triangle ? packed_index(row + 8, column, channels) : first + 8 * channels;
-    const auto store_all = [&](auto* data, const auto& bits) {
-      for_each_element([&](int e, int r, int c) { data[(r == 0 ? first : second) + c] = bits[e]; });
-      if (output.triangle) return;
-      for_each_element([&](int e, int r, int c) { data[(column + c) * channels + row + r] = bits[e]; });
+    const auto store_all = [&](auto* data, const auto& bits, auto on_diagonal) {
+      auto* const first = data + (output.triangle ? packed_index(row, column, channels) : row * channels + column);
+      auto* const second = first + (output.triangle ? packed_index(8, 0, channels - row) : 8 * channels);
+      for_each_element([&](int e, int r, int c) {
+        if (decltype(on_diagonal)::value && row + r > column + c) return;
+        (r == 0 ? first : second)[c] = bits[e];
+        if (!output.triangle) data[(column + c) * channels + row + r] = bits[e];
+      });
     };
-    if (output.element == Element::kFloat32) return store_all(static_cast<float*>(output.data) + start, values.value);
+    const auto store_block = [&](auto* data, const auto& bits) {
+      return i == j ? store_all(data + start, bits, std::true_type())
+                    : store_all(data + start, bits, std::false_type());
+    };
+    if (output.element == Element::kFloat32) return store_block(static_cast<float*>(output.data), values.value);
     std::uint16_t bits[8];
 #pragma unroll
-    for (int e = 0; e < 8; ++e) bits[e] = half_bits(output.element, values.value[e]);
-    return store_all(static_cast<std::uint16_t*>(output.data) + start, bits);
+    for (int e = 0; e < 8; e += 2) {
+      const std::uint32_t pair = pack_pair(output.element, values.value[e], values.value[e + 1]);
+      bits[e] = static_cast<std::uint16_t>(pair);
+      bits[e + 1] = static_cast<std::uint16_t>(pair >> 16);
+    }
+    return store_block(static_cast<std::uint16_t*>(output.data), bits);
   }
 #pragma unroll
   for (int half = 0; half < 2; ++half) {

@@ -85,8 +85,12 @@ __device__ inline void store_products(const Workspace& workspace, const Position
     }
     multiply_by_factor<kForm, kPlanes>(workspace, layout, panel, identity, first, rows, products);
     block_barrier();  // these rows of T are written
+    // Back and forth over the warps: the first of these rows has the most blocks.
+    const int warps = blockDim.x / kWarpSize, warp = warp_of_thread();
 #pragma unroll 1
-    for (int i = warp_of_thread(); i < first + rows; i += blockDim.x / kWarpSize) {
+    for (int round = 0; round * warps < first + rows; ++round) {
+      const int i = round * warps + (round % 2 == 0 ? warp : warps - 1 - warp);
+      if (i >= first + rows) continue;
       const ProductRow<kForm, kPlanes> row(products, i);
 #pragma unroll 1
       for (int j = max(i, first); j < first + rows; ++j) {

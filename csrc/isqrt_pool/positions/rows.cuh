@@ -58,7 +58,7 @@ __device__ inline void multiply_whole_row(const Workspace& workspace, Plane righ
     return m < c ? load_block_transposed<Hand::kRight>(plane + packed_block(m, c) * kBlockBytes, lane)
                  : load_block<Hand::kRight>(plane + packed_block(c, m) * kBlockBytes, lane);
   };
-#pragma unroll
+#pragma unroll 1
   for (int round = kLowFirst ? 0 : 1; round < 2; ++round) {
 #pragma unroll
     for (int m = 0; m < kWholeBlocks; ++m) {
