@@ -16,34 +16,42 @@ constexpr int kGradientRows = kForm == Form::kSmall ? 1 : 2;
 constexpr int kGradientColumns = 2;
 
 // Stores value[e] as the gradient of x at (element_row(i, e), element_column(j, e)): two positions at once where they
-// are neighbours, and aligned.
+// are neighbours, and aligned in every row, so that all lanes take the same way.
 __device__ inline void store_gradient(const FeatureGradient& gradient, const Sample& sample, int i, int j,
                                       const LiftedBlock<0>& value) {
   const Element element = sample.features.element;
-  const int positions = sample.features.positions;
-  const std::int64_t start = sample.number() * gradient.batch_stride;
+  const int row = element_row(i, 0), position = element_column(j, 0);
+  const int rows = sample.features.channels - row, positions = sample.features.positions - position;
+  const std::int64_t start =
+      sample.number() * gradient.batch_stride + row * gradient.channel_stride + position * gradient.position_stride;
+  const std::uintptr_t address = reinterpret_cast<std::uintptr_t>(gradient.data) / size_of(element);
+  const std::uintptr_t strides = gradient.batch_stride | gradient.channel_stride;
+  if (gradient.position_stride == 1 && (address | strides) % 2 == 0) {
 #pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const int channel = element_row(i, 2 * half);
-    if (channel >= sample.features.channels) continue;
-    const std::int64_t row = start + channel * gradient.channel_stride;
-    const std::uintptr_t address = reinterpret_cast<std::uintptr_t>(gradient.data) + row * size_of(element);
-    const bool in_pairs = gradient.position_stride == 1 && address % (2 * size_of(element)) == 0;
-#pragma unroll
-    for (int e = 2 * half; e < 8; e += 4) {
-      const int position = element_column(j, e);
-      if (in_pairs && position + 1 < positions) {
-        store_element_pair(element, gradient.data, row + position, value.value[e], value.value[e + 1]);
-        continue;
-      }
-#pragma unroll
-      for (int next = 0; next < 2; ++next) {
-        if (position + next >= positions) continue;
-        store_element(element, gradient.data, row + (position + next) * gradient.position_stride,
-                      value.value[e + next]);
+    for (int e = 0; e < 8; e += 2) {
+      const int r = e / 2 % 2 * 8, c = e / 4 * 8;
+      const std::int64_t at = start + r * gradient.channel_stride + c;
+      if (r >= rows || c >= positions) continue;
+      if (c + 1 < positions) {
+        store_element_pair(element, gradient.data, at, value.value[e], value.value[e + 1]);
+      } else {
+        store_element(element, gradient.data, at, value.value[e]);
       }
     }
+    return;
   }
+  const auto store_all = [&](auto* data, const auto& bits) {
+    auto* const first = data + start;
+    auto* const second = first + 8 * gradient.channel_stride;
+    const auto store = [&](std::int64_t stride) {
+      for_each_element([&](int e, int r, int c) {
+        if (r < rows && c < positions) (r == 0 ? first : second)[c * stride] = bits[e];
+      });
+    };
+    gradient.position_stride == 1 ? store(1) : store(gradient.position_stride);
+  };
+  if (element == Element::kFloat32) return store_all(static_cast<float*>(gradient.data), value.value);
+  store_all(static_cast<std::uint16_t*>(gradient.data), in_halves(element, value).bits);
 }
 
 // A lane's share of a block of the staged z.

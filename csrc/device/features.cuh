@@ -72,23 +72,22 @@ struct Sample {
     return {features, static_cast<const char*>(features.data) + bytes, channel};
   }
 
-  // Visits the octets of one channel from `begin` to `end` that are this lane's, some at once: visit(row, their words,
-  // the position of the first), the others being kLanePositions apart.
+  // Visits the octets of one row from `begin` to `end` that are this lane's, some at once: visit(their words, the
+  // position of the first), the others being kLanePositions apart.
   template <int kAtOnce, typename Visit>
-  __device__ void for_octets(int channel, int begin, int end, Visit visit) const {
-    const Row row = row_of(channel);
+  __device__ static void for_octets(const Row& row, int begin, int end, Visit visit) {
 #pragma unroll 1
     for (int first = begin + lane_of_thread() / kLaneRows * kOctet; first < end; first += kAtOnce * kLanePositions) {
       OctetWords words[kAtOnce];
       row.load(words, first, kLanePositions);
-      visit(row, words, first);
+      visit(words, first);
     }
   }
 
   // The same, one after the other: visit(octet, position, how many of its elements are features).
   template <int kAtOnce, typename Visit>
-  __device__ void for_each_octet(int channel, int begin, int end, Visit visit) const {
-    for_octets<kAtOnce>(channel, begin, end, [&](const Row& row, const OctetWords(&words)[kAtOnce], int first) {
+  __device__ static void for_each_octet(const Row& row, int begin, int end, Visit visit) {
+    for_octets<kAtOnce>(row, begin, end, [&](const OctetWords(&words)[kAtOnce], int first) {
 #pragma unroll
       for (int n = 0; n < kAtOnce; ++n) {
         const int position = first + n * kLanePositions;
@@ -160,7 +159,7 @@ __device__ inline void stage_features(const Workspace& workspace, const Sample& 
     const SharedAddress rows =
         start + channel / kBlockSide * kBlockBytes + channel / kLaneRows % 2 * kTileBytes + channel % kLaneRows * 16;
     sample.for_each_octet<kAtOnce>(
-        channel, position, position + columns * kBlockSide, [&](const Octet& octet, int at, int there) {
+        sample.row_of(channel), position, position + columns * kBlockSide, [&](const Octet& octet, int at, int there) {
           const int number = (at - position) / kOctet;
           const SharedAddress row = rows + number / 2 * blocks * kBlockBytes + number % 2 * 2 * kTileBytes;
           store_split(row, low_plane, planes, split_octet(weighted.of(octet, there)));

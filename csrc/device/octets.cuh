@@ -42,6 +42,12 @@ class Row {
     if (in_pairs) first_ -= start;
   }
 
+  // The element at position 0; zero of a channel of the padding.
+  __device__ float first() const {
+    if (misaligned_ == kOutside) return 0.0f;
+    return load_element(features_.element, first_ + max(misaligned_, 0), 0);
+  }
+
   // How many elements of the octet at `position` are in the row.
   __device__ int there(int position) const {
     const int count = misaligned_ == kOutside ? 0 : recomputed(features_.positions) - position;

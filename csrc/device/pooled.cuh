@@ -26,6 +26,22 @@ __device__ inline void for_each_element(Visit visit) {
   for (int e = 0; e < 8; ++e) visit(e, e / 2 % 2 * 8, e / 4 * 8 + e % 2);
 }
 
+// A lane's share of a block as elements of two bytes.
+struct HalfBlock {
+  std::uint16_t bits[8];
+};
+
+__device__ inline HalfBlock in_halves(Element element, const LiftedBlock<0>& values) {
+  HalfBlock halves;
+#pragma unroll
+  for (int e = 0; e < 8; e += 2) {
+    const std::uint32_t pair = pack_pair(element, values.value[e], values.value[e + 1]);
+    halves.bits[e] = static_cast<std::uint16_t>(pair);
+    halves.bits[e + 1] = static_cast<std::uint16_t>(pair >> 16);
+  }
+  return halves;
+}
+
 // Stores a block of one sample's result; of a block on the diagonal its upper half, on both sides.
 __device__ inline void store_result(const SymmetricOutput& output, std::int64_t sample, int i, int j,
                                     const LiftedBlock<0>& values) {
@@ -47,14 +63,7 @@ __device__ inline void store_result(const SymmetricOutput& output, std::int64_t 
                     : store_all(data + start, bits, std::false_type());
     };
     if (output.element == Element::kFloat32) return store_block(static_cast<float*>(output.data), values.value);
-    std::uint16_t bits[8];
-#pragma unroll
-    for (int e = 0; e < 8; e += 2) {
-      const std::uint32_t pair = pack_pair(output.element, values.value[e], values.value[e + 1]);
-      bits[e] = static_cast<std::uint16_t>(pair);
-      bits[e + 1] = static_cast<std::uint16_t>(pair >> 16);
-    }
-    return store_block(static_cast<std::uint16_t*>(output.data), bits);
+    return store_block(static_cast<std::uint16_t*>(output.data), in_halves(output.element, values).bits);
   }
 #pragma unroll
   for (int half = 0; half < 2; ++half) {

@@ -122,13 +122,13 @@ __device__ inline void find_statistics(const Workspace& workspace, const Sample&
   for (int group = warp_of_thread(); group < workspace.layout.blocks * 2; group += blockDim.x / kWarpSize) {
     const int channel = group * kLaneRows + lane % kLaneRows;
     const bool inside = channel < sample.features.channels;
-    const float first = inside ? sample.element(channel, 0) : 0.0f;
+    const Row row = sample.row_of(channel);
+    const float first = row.first();
     const float weight = inside ? weight_of(channel) : 0.0f;
     LaneMoments lanes{first, weight};
-    sample.for_octets<kOctetsAtOnce>(channel, 0, sample.features.positions,
-                                     [&](const Row& row, const OctetWords(&words)[kOctetsAtOnce], int position) {
-                                       lanes.add(row, words, position);
-                                     });
+    sample.for_octets<kOctetsAtOnce>(
+        row, 0, sample.features.positions,
+        [&](const OctetWords(&words)[kOctetsAtOnce], int position) { lanes.add(row, words, position); });
     const Moments moments = moments_of_octets(lanes.moments(), weight);
     if (lane < kLaneRows) {
       set_channel_value(workspace, kFirst, channel, first);
@@ -161,7 +161,8 @@ __device__ inline void set_weights(const Workspace& workspace, const Sample& sam
 __device__ inline float squares_of_channel(const Workspace& workspace, const Sample& sample, int channel) {
   const WeightedChannel weighted(workspace, channel);
   CompensatedSum sum;
-  sample.for_each_octet<kOctetsAtOnce>(channel, 0, sample.features.positions, [&](const Octet& octet, int, int there) {
+  const Row row = sample.row_of(channel);
+  sample.for_each_octet<kOctetsAtOnce>(row, 0, sample.features.positions, [&](const Octet& octet, int, int there) {
     const Octet deviations = weighted.of(octet, there);
     float squares = 0.0f;
 #pragma unroll

@@ -33,12 +33,17 @@ __device__ inline float largest_of_triangle(const SymmetricGradient& grad, const
   const int before = min((at_once - misaligned) % at_once, elements);
   const int aligned = (elements - before) / at_once;
   const auto* const rows = reinterpret_cast<const TileRow*>(start + before * size);
+  constexpr int kAtOnce = 8;  // loads before the first use; behind the end the last one again
   LargestBits bits;
-#pragma unroll 4
-  for (int n = threadIdx.x; n < aligned; n += blockDim.x) {
-    const TileRow row = rows[n];
+  for (int n = threadIdx.x; n < aligned; n += kAtOnce * blockDim.x) {
+    TileRow loaded[kAtOnce];
 #pragma unroll
-    for (int w = 0; w < 4; ++w) bits.add(row.word[w]);
+    for (int k = 0; k < kAtOnce; ++k) loaded[k] = rows[min(n + k * static_cast<int>(blockDim.x), aligned - 1)];
+#pragma unroll
+    for (int k = 0; k < kAtOnce; ++k) {
+#pragma unroll
+      for (int w = 0; w < 4; ++w) bits.add(loaded[k].word[w]);
+    }
   }
   float largest = bits.value(grad.element);
   for (int n = threadIdx.x; n < elements - aligned * at_once; n += blockDim.x) {

@@ -58,11 +58,11 @@ __device__ inline float store_statistics(const Workspace& workspace, const Sampl
   for (int group = warp_of_thread(); group < channel_blocks * 2; group += blockDim.x / kWarpSize) {
     const int channel = group * kLaneRows + lane % kLaneRows;
     const bool inside = channel < sample.features.channels;
-    LaneMoments lanes{inside ? sample.element(channel, 0) : 0.0f, 1.0f};
+    const Row row = sample.row_of(channel);
+    LaneMoments lanes{row.first(), 1.0f};
     constexpr int kAtOnce = kOctetsOfStatistics<kForm>;
     sample.for_octets<kAtOnce>(
-        channel, 0, positions,
-        [&](const Row& row, const OctetWords(&words)[kAtOnce], int position) { lanes.add(row, words, position); });
+        row, 0, positions, [&](const OctetWords(&words)[kAtOnce], int position) { lanes.add(row, words, position); });
     const Moments moments = moments_of_octets(lanes.moments(), 1.0f);
     if (lane < kLaneRows && inside) {
       centres[channel] = moments.total / static_cast<float>(positions);
@@ -116,7 +116,8 @@ __device__ inline void stage_rows(const WeightedSample& weighted, int first, int
     const SharedAddress start = panel.block(row / kBlockSide, 0, false) + row / kLaneRows % 2 * kTileBytes +
                                 row % kLaneRows * static_cast<int>(sizeof(TileRow));
     weighted.sample.for_each_octet<kOctetsOfRow<kForm>>(
-        first * kBlockSide + row, 0, panel.blocks * kBlockSide, [&](const Octet& octet, int position, int there) {
+        weighted.sample.row_of(first * kBlockSide + row), 0, panel.blocks * kBlockSide,
+        [&](const Octet& octet, int position, int there) {
           const SharedAddress at = start + position / kBlockSide * kBlockBytes + position / kOctet % 2 * 2 * kTileBytes;
           const SplitRow z = split_octet(channel.of(octet, there));
           store_split(at, panel.plane_bytes, planes, z);
