@@ -78,10 +78,6 @@ __device__ inline float largest_of_gradient(const Workspace& workspace, const Sy
 template <Form kForm>
 constexpr bool kAhead = most_blocks(kForm) <= kMostColumns;
 
-// Whether blocks below the diagonal have addresses of their own: beside the most sums there are no registers for them.
-template <Form kForm>
-constexpr bool kBelow = kForm != Form::kResident;
-
 // sums += a block of G times block row j of z.
 template <Form kForm, int kPlanes>
 __device__ inline void multiply_row(const RowGroup& own, const SplitFragment& g, const Panel& z, int j,
@@ -143,7 +139,7 @@ __device__ inline void store_direction_rows(const Workspace& workspace, const Po
       const int count = columns();
       LiftedBlock<2> sums[kColumns<kForm>] = {};
       const auto block = [&](const char* start, int j) {
-        return load_gradient_block<kBelow<kForm>>(grad, start, row + own.row, column + j);
+        return load_gradient_block<true>(grad, start, row + own.row, column + j);
       };
       if constexpr (kAhead<kForm>) {
         const char* const start = start_of(grad, weighted.sample.number());
