@@ -1,4 +1,4 @@
-"""The choice of a backend: "auto" takes the first that can, a named one runs or raises."""
+"""The choice of a backend: "auto" takes the first in its order that can, a named one runs or raises."""
 
 import pytest
 import torch

@@ -7,6 +7,7 @@ import platform
 import torch
 
 from .. import __version__
+from ..ops import times
 from ..ops.backends import AUTO_ORDER, BACKENDS, auto_order, select
 from ..ops.cuda_device.backend import status as extension_status
 from ..ops.rooms import OPERATIONS
@@ -28,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the report; always 0."""
-    print("\n".join((*_versions(), "", *_devices(), "", *_backends())))
+    print("\n".join((*_versions(), "", *_devices(), "", *_backends(), "", *_times())))
     return 0
 
 
@@ -65,8 +66,8 @@ def _devices() -> list[str]:
 def _backends() -> list[str]:
     """Name the backend of every float32 shape in :data:`SHAPES`, by device and operation; like answers share a row."""
     lines = [
-        f"backends, in the order in which 'auto' tries them: on a GPU {', '.join(auto_order('cuda'))}; "
-        f"on the CPU {', '.join(auto_order('cpu'))}"
+        f"backends, in the order in which 'auto' tries them: on a GPU {', '.join(auto_order('cuda'))}, "
+        f"where the times below give no other; on the CPU {', '.join(auto_order('cpu'))}"
     ]
     for device in ("cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))):
         for operation in OPERATIONS:
@@ -80,6 +81,23 @@ def _backends() -> list[str]:
             for answer, shapes in shapes_by_answer.items():
                 served = "every shape" if len(shapes_by_answer) == 1 else ", ".join(dict.fromkeys(shapes))
                 lines += [f"{operation} on {device}, {served}:", *answer]
+    return lines
+
+
+def _times() -> list[str]:
+    """Name the order of every class of shapes that has times, with these and what explains them."""
+    lines = [
+        "the order of 'auto' on a GPU by the times of both passes, us forward + backward, each of one shape: a faster",
+        f"backend goes first, but where predicted times leave it uncertain, by a factor of {times.UNCERTAINTY:g} each",
+    ]
+    for row in times.TABLE:
+        c, m = row.shape
+        known = [str(found) for name in AUTO_ORDER if (found := row.times_of(name)) is not None]
+        lines += [
+            f"{row.operation}, {row}: {', '.join(row.order(auto_order('cuda')))}",
+            f"    ({times.SAMPLES}, {c}, {m}): {'; '.join(known)}",
+            f"    {row.reason}",
+        ]
     return lines
 
 

@@ -1,8 +1,9 @@
 """The backends, and the choice of one for an operation on a tensor.
 
-"auto" takes the first backend of :func:`auto_order` that can run the operation. A backend that is asked for by name
-either runs or raises; no other one takes over. The code of a backend for an operation is the module with the backend's
-name in the operation's room, such as ``isqrt_pool/cuda.py``. It is imported when it is first chosen.
+"auto" takes the first backend of :func:`order_for` that can run the operation. On a GPU that order follows the times in
+``times.py``. A backend that is asked for by name either runs or raises; no other one takes over. The code of a backend
+for an operation is the module with the backend's name in the operation's room, such as ``isqrt_pool/cuda.py``. It is
+imported when it is first chosen.
 """
 
 from collections.abc import Callable
@@ -12,6 +13,9 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from gcp_kernels.precision import resolve_precision
+
+from . import times
 from .cuda_device import backend as cuda
 from .rooms import ROOMS
 from .sides import Side
@@ -45,8 +49,20 @@ NAMES = ("auto", "reference", *BACKENDS)
 
 
 def auto_order(device_type: str) -> tuple[str, ...]:
-    """Name the backends that "auto" tries on a device, in order. It never takes kernels that are interpreted."""
+    """Name the backends that "auto" tries on a device, in the order that they keep where no times are known.
+
+    It never takes kernels that are interpreted.
+    """
     return AUTO_ORDER if device_type == "cuda" else ("torch",)
+
+
+def order_for(operation: str, tensor: Tensor, precision: str = "default") -> tuple[str, ...]:
+    """Name the backends that "auto" tries for ``operation`` on ``tensor``, in order; see ``times.py``."""
+    names = auto_order(tensor.device.type)
+    if len(names) == 1 or operation not in times.OPERATIONS:
+        return names
+    _, c, m = tensor.shape
+    return times.order(operation, c, m, resolve_precision(precision, tensor.dtype), names)
 
 
 def select(operation: str, tensor: Tensor, backend: str, precision: str = "default") -> str:
@@ -57,7 +73,7 @@ def select(operation: str, tensor: Tensor, backend: str, precision: str = "defau
         RuntimeError: the backend asked for cannot run it, with the reason.
     """
     if backend == "auto":
-        names = auto_order(tensor.device.type)
+        names = order_for(operation, tensor, precision)
         for name in names:
             if BACKENDS[name].why_not(operation, tensor, precision) is None:
                 return name
@@ -67,9 +83,7 @@ def select(operation: str, tensor: Tensor, backend: str, precision: str = "defau
         raise ValueError(f"backend must be 'auto' or one of {', '.join(map(repr, BACKENDS))}, got {backend!r}")
     reason = BACKENDS[backend].why_not(operation, tensor, precision)
     if reason is not None:
-        raise RuntimeError(
-            f"backend={backend!r} cannot run {operation}: {reason}; backend='auto' takes the first that can"
-        )
+        raise RuntimeError(f"backend={backend!r} cannot run {operation}: {reason}; backend='auto' takes one that can")
     return backend
 
 

@@ -1,0 +1,201 @@
+"""The times by which "auto" orders backends on a GPU: one table, predicted until they are measured.
+
+Each row of :data:`TABLE` is a class of shapes of an operation in one precision. It has the times of backends for one
+shape of that class, where they come from, and what explains them. The order is computed from them:
+
+- Backends keep the order of ``backends.BACKENDS``, but one goes before another where it is faster, forward and backward
+  together. The choice does not know whether there will be a backward pass, and both passes must have the same backend.
+- A predicted time may be wrong by :data:`UNCERTAINTY`, a measured one is taken as it is. A difference that two times
+  leave uncertain changes nothing. Errors of two predictions are independent, so the first order stays up to a factor of
+  1.6 between them, and up to 1.4 between a prediction and a measured time.
+- A backend without a time in the row stays where it is, and so does every backend for an operation without rows.
+
+Times are of 256 samples, which fill a GPU, at 5 iterations on an H100; the order is used for every batch and GPU. Those
+of "fast" are of float16, those of "high" of float32. To enter a measured time, add it to its row, beside the prediction
+or in its place: it counts instead.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+SAMPLES = 256
+
+# A prediction may be so many times too large or too small. It is what those who made them say of them: nothing has been
+# measured that could tell.
+UNCERTAINTY = 1.4
+
+# Above every number of channels and positions.
+UNBOUNDED = 2**63
+
+
+@dataclass(frozen=True)
+class Times:
+    """What one backend takes, in microseconds, and where the figures come from."""
+
+    backend: str
+    forward: float
+    backward: float
+    source: str
+    measured: bool = False
+
+    @property
+    def both(self) -> float:
+        """Add both passes."""
+        return self.forward + self.backward
+
+    def is_faster_than(self, other: Times) -> bool:
+        """Say whether it is faster by more than what is uncertain about the two."""
+        doubts = (1.0 if times.measured else UNCERTAINTY for times in (self, other))
+        return self.both * math.exp(math.hypot(*map(math.log, doubts))) < other.both
+
+    def __str__(self) -> str:
+        """Write it for ``python -m gcp_kernels info``."""
+        kind = "measured" if self.measured else "predicted"
+        return f"{self.backend} {self.forward:g} + {self.backward:g} us {kind}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A class of (C, M) features in a precision, the times of one ``shape`` (C, M) of it, and what explains them."""
+
+    operation: str
+    precision: str
+    channels: range
+    positions: range
+    shape: tuple[int, int]
+    times: tuple[Times, ...]
+    reason: str
+
+    def covers(self, operation: str, c: int, m: int, precision: str) -> bool:
+        """Say whether features belong to this class."""
+        return (self.operation, self.precision) == (operation, precision) and c in self.channels and m in self.positions
+
+    def times_of(self, backend: str) -> Times | None:
+        """Find the time of a backend that counts: the measured one, else the predicted one, if there is any."""
+        found = [times for times in self.times if times.backend == backend]
+        return max(found, key=lambda times: times.measured, default=None)
+
+    def order(self, backends: Sequence[str]) -> tuple[str, ...]:
+        """Order backends: each stays behind those before it, except that it passes those than which it is faster."""
+        ordered: list[str] = []
+        for backend in backends:
+            places = (place for place, other in enumerate(ordered) if self._goes_before(backend, other))
+            ordered.insert(next(places, len(ordered)), backend)
+        return tuple(ordered)
+
+    def _goes_before(self, backend: str, other: str) -> bool:
+        times, others = self.times_of(backend), self.times_of(other)
+        return times is not None and others is not None and times.is_faster_than(others)
+
+    def __str__(self) -> str:
+        """Name the class."""
+        return f"{self.precision}, {_extent(self.channels)} channels, {_extent(self.positions)} positions"
+
+
+def _extent(numbers: range) -> str:
+    if numbers.stop == UNBOUNDED:
+        return "any number of" if numbers.start == 1 else f"{numbers.start} or more"
+    return f"{numbers.start} to {numbers.stop - 1}"
+
+
+def _cuda(forward: float, backward: float) -> Times:
+    return Times("cuda", forward, backward, "predicted by python -m benchmarks predict from the machine code for sm_90")
+
+
+def _triton(forward: float, backward: float) -> Times:
+    return Times("triton", forward, backward, "estimated in a review of the kernels and their machine code for sm_90")
+
+
+_ANY = range(1, UNBOUNDED)
+
+TABLE = (
+    Row(
+        *("isqrt_pool", "fast", range(1, 33), _ANY, (32, 196)),
+        (_cuda(16.4, 35.8),),
+        "both are on chip in both passes; nobody has estimated Triton here",
+    ),
+    Row(
+        *("isqrt_pool", "fast", range(33, 65), _ANY, (64, 196)),
+        (_cuda(24.5, 59.1), _triton(8, 85)),
+        "CUDA is on chip in both passes, Triton forward; backward its one tile goes through the L2 cache",
+    ),
+    Row(
+        *("isqrt_pool", "fast", range(65, 129), range(65, UNBOUNDED), (128, 196)),
+        (_cuda(51.1, 167.5), _triton(38, 200)),
+        "CUDA is on chip in both passes, Triton forward; backward at its slow end, without a third stage, which spills",
+    ),
+    Row(
+        *("isqrt_pool", "fast", range(129, 257), range(65, UNBOUNDED), (256, 196)),
+        (_cuda(210.6, 1029.6), _triton(550, 1400)),
+        "CUDA is on chip forward; Triton streams in both, at its slow end, as not all that it counts on is written",
+    ),
+    Row(
+        *("isqrt_pool", "fast", range(65, 257), range(1, 65), (256, 49)),
+        (_cuda(45.0, 154.0), _triton(32, 70)),
+        "both are on chip on the side of the positions; CUDA waits for the upstream gradient and computes addresses",
+    ),
+    Row(
+        *("isqrt_pool", "fast", range(257, UNBOUNDED), range(1, 65), (2048, 49)),
+        (_cuda(645.7, 4898.0),),
+        "both are on chip on the side of the positions; nobody has estimated Triton for so many channels",
+    ),
+    Row(
+        *("isqrt_pool", "fast", range(257, UNBOUNDED), range(65, UNBOUNDED), (512, 196)),
+        (_cuda(396.9, 1624.7),),
+        "CUDA iterates on up to 256 positions and refuses more; nobody has estimated Triton for so many channels",
+    ),
+    Row(
+        *("isqrt_pool", "high", range(1, 33), _ANY, (32, 196)),
+        (_cuda(28.8, 59.1),),
+        "both are on chip in both passes; nobody has estimated Triton here",
+    ),
+    Row(
+        *("isqrt_pool", "high", range(33, 65), _ANY, (64, 196)),
+        (_cuda(50.7, 113.2), _triton(16, 70)),
+        "both as in fast; Triton backward with four warps, estimated at two and a half times the speed of eight",
+    ),
+    Row(
+        *("isqrt_pool", "high", range(65, 129), range(65, UNBOUNDED), (128, 196)),
+        (_cuda(109.4, 310.9), _triton(150, 300)),
+        "CUDA is on chip in both passes; Triton streams in both, and its estimate counts on more than is written",
+    ),
+    Row(
+        *("isqrt_pool", "high", range(129, 257), range(65, UNBOUNDED), (256, 196)),
+        (_cuda(970.3, 3110.9), _triton(1100, 2500)),
+        "both stream through the L2 cache; Triton at its slow end, as not all that it counts on is written",
+    ),
+    Row(
+        *("isqrt_pool", "high", range(65, 257), range(1, 65), (256, 49)),
+        (_cuda(94.4, 240.1),),
+        "both are on chip on the side of the positions; nobody has estimated Triton in this precision",
+    ),
+    Row(
+        *("isqrt_pool", "high", range(257, UNBOUNDED), range(1, 65), (2048, 49)),
+        (_cuda(1106.9, 5371.8),),
+        "both are on chip on the side of the positions; nobody has estimated Triton for so many channels",
+    ),
+    Row(
+        *("isqrt_pool", "high", range(257, UNBOUNDED), range(65, UNBOUNDED), (512, 196)),
+        (_cuda(1271.9, 3608.0),),
+        "CUDA iterates on up to 256 positions and refuses more; nobody has estimated Triton for so many channels",
+    ),
+)
+
+# Operations that have rows.
+OPERATIONS = frozenset(row.operation for row in TABLE)
+
+
+def row_of(operation: str, c: int, m: int, precision: str, table: Sequence[Row]) -> Row | None:
+    """Find the class of (C, M) features; there is none for an operation without rows."""
+    return next((row for row in table if row.covers(operation, c, m, precision)), None)
+
+
+@cache
+def order(operation: str, c: int, m: int, precision: str, backends: tuple[str, ...]) -> tuple[str, ...]:
+    """Order backends for (C, M) features in "fast" or "high", by :data:`TABLE`."""
+    row = row_of(operation, c, m, precision, TABLE)
+    return backends if row is None else row.order(backends)
