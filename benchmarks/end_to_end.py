@@ -180,7 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.device.type == "cuda":
         torch.cuda.set_device(args.device)
     setting = environment(args.device)
-    print(head({**setting, "backends": ", ".join(backends.auto_order(args.device.type))}))
+    print(head({**setting, "backends that may serve": ", ".join(backends.auto_order(args.device.type))}))
     # Made first: a folder that cannot be made is no reason to lose what was measured.
     writer = None if args.output is None else Writer(args.output, setting)
     rows = measure(Batch.of(args.batch, args.image, CLASSES, args.device), args.dtype, resnet18, args.rounds)

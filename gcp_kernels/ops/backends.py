@@ -1,9 +1,9 @@
 """The backends, and the choice of one for an operation on a tensor.
 
-"auto" takes the first backend of :func:`order_for` that can run the operation. On a GPU that order follows the times in
-``times.py``. A backend that is asked for by name either runs or raises; no other one takes over. The code of a backend
-for an operation is the module with the backend's name in the operation's room, such as ``isqrt_pool/cuda.py``. It is
-imported when it is first chosen.
+"auto" takes the first backend of :func:`auto_order` that can run the operation; where ``times.py`` has times of the
+operation, in the order that these give for its shape. A backend that is asked for by name either runs or raises; no
+other one takes over. The code of a backend for an operation is the module with the backend's name in the operation's
+room, such as ``isqrt_pool/cuda.py``. It is imported when it is first chosen.
 """
 
 from collections.abc import Callable
@@ -56,15 +56,6 @@ def auto_order(device_type: str) -> tuple[str, ...]:
     return AUTO_ORDER if device_type == "cuda" else ("torch",)
 
 
-def order_for(operation: str, tensor: Tensor, precision: str = "default") -> tuple[str, ...]:
-    """Name the backends that "auto" tries for ``operation`` on ``tensor``, in order; see ``times.py``."""
-    names = auto_order(tensor.device.type)
-    if len(names) == 1 or operation not in times.OPERATIONS:
-        return names
-    _, c, m = tensor.shape
-    return times.order(operation, c, m, resolve_precision(precision, tensor.dtype), names)
-
-
 def select(operation: str, tensor: Tensor, backend: str, precision: str = "default") -> str:
     """Name the backend that runs ``operation`` on ``tensor`` at ``precision``.
 
@@ -73,7 +64,11 @@ def select(operation: str, tensor: Tensor, backend: str, precision: str = "defau
         RuntimeError: the backend asked for cannot run it, with the reason.
     """
     if backend == "auto":
-        names = order_for(operation, tensor, precision)
+        names = auto_order(tensor.device.type)
+        if len(names) > 1 and operation in times.OPERATIONS:
+            precision = resolve_precision(precision, tensor.dtype)  # once: a backend that is asked needs it too
+            _, c, m = tensor.shape
+            names = times.order(operation, c, m, precision, names)
         for name in names:
             if BACKENDS[name].why_not(operation, tensor, precision) is None:
                 return name
