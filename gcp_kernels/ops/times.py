@@ -116,7 +116,7 @@ TABLE = (
     Row(
         *("isqrt_pool", "fast", range(1, 33), _ANY, (32, 196)),
         (_cuda(16.4, 35.8),),
-        "both are on chip in both passes; nobody has estimated Triton here",
+        "both are on chip in both passes; there is no estimate of Triton",
     ),
     Row(
         *("isqrt_pool", "fast", range(33, 65), _ANY, (64, 196)),
@@ -141,17 +141,17 @@ TABLE = (
     Row(
         *("isqrt_pool", "fast", range(257, UNBOUNDED), range(1, 65), (2048, 49)),
         (_cuda(645.7, 4898.0),),
-        "both are on chip on the side of the positions; nobody has estimated Triton for so many channels",
+        "both are on chip on the side of the positions; there is no estimate of Triton for so many",
     ),
     Row(
         *("isqrt_pool", "fast", range(257, UNBOUNDED), range(65, UNBOUNDED), (512, 196)),
         (_cuda(396.9, 1624.7),),
-        "CUDA iterates on up to 256 positions and refuses more; nobody has estimated Triton for so many channels",
+        "CUDA iterates on up to 256 positions and refuses more; there is no estimate of Triton for so many",
     ),
     Row(
         *("isqrt_pool", "high", range(1, 33), _ANY, (32, 196)),
         (_cuda(28.8, 59.1),),
-        "both are on chip in both passes; nobody has estimated Triton here",
+        "both are on chip in both passes; there is no estimate of Triton",
     ),
     Row(
         *("isqrt_pool", "high", range(33, 65), _ANY, (64, 196)),
@@ -171,17 +171,17 @@ TABLE = (
     Row(
         *("isqrt_pool", "high", range(65, 257), range(1, 65), (256, 49)),
         (_cuda(94.4, 240.1),),
-        "both are on chip on the side of the positions; nobody has estimated Triton in this precision",
+        "both are on chip on the side of the positions; there is no estimate of Triton in this precision",
     ),
     Row(
         *("isqrt_pool", "high", range(257, UNBOUNDED), range(1, 65), (2048, 49)),
         (_cuda(1106.9, 5371.8),),
-        "both are on chip on the side of the positions; nobody has estimated Triton for so many channels",
+        "both are on chip on the side of the positions; there is no estimate of Triton for so many",
     ),
     Row(
         *("isqrt_pool", "high", range(257, UNBOUNDED), range(65, UNBOUNDED), (512, 196)),
         (_cuda(1271.9, 3608.0),),
-        "CUDA iterates on up to 256 positions and refuses more; nobody has estimated Triton for so many channels",
+        "CUDA iterates on up to 256 positions and refuses more; there is no estimate of Triton for so many",
     ),
 )
 
