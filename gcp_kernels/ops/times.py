@@ -4,7 +4,7 @@ Each row of :data:`TABLE` is a class of shapes of an operation in one precision.
 shape of that class, where they come from, and what explains them. The order is computed from them:
 
 - Backends keep the order of ``backends.BACKENDS``, but one goes before another where it is faster, forward and backward
-  together. The choice does not know whether there will be a backward pass, and both passes must have the same backend.
+  together. The choice does not know whether there will be a backward pass, and both passes have the same backend.
 - A predicted time may be wrong by :data:`UNCERTAINTY`, a measured one is taken as it is. A difference that two times
   leave uncertain changes nothing. Errors of two predictions are independent, so the first order stays up to a factor of
   1.6 between them, and up to 1.4 between a prediction and a measured time.
