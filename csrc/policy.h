@@ -132,9 +132,12 @@ struct Layout {
   }
 };
 
-// Warps that a product takes: one for each tile, and those without one between them.
+// Warps that a product takes: one for each tile, and those without one between them; and, where matrices are streamed,
+// one for each block of a column.
 constexpr int warp_tiles(const Layout& layout) {
-  return with_form(layout.form(), [&](auto form) { return kTilings<tile_rows(form)>.of[layout.blocks].warps; });
+  const int warps =
+      with_form(layout.form(), [&](auto form) { return kTilings<tile_rows(form)>.of[layout.blocks].warps; });
+  return layout.streams() && warps < layout.blocks ? layout.blocks : warps;
 }
 
 constexpr int Layout::warps() const { return warp_tiles(*this); }

@@ -45,6 +45,7 @@ SAMPLES = [
     (176, 196, 2, "high", "triu", FLOAT32, "sm_90"),
     (196, 49, 2, "fast", "triu", FLOAT32, "sm_90"),
     (200, 49, 1, "fast", "triu", BFLOAT16, "sm_80"),
+    (240, 49, 2, "fast", "triu", FLOAT32, "sm_90"),  # a warp more than block rows
     (256, 196, 5, "fast", "triu", FLOAT32, "sm_90"),
     (256, 49, 2, "high", "full", FLOAT32, "sm_80"),
     (256, 49, 2, "fast", "triu", FLOAT16, "sm_120"),

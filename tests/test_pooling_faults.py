@@ -55,6 +55,18 @@ FAULTS = [
      "block_barrier();  // ... and the column before it has been used", "", {pooling.RACE}),
     ("no barrier before a streamed product", "stream.cuh",
      "block_barrier();  // the ring is free, and what the slabs hold is written", "", {pooling.RACE}),
+    ("a warp without a tile that leaves a streamed product", "stream.cuh", "if (tile.owned() > 0) return;", "return;",
+     {pooling.DIVERGENT_BARRIER}),
+    ("a block copied from the next row", "stream.cuh", "column < warp_of_thread() ? 1",
+     "column <= warp_of_thread() ? 1", {0, pooling.SLAB_RACE}),
+    ("a streamed strip that stays in its column", "stream.cuh", "address += streamed ? slot_step : kBlockBytes",
+     "address += streamed ? 0 : kBlockBytes", {0, pooling.RACE}),
+    ("a streamed strip whose rows are those of a resident one", "stream.cuh", "by = streamed ? kBlockBytes :",
+     "by = false ? kBlockBytes :", {0, pooling.RACE, pooling.OUT_OF_BOUNDS}),
+    ("a strip whose rows do not cross the diagonal", "stream.cuh", "{ stored.cross(); }", "{}", {0}),
+    ("a tile at the edge that ends a step too early", "symmetric.cuh",
+     "kCutDiagonal, kCrossing, kCrossing>(), kStreams<kForm> ? row : 0, blocks)",
+     "kCutDiagonal, kCrossing, kCrossing>(), kStreams<kForm> ? row : 0, blocks - 1)", {0, pooling.DIVERGENT_BARRIER}),
 ]  # fmt: skip
 
 
@@ -105,7 +117,7 @@ POSITIONS_FAULTS = [
      "block_barrier();  // the factor and its derivative are written", "", {pooling.RACE}),
     ("rows beyond the slab", "slab_rows.cuh", "i * blocks *", "(i + 8) * blocks *",
      {pooling.OUT_OF_BOUNDS, pooling.SLAB_RACE}),
-    ("a slab that two blocks take for theirs", "positions/slab.cuh", "recomputed(static_cast<int>(blockIdx.x))", "0",
+    ("a slab that two blocks take for theirs", "positions/slab.cuh", "(gridDim.x, blockIdx.x)", "(gridDim.x, 0)",
      {pooling.SLAB_RACE}),
     ("a row of the result stored in another's place", "pooled.cuh", "first + (output.triangle ? packed_index(8, 0,",
      "first + (output.triangle ? packed_index(7, 0,", {0}),
@@ -118,7 +130,8 @@ POSITIONS_FAULTS = [
     ("the last elements of the gradient forgotten", "positions/direction.cuh", "n + aligned * at_once", "0", {0}),
     ("most of the gradient forgotten", "positions/direction.cuh", "bits.add(loaded[k].word[w])",
      "bits.add(loaded[k].word[0])", {0}),
-    ("the identity of the factor forgotten", "positions/products.cuh", "plain(identity)", "plain(0.0f)", {0}),
+    ("the identity of the factor forgotten", "positions/products.cuh", "plain(kept(workspace, Kept::kIdentity))",
+     "plain(0.0f)", {0}),
     ("half of the trace term forgotten", "positions/backward.cuh", "0.5f * with_q.value + ", "", {0}),
     ("the span of the direction forgotten", "positions/gradient.cuh", "plain(kept(workspace, Kept::kSpan))",
      "plain(1.0f)", {0}),
@@ -138,7 +151,7 @@ def planted(folder: Path, *faults: tuple[str, str, str], only: str = "-DCHANNELS
 def run_everything(emulation: Emulation) -> None:
     """Small sizes with edges, in each form of the kernels, against the reference."""
     torch.manual_seed(0)
-    for limit, c in ((SHARED_LIMITS["sm_90"], 70), (16_000, 70), (SHARED_LIMITS["sm_90"], 40)):
+    for limit, c in ((SHARED_LIMITS["sm_90"], 70), (40_000, 130), (SHARED_LIMITS["sm_90"], 40)):
         emulation.shared_limit = limit
         check_pooling(emulation, inputs.relu_features(1, c, 19, FLOAT32), 3, "fast", "triu")
 

@@ -95,7 +95,7 @@ __device__ inline void multiply_derivative(const Workspace& workspace, const Sam
       const int row = tile / tile_columns * kRows, column = tile % tile_columns * kGradientColumns;
       // Those of a low plane on their own: beside the large sums tensor cores would cut off more of them.
       LiftedBlock<2> sums[kRows][kGradientColumns] = {}, small[kRows][kGradientColumns] = {};
-      const Stream<kForm> stream(workspace, derivative.high, next(derivative.high));
+      Stream<kForm> stream(workspace, derivative.high, next(derivative.high));
       // Without a stream there is no barrier that a warp without a tile would have to reach.
       if (stream.count() == 0 && round * warps + warp_of_thread() >= tiles) continue;
       stream.start();

@@ -116,9 +116,9 @@ __device__ inline void store_matrix(SharedAddress row, const Fragment& block) {
 }
 
 __device__ inline int warp_of_thread() {
-  int thread;
+  unsigned thread;
   asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
-  return thread / kWarpSize;
+  return static_cast<int>(thread / kWarpSize);
 }
 
 // The same number, but the compiler takes it for a new one: what is computed from it is not kept in registers over the

@@ -132,10 +132,9 @@ struct LaneOffset {
   SharedAddress exchanged;
 
   __device__ LaneOffset() {
-    const int lane = recomputed(lane_of_thread());
-    const int tile = lane / 8;
+    const unsigned lane = recomputed(lane_of_thread());
     in_order = lane * 16;
-    exchanged = (tile % 2 * 2 + tile / 2) * kTileBytes + lane % 8 * 16;
+    exchanged = in_order + (lane & 8) * 16 - (lane & 16) * 8;
   }
 };
 
@@ -249,19 +248,29 @@ __device__ inline void multiply_rectangle(const Rows& rows, const Columns& colum
   }
 }
 
-enum class Shape { kDiagonal, kRectangle, kCut };
+// Of a tile; the last two where the edge of the matrix cuts it.
+enum class Shape { kDiagonal, kRectangle, kCutDiagonal, kCutRectangle };
+
+template <Shape kShape>
+constexpr bool kOnDiagonal = kShape == Shape::kDiagonal || kShape == Shape::kCutDiagonal;
+// Block columns of a tile of that shape, or the most that there are.
+template <Form kForm, Shape kShape>
+constexpr int kColumnsOf = kOnDiagonal<kShape>              ? kTileRows<kForm>
+                           : kShape == Shape::kCutRectangle ? 1
+                                                            : kTileColumns;
+// And blocks of it.
+template <Form kForm, Shape kShape>
+constexpr int kSumsOf = kShape == Shape::kDiagonal      ? kDiagonalSums<kForm>
+                        : kShape == Shape::kCutDiagonal ? kDiagonalSums<kForm> - kTileRows<kForm>
+                                                        : kColumnsOf<kForm, kShape> * kTileRows<kForm>;
 
 template <Shape kShape, Form kForm, typename Rows, typename Columns>
 __device__ inline void multiply_strips(const WarpTile<kForm>& tile, const Rows& rows, const Columns& columns,
                                        TileSums<kForm>& sums) {
-  if constexpr (kShape == Shape::kDiagonal) {
-    multiply_diagonal<kForm, true>(tile, rows, columns, sums);
-  } else if constexpr (kShape == Shape::kRectangle) {
-    multiply_rectangle<kForm, kTileColumns>(rows, columns, sums);
-  } else if (tile.diagonal()) {
-    multiply_diagonal<kForm, false>(tile, rows, columns, sums);
+  if constexpr (kOnDiagonal<kShape>) {
+    multiply_diagonal<kForm, kShape == Shape::kDiagonal>(tile, rows, columns, sums);
   } else {
-    multiply_rectangle<kForm, 1>(rows, columns, sums);
+    multiply_rectangle<kForm, kColumnsOf<kForm, kShape>>(rows, columns, sums);
   }
 }
 
@@ -289,11 +298,10 @@ struct Stretch {
       }
     } else {
       Strip<Hand::kLeft, kRows, kTileRows<kForm>> rows(left, tile.row(), begin);
-      Strip<Hand::kRight, kColumns, kShape == Shape::kDiagonal ? kTileRows<kForm> : kTileColumns> columns(
-          right, tile.column(), begin);
+      Strip<Hand::kRight, kColumns, kColumnsOf<kForm, kShape>> columns(right, tile.column(), begin);
       // Of two steps, the loads of the second pass before the products of the first, where there are registers for
       // both.
-      constexpr bool kLargest = kShape == Shape::kDiagonal && kTileRows<kForm> > 2;
+      constexpr bool kLargest = kOnDiagonal<kShape> && kTileRows<kForm> > 2;
       [[maybe_unused]] constexpr int kSteps = kTileRows<kForm> == 1 || (kRows == Side::kMirrored && !kLargest) ? 2 : 1;
 #pragma unroll kSteps
       for (int k = begin; k < end; ++k) {
@@ -302,28 +310,34 @@ struct Stretch {
         columns.advance();
       }
     }
-    // Sums that no tile of this shape owns need no registers until here.
-    constexpr int kDiagonal = kShape == Shape::kCut ? kDiagonalSums<kForm> - kTileRows<kForm> : kDiagonalSums<kForm>;
-    constexpr int kRectangle = kShape == Shape::kCut ? kTileRows<kForm> : kRectangleSums<kForm>;
-    constexpr int kOwned = kShape == Shape::kDiagonal    ? kDiagonal
-                           : kShape == Shape::kRectangle ? kRectangle
-                                                         : (kDiagonal > kRectangle ? kDiagonal : kRectangle);
+    clear_unowned<kForm>(sums);
+  }
+
+  // Sums that no tile of this shape owns need no registers until here.
+  template <Form kForm>
+  __device__ static void clear_unowned(TileSums<kForm>& sums) {
 #pragma unroll
-    for (int s = kOwned; s < kMostSums<kForm>; ++s) sums[s] = {};
+    for (int s = kSumsOf<kForm, kShape>; s < kMostSums<kForm>; ++s) sums[s] = {};
   }
 };
 
 // Calls visit(stretch, first k, end) for the stretches of k, in order, in which all rows of the tile are mirrored or
-// all stored, and its columns as well, or in which some of them cross over. A tile that is cut has a single one, a warp
-// without a tile none.
+// all stored, and its columns as well, or in which some of them cross over. A warp without a tile has none.
 template <Form kForm, typename Visit>
 __device__ inline void for_each_stretch(const WarpTile<kForm>& tile, Visit visit) {
   constexpr Side kMirrored = Side::kMirrored, kCrossing = Side::kCrossing, kStored = Side::kStored;
   const int row = tile.row(), column = tile.column(), blocks = tile.blocks;
   const int rows_stored = row + kTileRows<kForm> - 1, columns_stored = column + kTileColumns - 1;
   if (tile.owned() == 0) return;
-  if (tile.cut()) {
-    visit(Stretch<Shape::kCut, kCrossing, kCrossing>(), 0, blocks);
+  if (tile.diagonal() && tile.cut()) {
+    // Where blocks are looked up anew for each k, as those that cross over are in shared memory, one stretch does.
+    if constexpr (kStreams<kForm>) visit(Stretch<Shape::kCutDiagonal, kMirrored, kMirrored>(), 0, row);
+    visit(Stretch<Shape::kCutDiagonal, kCrossing, kCrossing>(), kStreams<kForm> ? row : 0, blocks);
+  } else if (tile.cut()) {
+    visit(Stretch<Shape::kCutRectangle, kMirrored, kMirrored>(), 0, row);
+    visit(Stretch<Shape::kCutRectangle, kCrossing, kMirrored>(), row, rows_stored);
+    visit(Stretch<Shape::kCutRectangle, kStored, kMirrored>(), rows_stored, column);
+    visit(Stretch<Shape::kCutRectangle, kStored, kCrossing>(), column, blocks);
   } else if (tile.diagonal()) {
     visit(Stretch<Shape::kDiagonal, kMirrored, kMirrored>(), 0, row);
     visit(Stretch<Shape::kDiagonal, kCrossing, kCrossing>(), row, rows_stored);
@@ -342,10 +356,14 @@ template <Form kForm, typename Rows, typename Columns>
 __device__ inline void multiply_tile(const WarpTile<kForm>& tile, const Rows& rows, const Columns& columns,
                                      TileSums<kForm>& sums) {
   if (tile.owned() == 0) return;
-  if (tile.cut()) {
-    multiply_strips<Shape::kCut, kForm>(tile, rows, columns, sums);
-  } else if (tile.diagonal()) {
-    multiply_strips<Shape::kDiagonal, kForm>(tile, rows, columns, sums);
+  if (tile.diagonal()) {
+    if (tile.cut()) {
+      multiply_strips<Shape::kCutDiagonal, kForm>(tile, rows, columns, sums);
+    } else {
+      multiply_strips<Shape::kDiagonal, kForm>(tile, rows, columns, sums);
+    }
+  } else if (tile.cut()) {
+    multiply_strips<Shape::kCutRectangle, kForm>(tile, rows, columns, sums);
   } else {
     multiply_strips<Shape::kRectangle, kForm>(tile, rows, columns, sums);
   }

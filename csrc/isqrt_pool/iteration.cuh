@@ -118,14 +118,19 @@ __device__ inline void update(const Workspace& workspace, int n_iter, int number
   const bool split_result = kFactor && (kPlanes == 2 || (kTangents && last));
   const int kept = (cube ? kCube : 0) | (Shares::split(tangent) ? kSplit : 0) | (floats ? kFloats : 0) |
                    (split_result ? kSplitResult : 0);
-  const Lifted<0> a = plain(cube ? 2.25f : 1.5f);
-  const Lifted<-1> b = (cube ? 0.25f : -0.5f) * unlift();
+  // Beside tangents a and b are chosen for each block once more as well.
+  const auto a_of = [](bool of_cube) { return plain(of_cube ? 2.25f : 1.5f); };
+  const auto b_of = [](bool of_cube) { return (of_cube ? 0.25f : -0.5f) * unlift(); };
+  const Lifted<0> a_of_all = a_of(cube);
+  const Lifted<-1> b_of_all = b_of(cube);
   const float identity = kFactor ? -0.5f * identity_of(n_iter, number / 3) : 0.0f;
   const Shares from(workspace, product == Product::kRoot, tangent);
   const Shares to = last ? Shares(workspace, result_of<kPlanes, kTangents, kFactor>(tangent, root))
                          : Shares(workspace, !cube, tangent);
   for_each_packed_block<kForm>(workspace, sums, [&](const LiftedBlock<2>& sum, int block) {
     const int kind = recomputed(kept);
+    const Lifted<0> a = kTangents ? a_of(kind & kCube) : a_of_all;
+    const Lifted<-1> b = kTangents ? b_of(kind & kCube) : b_of_all;
     const bool split = kPlanes == 2 || (kTangents && (kind & kSplit));
     LiftedBlock<1> term = split ? load_split(from.high, from.low, block) : unpacked(from.high.load(block));
     term = combine(a, term, b, sum);
@@ -155,8 +160,9 @@ __device__ inline int last_product(int n_iter) {
 // Runs the iteration on W = A, and on dW where there are tangents. Leaves Y_N in `root`, and its tangent L in
 // derivative_of(). With kFactor the iteration is that of the factor q(K), on W = K and, in the place of Y, Z = Z_1: it
 // and its tangent are left where store_factor() leaves them.
+// Inlined whatever its size: behind a call the sums would be in memory.
 template <Form kForm, int kPlanes, bool kTangents, bool kFactor = false>
-__device__ inline void iterate(const Workspace& workspace, int n_iter, Floats<1> root, TileSums<kForm>& sums) {
+__device__ __forceinline__ void iterate(const Workspace& workspace, int n_iter, Floats<1> root, TileSums<kForm>& sums) {
 #pragma unroll 1
   for (int number = 1; number <= last_product<kFactor>(n_iter); ++number) {
     block_barrier();  // the matrices are written

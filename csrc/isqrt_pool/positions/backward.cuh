@@ -30,7 +30,7 @@ __global__ void __launch_bounds__(kMostThreadsOf<kForm>, kLeastCtasBackward<kFor
     isqrt_pool_positions_backward_kernel(const PositionsBackwardArguments arguments) {
   const PositionsLayout& layout = arguments.layout;
   const Workspace workspace(layout.matrices, arguments.slabs);
-  const PositionsSlab slab{layout, arguments.slabs};
+  const PositionsSlab slab(layout, workspace);
   const auto positions = [&] { return recomputed(arguments.x.positions); };  // registers are dear
   using M = Matrices<true>;
   TileSums<kForm> sums;

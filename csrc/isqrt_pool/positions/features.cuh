@@ -16,7 +16,7 @@ constexpr int kColumns = most_blocks(kForm) < kMostColumns ? most_blocks(kForm) 
 
 // Numbers that all threads have, kept out of the registers, in the place of channel arrays; each can be read after the
 // next barrier.
-enum class Kept : int { kTrace, kWeight, kLargest, kSpan };
+enum class Kept : int { kTrace, kWeight, kLargest, kSpan, kIdentity, kScale, kSlab };
 
 __device__ inline void keep(const Workspace& workspace, Kept name, float value) {
   if (threadIdx.x == 0) store_shared(workspace.channels(0) + static_cast<int>(name) * 4, as_word(value));

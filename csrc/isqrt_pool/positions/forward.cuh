@@ -18,7 +18,7 @@ __global__ void __launch_bounds__(kMostThreadsOf<kForm>, kLeastCtasBackward<kFor
     isqrt_pool_positions_forward_kernel(const PositionsForwardArguments arguments) {
   const PositionsLayout& layout = arguments.layout;
   const Workspace workspace(layout.matrices, arguments.slabs);
-  const PositionsSlab slab{layout, arguments.slabs};
+  const PositionsSlab slab(layout, workspace);
   const int positions = arguments.x.positions;
   TileSums<kForm> sums;
 
@@ -55,9 +55,9 @@ __global__ void __launch_bounds__(kMostThreadsOf<kForm>, kLeastCtasBackward<kFor
       }
     });
     iterate<kForm, kPlanes, false, true>(workspace, arguments.n_iter, Floats<1>{}, sums);
-    const Lifted<-2> scale = sqrtf(kept(workspace, Kept::kTrace)) / unit_of(arguments.n_iter) * unlift() * unlift();
-    store_products<kForm, kPlanes>(workspace, layout, sample, identity_of(arguments.n_iter, arguments.n_iter), scale,
-                                   arguments.pooled, slab);
+    keep(workspace, Kept::kIdentity, identity_of(arguments.n_iter, arguments.n_iter));
+    keep(workspace, Kept::kScale, sqrtf(kept(workspace, Kept::kTrace)) / unit_of(arguments.n_iter));
+    store_products<kForm, kPlanes>(workspace, layout, sample, arguments.pooled, slab);
   } while (next_sample(sample, arguments.batch));
 }
 

@@ -29,7 +29,7 @@ __device__ inline void store_gradient_rows(const Workspace& workspace, const Pos
 #pragma unroll 1
     for (int term = 0; term < 2; ++term) {
       const SlabRows left = term == 0 ? slab.features() : slab.rows();
-      multiply_rows<kForm, 2, kPlanes == 2>(
+      multiply_rows<kForm, kForm, 2, kPlanes == 2>(
           workspace, term == 0 ? factor_derivative(kPlanes).high : factor_split().high, own,
           [&](int m) { return SplitFragment{left.load(own.row, m, false), left.load(own.row, m, true)}; }, sums);
       if (term > 0) break;

@@ -69,8 +69,8 @@ struct PositionsLayout {
   GCP_HOST_DEVICE constexpr std::int64_t extra_bytes() const {
     return features_offset() + (!backward && keeps_features() ? 0 : rows_planes() * rows_plane_bytes());
   }
-  GCP_HOST_DEVICE char* extra_of_cta(char* slabs, std::int64_t ctas, std::int64_t cta) const {
-    return slabs + ctas * matrices.slab_bytes() + cta * extra_bytes();
+  GCP_HOST_DEVICE constexpr std::int64_t extra_of_cta(std::int64_t ctas, std::int64_t cta) const {
+    return ctas * matrices.slab_bytes() + cta * extra_bytes();
   }
   GCP_HOST_DEVICE constexpr std::int64_t slab_bytes() const { return matrices.slab_bytes() + extra_bytes(); }
 };

@@ -39,15 +39,16 @@ struct ProductRow {
   }
 };
 
-// T for the block rows from `first` on, whose features are in the panel. Where the factor is, no other matrix is.
+// T for the block rows from `first` on, whose features are in the panel. The factor is the first matrix, in shared
+// memory in every form.
 template <Form kForm, int kPlanes>
 __device__ inline void multiply_by_factor(const Workspace& workspace, const PositionsLayout& layout, const Panel& panel,
-                                          float identity, int first, int rows, const SlabRows& result) {
+                                          int first, int rows, const SlabRows& result) {
 #pragma unroll 1
   for (int unit = warp_of_thread(); unit < rows * layout.groups(); unit += blockDim.x / kWarpSize) {
     const RowGroup own(unit, layout);
     LiftedBlock<2> sums[kColumns<kForm>] = {};
-    multiply_rows<kForm, kPlanes, kPlanes == 2>(
+    multiply_rows<kForm, Form::kResident, kPlanes, kPlanes == 2>(
         workspace, plane_of(Matrices<false>::kW, kPlanes), own,
         [&](int m) {
           const LaneOffset lane;
@@ -59,31 +60,31 @@ __device__ inline void multiply_by_factor(const Workspace& workspace, const Posi
         sums);
     for_each_column<kForm>(own, sums, [&](const LiftedBlock<2>& sum, int k) {
       const LiftedBlock<1> z = panel.elements(own.row, k, kPlanes);
-      const SplitFragment split = split_fragment(combine(unlift(), sum, plain(identity), z));
+      const SplitFragment split = split_fragment(combine(unlift(), sum, plain(kept(workspace, Kept::kIdentity)), z));
       result.store(first + own.row, k, false, split.high);
       if constexpr (kPlanes == 2) result.store(first + own.row, k, true, split.low);
     });
   }
 }
 
-// Stores every block of the result. Features pass through the panel; it holds them already where the layout keeps them.
+// Stores every block of the result; what is kept of the factor and of the scale is in shared memory. Features pass
+// through the panel; it holds them already where the layout keeps them.
 template <Form kForm, int kPlanes>
 __device__ inline void store_products(const Workspace& workspace, const PositionsLayout& layout, const Sample& sample,
-                                      float identity, Lifted<-2> scale, const SymmetricOutput& pooled,
-                                      const PositionsSlab& slab) {
-  const SlabRows products = slab.rows();
+                                      const SymmetricOutput& pooled, const PositionsSlab& slab) {
   const int blocks = layout.blocks(), channel_blocks = layout.channel_blocks;
   const int most_rows = min(layout.panel_rows(), channel_blocks);
   const Panel panel = panel_at(workspace.start() + layout.panel_offset, most_rows, blocks);
   for (int first = 0; first < channel_blocks; first += most_rows) {
     const int rows = min(most_rows, channel_blocks - first);
+    const SlabRows products = slab.rows();
     block_barrier();  // the factor is written, and the last panel has been read
     if (!layout.keeps_features()) {
       copy_rows<kPlanes>(slab.features(), first, rows, panel);
       wait_for_copies<0>();
       block_barrier();  // the features are there
     }
-    multiply_by_factor<kForm, kPlanes>(workspace, layout, panel, identity, first, rows, products);
+    multiply_by_factor<kForm, kPlanes>(workspace, layout, panel, first, rows, products);
     block_barrier();  // these rows of T are written
     // Back and forth over the warps: the first of these rows has the most blocks.
     const int warps = blockDim.x / kWarpSize, warp = warp_of_thread();
@@ -113,7 +114,8 @@ __device__ inline void store_products(const Workspace& workspace, const Position
           multiply_add(sum, row.block(k, false), high);
         }
         store_result(pooled, sample.number(), i, j,
-                     times(scale, kPlanes == 2 ? combine(1.0f, combine(1.0f, small, 1.0f, sum), 1.0f, aside) : sum));
+                     times(kept(workspace, Kept::kScale) * unlift() * unlift(),
+                           kPlanes == 2 ? combine(1.0f, combine(1.0f, small, 1.0f, sum), 1.0f, aside) : sum));
       }
     }
   }

@@ -75,10 +75,10 @@ __device__ inline void multiply_whole_row(const Workspace& workspace, Plane righ
   }
 }
 
-// sums += U V for one warp's part of U, given by `left(m)`, and a symmetric V in the planes from `right` on. Where V is
-// streamed, every warp takes part. Products with a low plane come first where the precision is that of two planes: what
-// a tensor core cuts off is as small as the sum.
-template <Form kForm, int kPlanes, bool kLowFirst, typename Left>
+// sums += U V for one warp's part of U, given by `left(m)`, and a symmetric V in the planes from `right` on. Where V
+// may be in a slab, in the form kWhere, every warp takes part. Products with a low plane come first where the precision
+// is that of two planes: what a tensor core cuts off is as small as the sum.
+template <Form kForm, Form kWhere, int kPlanes, bool kLowFirst, typename Left>
 __device__ inline void multiply_rows(const Workspace& workspace, Plane right, const RowGroup& own, Left left,
                                      LiftedBlock<2> (&sums)[kColumns<kForm>]) {
   const int blocks = workspace.layout.blocks;
@@ -90,7 +90,7 @@ __device__ inline void multiply_rows(const Workspace& workspace, Plane right, co
       return multiply_whole_row<kPlanes, kLowFirst>(workspace, right, row, sums);
     }
   }
-  const Stream<kForm> stream(workspace, right, kPlanes == 2 ? next(right) : right);
+  Stream<kWhere> stream(workspace, right, kPlanes == 2 ? next(right) : right);
 #pragma unroll 1
   for (int round = kLowFirst ? 0 : 1; round < 2; ++round) {
     stream.start();

@@ -28,12 +28,20 @@ struct SlabFloats {
 // Worked out wherever it is asked for.
 struct PositionsSlab {
   const PositionsLayout& layout;
-  char* slabs;
+  const Workspace& workspace;
 
-  __device__ char* start() const {
-    return layout.extra_of_cta(slabs, recomputed(static_cast<int>(gridDim.x)),
-                               recomputed(static_cast<int>(blockIdx.x)));
+  static constexpr std::uint32_t kUnit = sizeof(TileRow);  // of its place, so that 32 bits are enough
+
+  // Its place is found once, and kept in shared memory; it can be read after the next barrier.
+  __device__ PositionsSlab(const PositionsLayout& layout_, const Workspace& workspace_)
+      : layout(layout_), workspace(workspace_) {
+    if (threadIdx.x > 0) return;
+    const std::int64_t place = layout.extra_of_cta(gridDim.x, blockIdx.x);
+    store_shared(at(), static_cast<std::uint32_t>(place / kUnit));
   }
+
+  __device__ SharedAddress at() const { return workspace.channels(0) + static_cast<int>(Kept::kSlab) * 4; }
+  __device__ char* start() const { return workspace.slabs + std::uint64_t{load_shared(at())} * kUnit; }
   __device__ SlabFloats gram() const { return {start()}; }
   __device__ SlabFloats direction() const { return {start() + layout.gram_bytes()}; }
   __device__ SlabRows rows() const {
