@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +27,8 @@ from benchmarks.predict_walk import Walk
 from benchmarks.providers import PROVIDERS
 from benchmarks.rows import Row
 from gcp_kernels.architectures import BUILT, TARGETS
+from gcp_kernels.ops import times
+from gcp_kernels.ops.cuda_device.side import side_of
 from gcp_kernels.ops.sides import CHANNELS, POSITIONS
 
 REASON = static_extension.why_not() or predict_launch.why_not()
@@ -153,6 +156,23 @@ def test_the_command(arch, tmp_path, capsys):
         assert row["predicted_us"] > row["floor_us"] > 0
         assert row["executed"] >= row["useful"] > 0
         assert row["measured_us"] is None
+
+
+@readable
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", [(64, 196), (256, 49)], ids=str)
+def test_the_order_of_backends_has_the_figures_of_these_kernels(kernels, shape):
+    """Up to what another compiler may change: whoever makes the kernels faster enters the new figures."""
+    (row,) = (row for row in times.TABLE if row.shape == shape and row.precision == "fast")
+    (figures,) = (one for one in row.times if one.backend == "cuda" and not one.measured)
+    side = math.isqrt(shape[1])
+    case = Case(times.SAMPLES, shape[0], side, side, n_iter=5, dtype="float16", precision="fast")
+    found = []
+    for launch in launches(case, 90):
+        if ("positions" in launch.kernel) == (side_of(*shape) == POSITIONS):
+            kernel = next(one for one in kernels if (one.name, one.variant) == (launch.kernel, launch.variant))
+            found.append(predicted(case, launch, kernel, H100).microseconds)
+    assert found == pytest.approx([figures.forward, figures.backward], rel=0.2)
 
 
 def test_no_prediction_without_an_extension(monkeypatch, capsys):
