@@ -67,6 +67,29 @@ __device__ inline LiftedBlock<1> staged_elements(SharedAddress high, int low_pla
   return elements;
 }
 
+// Where block (i, k) of the two planes of a symmetric matrix is, or the block that it mirrors, for one k after the
+// other.
+template <Form kForm>
+struct RunningRow {
+  int row;
+  SharedAddress high, low;
+
+  __device__ RunningRow(const Stream<kForm>& stream, int i)
+      : row(i), high(stream.left_block(i)), low(stream.right_block(i)) {}
+
+  __device__ Fragment load(SharedAddress block, int k) const {
+    const LaneOffset lane;
+    return k < row ? load_block_transposed<Hand::kLeft>(block, lane) : load_block<Hand::kLeft>(block, lane);
+  }
+
+  __device__ void advance(const Stream<kForm>& stream, int k) {
+    const SharedAddress step = (k < row ? 1 : k + 1) * kBlockBytes;
+    const SharedAddress slot_step = kStreams<kForm> ? stream.slot_step(k) : 0;
+    high += stream.left_streamed() ? slot_step : step;
+    low += stream.right_streamed() ? slot_step : step;
+  }
+};
+
 // For L = `derivative`, beside which z is staged. Calls visit(block of L z, block of z, block row, block of
 // positions, column of tiles) once for every block of the features; a column of tiles is one warp's, in each row, for
 // the features staged at one time.
@@ -99,33 +122,36 @@ __device__ inline void multiply_derivative(const Workspace& workspace, const Sam
       // Without a stream there is no barrier that a warp without a tile would have to reach.
       if (stream.count() == 0 && round * warps + warp_of_thread() >= tiles) continue;
       stream.start();
+      const auto row_of = [&](int r) { return RunningRow<kForm>(stream, min(row + r, blocks - 1)); };
+      RunningRow<kForm> rows[] = {row_of(0), row_of(kRows - 1)};
+      SharedAddress z[kGradientColumns];
+#pragma unroll
+      for (int c = 0; c < kGradientColumns; ++c) {
+        z[c] = start + min(column + c, columns - 1) * blocks * kBlockBytes + LaneOffset().in_order;
+      }
 #pragma unroll 1
       for (int k = 0; k < recomputed(blocks); ++k) {
         stream.advance(k);
-        const LaneOffset lane;
         Fragment high[kRows], z_high[kGradientColumns];
 #pragma unroll
-        for (int c = 0; c < kGradientColumns; ++c) {
-          const SharedAddress z = start + (min(column + c, columns - 1) * blocks + k) * kBlockBytes;
-          z_high[c] = load_block_transposed<Hand::kRight>(z, lane);
-        }
+        for (int c = 0; c < kGradientColumns; ++c) z_high[c] = load_matrix_transposed(z[c]);
 #pragma unroll
         for (int r = 0; r < kRows; ++r) {
-          const int i = min(row + r, blocks - 1);
-          high[r] = AnyStrip<Hand::kLeft>(stream.left_operand(k), i, k).template load<Side::kCrossing>(0);
-          const Fragment low = AnyStrip<Hand::kLeft>(stream.right_operand(k), i, k).template load<Side::kCrossing>(0);
+          high[r] = rows[r].load(rows[r].high, k);
+          const Fragment low = rows[r].load(rows[r].low, k);
 #pragma unroll
           for (int c = 0; c < kGradientColumns; ++c) {
             multiply_add(sums[r][c], high[r], z_high[c]);
             multiply_add(small[r][c], low, z_high[c]);
           }
+          rows[r].advance(stream, k);
         }
 #pragma unroll
         for (int c = 0; c < kGradientColumns; ++c) {
-          const SharedAddress z = start + (min(column + c, columns - 1) * blocks + k) * kBlockBytes;
-          const Fragment z_low = load_block_transposed<Hand::kRight>(z + low_plane, lane);
+          const Fragment z_low = load_matrix_transposed(z[c] + low_plane);
 #pragma unroll
           for (int r = 0; r < kRows; ++r) multiply_add(small[r][c], high[r], z_low);
+          z[c] += kBlockBytes;
         }
       }
       if (round * warps + warp_of_thread() >= tiles) continue;

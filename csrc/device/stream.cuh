@@ -104,7 +104,12 @@ struct Stream {
   __device__ Operand left_operand(int k) const { return operand(left_streamed(), left(), 0, k); }
   __device__ Operand right_operand(int k) const { return operand(right_streamed(), right(), count() - 1, k); }
 
-  // The blocks (row, k) of an operand are where block (row, 0) is, and then one column or one block further each time.
+  // Block (row, 0) of each operand, or the one that it mirrors: the next ones are one column of the ring or one block
+  // further each time.
+  __device__ SharedAddress left_block(int row) const { return first_block(left_streamed(), left(), 0, row); }
+  __device__ SharedAddress right_block(int row) const {
+    return first_block(right_streamed(), right(), count() - 1, row);
+  }
   __device__ SharedAddress first_block(bool streamed, Plane plane, int number, int row) const {
     return streamed ? workspace.ring() + (number * workspace.layout.blocks + row) * kBlockBytes
                     : workspace.in_shared(plane) + triangle_number(row) * kBlockBytes;
@@ -186,10 +191,8 @@ struct StreamedProduct {
 
   __device__ StreamedProduct(Stream<kForm>& stream_, const WarpTile<kForm>& tile)
       : stream(stream_),
-        left(stream.first_block(stream.left_streamed(), stream.left(), 0, tile.row()), tile.row(),
-             stream.left_streamed()),
-        right(stream.first_block(stream.right_streamed(), stream.right(), stream.count() - 1, tile.column()),
-              tile.column(), stream.right_streamed()) {}
+        left(stream.left_block(tile.row()), tile.row(), stream.left_streamed()),
+        right(stream.right_block(tile.column()), tile.column(), stream.right_streamed()) {}
 
   // sums += column k of the left operand times row k of the right one, for all k from `begin` to `end`.
   template <Shape kShape, Side kRows, Side kColumns>

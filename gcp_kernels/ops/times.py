@@ -115,22 +115,22 @@ _ANY = range(1, UNBOUNDED)
 TABLE = (
     Row(
         *("isqrt_pool", "fast", range(1, 33), _ANY, (32, 196)),
-        (_cuda(15.5, 33.5),),
+        (_cuda(15.5, 33.2),),
         "both are on chip in both passes; there is no estimate of Triton",
     ),
     Row(
         *("isqrt_pool", "fast", range(33, 65), _ANY, (64, 196)),
-        (_cuda(23.1, 54.5), _triton(8, 85)),
+        (_cuda(23.1, 54.3), _triton(8, 85)),
         "CUDA is on chip in both passes, Triton forward; backward its one tile goes through the L2 cache",
     ),
     Row(
         *("isqrt_pool", "fast", range(65, 129), range(65, UNBOUNDED), (128, 196)),
-        (_cuda(49.8, 164.0), _triton(38, 200)),
+        (_cuda(49.8, 162.6), _triton(38, 200)),
         "CUDA is on chip in both passes, Triton forward; backward at its slow end, without a third stage, which spills",
     ),
     Row(
         *("isqrt_pool", "fast", range(129, 257), range(65, UNBOUNDED), (256, 196)),
-        (_cuda(209.0, 781.9), _triton(550, 1400)),
+        (_cuda(209.0, 767.4), _triton(550, 1400)),
         "CUDA is on chip forward; Triton streams in both, at its slow end, as not all that it counts on is written",
     ),
     Row(
@@ -155,17 +155,17 @@ TABLE = (
     ),
     Row(
         *("isqrt_pool", "high", range(33, 65), _ANY, (64, 196)),
-        (_cuda(46.6, 101.5), _triton(16, 70)),
+        (_cuda(46.6, 101.8), _triton(16, 70)),
         "both as in fast; Triton backward with four warps, estimated at two and a half times the speed of eight",
     ),
     Row(
         *("isqrt_pool", "high", range(65, 129), range(65, UNBOUNDED), (128, 196)),
-        (_cuda(109.5, 308.5), _triton(150, 300)),
+        (_cuda(109.5, 307.7), _triton(150, 300)),
         "CUDA is on chip in both passes; Triton streams in both, and its estimate counts on more than is written",
     ),
     Row(
         *("isqrt_pool", "high", range(129, 257), range(65, UNBOUNDED), (256, 196)),
-        (_cuda(698.6, 2082.4), _triton(1100, 2500)),
+        (_cuda(698.6, 2059.4), _triton(1100, 2500)),
         "both stream through the L2 cache; Triton at its slow end, as not all that it counts on is written",
     ),
     Row(

@@ -10,7 +10,7 @@ MOST_POSITIONS = 256
 
 # Matrices are in blocks of 16. With less than three quarters of the blocks the side of the positions takes less time as
 # ``python -m benchmarks predict`` has it, for 256 samples on an H100 in "fast", forward / backward, in microseconds:
-# 39 / 82 instead of 184 / 695 at (256, 49), but 221 / 712 instead of 209 / 782 at (256, 196). That is little in a model
+# 39 / 82 instead of 184 / 695 at (256, 49), but 221 / 712 instead of 209 / 767 at (256, 196). That is little in a model
 # that does not know that the slabs of that side, 93 MB there, are more than the L2 cache holds. Not measured.
 BLOCK = 16
 
