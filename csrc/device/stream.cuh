@@ -19,7 +19,6 @@ struct Stream {
   // first one go.
   std::uint32_t from;
   SharedAddress to;
-  __device__ int column_bytes() const { return count() * workspace.layout.blocks * kBlockBytes; }
 
   __device__ Stream(const Workspace& workspace_, Plane left, Plane right) : workspace(workspace_) {
     const int l = workspace.is_streamed<kForm>(left), r = workspace.is_streamed<kForm>(right);
@@ -38,6 +37,8 @@ struct Stream {
   // Columns that the ring holds beside the one that is used: 0, 1 or 3.
   __device__ int ahead() const { return recomputed(packed) >> 20 & 3; }
 
+  // Of the columns that are streamed together.
+  __device__ int column_bytes() const { return count() * workspace.layout.blocks * kBlockBytes; }
   // Where block column k is in the ring, from where the first one is; and from there to the next one.
   __device__ int slot(int k) const { return (k & ahead()) * column_bytes(); }
   __device__ int slot_step(int k) const {

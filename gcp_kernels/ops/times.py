@@ -189,13 +189,8 @@ TABLE = (
 OPERATIONS = frozenset(row.operation for row in TABLE)
 
 
-def row_of(operation: str, c: int, m: int, precision: str, table: Sequence[Row]) -> Row | None:
-    """Find the class of (C, M) features; there is none for an operation without rows."""
-    return next((row for row in table if row.covers(operation, c, m, precision)), None)
-
-
 @cache
 def order(operation: str, c: int, m: int, precision: str, backends: tuple[str, ...]) -> tuple[str, ...]:
-    """Order backends for (C, M) features in "fast" or "high", by :data:`TABLE`."""
-    row = row_of(operation, c, m, precision, TABLE)
+    """Order backends for (C, M) features in "fast" or "high", by :data:`TABLE`; as they are where it has no row."""
+    row = next((row for row in TABLE if row.covers(operation, c, m, precision)), None)
     return backends if row is None else row.order(backends)

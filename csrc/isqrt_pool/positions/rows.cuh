@@ -44,10 +44,11 @@ __device__ inline void for_each_column(const RowGroup& own, LiftedBlock<2> (&sum
   }
 }
 
-// sums += U V for a row of U and a symmetric V of as many blocks as the small form takes, as at 7x7 positions: all of
-// it is spelled out, and where a block is a constant.
+// Blocks of the largest matrix of the small form, as at 7x7 positions.
 constexpr int kWholeBlocks = most_blocks(Form::kSmall);
 
+// sums += U V for a row of U and a symmetric V of so many blocks: all of it is spelled out, and where a block is, is a
+// constant.
 template <int kPlanes, bool kLowFirst>
 __device__ inline void multiply_whole_row(const Workspace& workspace, Plane right,
                                           const SplitFragment (&row)[kWholeBlocks],

@@ -25,14 +25,14 @@ struct SlabFloats {
   __device__ LiftedBlock<2> load(int block) const { return load_lifted<2>(block); }
 };
 
-// Worked out wherever it is asked for.
+// What is where is worked out whenever it is asked for, but for the place of a CTA's own.
 struct PositionsSlab {
   const PositionsLayout& layout;
   const Workspace& workspace;
 
   static constexpr std::uint32_t kUnit = sizeof(TileRow);  // of its place, so that 32 bits are enough
 
-  // Its place is found once, and kept in shared memory; it can be read after the next barrier.
+  // That is found once, in 64 bits, and kept in shared memory; it can be read after the next barrier.
   __device__ PositionsSlab(const PositionsLayout& layout_, const Workspace& workspace_)
       : layout(layout_), workspace(workspace_) {
     if (threadIdx.x > 0) return;
