@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
+from math import isqrt
+
+from gcp_kernels.ops import times
 
 from .cases import Case
 from .providers import PROVIDERS
@@ -100,6 +103,8 @@ def named_set(name: str, device_type: str) -> Plan:
     if name == "small":
         return small()
     items = (*headlines(device_type), *sweeps(device_type, name), *latencies(name), *exact(device_type))
+    if device_type == "cuda":
+        items = (*items, *compared_by_auto())
     if name == "full":
         known = {item.case for item in items if item.group == "network"}
         items = (*items, *(item for item in networks(device_type) if item.case not in known), *arithmetics(device_type))
@@ -183,6 +188,17 @@ def exact(device_type: str) -> Iterator[Item]:
     yield Item("exact", Case(batch, 64, 28, 28), EXACT)
     yield Item("exact", Case(batch, 256, 14, 14), EXACT)
     yield Item("exact", Case(batch, 256, 7, 7), EXACT)
+
+
+def compared_by_auto() -> Iterator[Item]:
+    """Plan both passes of each row of the table by which "auto" orders backends, with the backends that it orders."""
+    for row in times.TABLE:
+        c, m = row.shape
+        case = Case(
+            times.SAMPLES, c, isqrt(m), m // isqrt(m), dtype=times.DTYPES[row.precision], precision=row.precision
+        )
+        for direction in ("inference", "backward"):
+            yield Item("auto", replace(case, direction=direction), ("gcp_kernels[cuda]", "gcp_kernels[triton]"))
 
 
 def networks(device_type: str) -> Iterator[Item]:

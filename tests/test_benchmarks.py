@@ -20,6 +20,7 @@ from benchmarks.roofline import (
     necessary_bytes,
     useful_flop,
 )
+from gcp_kernels.ops import times
 
 CPU = torch.device("cpu")
 CASE = Case(2, 16, 5, 5)
@@ -285,6 +286,17 @@ def test_sets_hold_what_they_promise(name, device):
         assert len({(item.case.dtype, item.case.precision) for item in plan.items}) == 7
     with pytest.raises(ValueError, match="'tiny'"):
         sets.named_set("tiny", device)
+
+
+def test_what_auto_compares_is_measured_in_both_passes():
+    found = [item.case for item in sets.named_set("standard", "cuda").items if item.group == "auto"]
+    assert len(found) == 2 * len(times.TABLE)
+    for row in times.TABLE:
+        cases = [
+            case for case in found if (case.channels, case.positions, case.precision) == (*row.shape, row.precision)
+        ]
+        assert [case.direction for case in cases] == ["inference", "backward"]
+        assert {(case.batch, case.dtype) for case in cases} == {(times.SAMPLES, times.DTYPES[row.precision])}
 
 
 def test_rows_are_strict_json_and_read_as_they_were_written(tmp_path):

@@ -23,6 +23,8 @@ from dataclasses import dataclass
 from functools import cache
 
 SAMPLES = 256
+# By precision.
+DTYPES = {"fast": "float16", "high": "float32"}
 
 # A prediction may be so many times too large or too small. It is what those who made them say of them: nothing has been
 # measured that could tell.
