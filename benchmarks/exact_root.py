@@ -3,6 +3,7 @@
 As in MPN-COV (Li et al., "Is Second-order Information Helpful for Large-scale Visual Recognition?", ICCV 2017) with
 alpha = 1/2: Sigma = U diag(l) U^T gives U diag(sqrt l) U^T, and dL/dSigma = U (K * U^T G U) U^T with the divided
 differences K_ij = 1 / (sqrt l_i + sqrt l_j), a form that repeated eigenvalues do not trouble.
+On a GPU the decomposition is in float64: torch's in float32 would exceed the error that a timed result is allowed.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 
 from gcp_kernels import reference
+from gcp_kernels.eigenvalues import eigh
 
 
 class SquareRoot(torch.autograd.Function):
@@ -19,7 +21,7 @@ class SquareRoot(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, cov: torch.Tensor) -> torch.Tensor:
-        values, vectors = torch.linalg.eigh(cov)
+        values, vectors = eigh(cov)
         # Rounding leaves eigenvalues of this size, of either sign, where the matrix is singular.
         noise = cov.shape[-1] * torch.finfo(cov.dtype).eps * values[:, -1:].clamp_min(0)
         roots = torch.where(values > noise, values, 0).sqrt()

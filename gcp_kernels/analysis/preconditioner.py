@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from .. import functional
+from ..eigenvalues import eigh
+from ..ops.torch_device.products import matmul_precision
 from ..precision import accumulation_dtype
 from ..validation import check_choice, check_features, check_floating, check_has_values, check_module
 from .landscape import check_callable, check_gradients_exist, check_loss
@@ -132,7 +134,7 @@ def preconditioner_view(
     cov = functional.covariance_pool(x, channel_dim=channel_dim, precision="high")
     if not bool(cov.isfinite().all()):
         raise ValueError("features must be finite, and so must their covariance; some sample's is not")
-    eigenvalues, vectors = torch.linalg.eigh(cov)
+    eigenvalues, vectors = eigh(cov)
     eigenvalues, vectors = eigenvalues.flip(-1), vectors.flip(-1)
     gradients = {}
     with preserved(*modules_behind(*losses.values()), *(() if model is None else (model,))) as snapshot:
@@ -160,13 +162,14 @@ def _described(gradient: Tensor, vectors: Tensor) -> FeatureGradient:
     scaled = _ratio(gradient, largest[:, None, None])
     scaled_norm = torch.linalg.vector_norm(scaled, dim=(1, 2))
     unit = _ratio(scaled, scaled_norm[:, None, None])
-    gram = unit @ unit.mT
+    with matmul_precision(gradient.device, gradient.dtype, "high"):
+        gram, along_eigenvectors = unit @ unit.mT, vectors.mT @ unit
     return FeatureGradient(
         gradient=gradient,
         norm=largest * scaled_norm,
         common_share=gradient.shape[-1] * unit.mean(-1).square().sum(-1),
         effective_rank=_ratio(torch.ones_like(largest), gram.square().sum((1, 2))),
-        spectrum=(vectors.mT @ unit).square().sum(-1),
+        spectrum=along_eigenvectors.square().sum(-1),
     )
 
 

@@ -1,7 +1,8 @@
 """matrix_power and matrix_log by an eigen-decomposition: exact, with their derivatives.
 
 Both take (B, C, C) matrices and return f(Sigma) = U diag(f(l)) U^T, with the eigenvalues l and the eigenvectors U that
-the backward pass needs. Everything is computed in the accumulation dtype, and no product uses TF32.
+the backward pass needs. Everything is computed in the accumulation dtype, but on a GPU the decomposition, which is in
+float64 (see :func:`gcp_kernels.eigenvalues.eigh`); no product uses TF32.
 """
 
 import torch

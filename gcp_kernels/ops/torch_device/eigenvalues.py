@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from gcp_kernels.eigenvalues import ZERO_EIGENVALUE
+from gcp_kernels.eigenvalues import ZERO_EIGENVALUE, eigh
 
 
 def decompose(matrix: Tensor) -> tuple[Tensor, Tensor]:
@@ -14,7 +14,7 @@ def decompose(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """
     matrix = (matrix + matrix.mT).mul_(0.5)
     finite = matrix.isfinite().flatten(1).all(1)[:, None]
-    eigenvalues, eigenvectors = torch.linalg.eigh(torch.where(finite[..., None], matrix, 0))
+    eigenvalues, eigenvectors = eigh(torch.where(finite[..., None], matrix, 0))
     zero = eigenvalues <= ZERO_EIGENVALUE * torch.finfo(matrix.dtype).eps * eigenvalues[:, -1:]
     eigenvalues = torch.where(finite, eigenvalues.masked_fill(zero, 0), torch.nan)
     return eigenvalues, eigenvectors.contiguous()
