@@ -75,7 +75,7 @@ def graph_clock(calls: Sequence[Callable[[], object]], cold: Cold, device: torch
     """Make a clock of a CUDA graph that holds one call on each copy.
 
     What a call of the backward pass needs from a forward pass must have run on :func:`capture_stream`, where autograd
-    then runs it.
+    then runs it, and from leaves of which no graph was recorded on another stream.
 
     Raises:
         RuntimeError: a call does what cannot be captured.
@@ -89,7 +89,8 @@ def graph_clock(calls: Sequence[Callable[[], object]], cold: Cold, device: torch
     torch.cuda.current_stream(device).wait_stream(stream)
     torch.cuda.synchronize(device)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=stream):
+    # After a capture that failed, torch.cuda.graph itself leaves its stream the current one.
+    with torch.cuda.stream(torch.cuda.current_stream(device)), torch.cuda.graph(graph, stream=stream):
         for call in calls:
             call()
     return clock_of(graph.replay, len(calls), cold, device)

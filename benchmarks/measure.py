@@ -165,18 +165,23 @@ def clocks_of(
 
 
 def calls_of(pool: Pool, truth: str, direction: str, copies: Sequence[Inputs]) -> list[Callable[[], object]]:
-    """Make the calls that are timed, one for each copy of the inputs."""
+    """Make the calls that are timed, one for each copy of the inputs.
+
+    Each has a leaf of its own, in the memory of the features. For a leaf autograd has one node as long as any graph
+    needs it, on the stream on which the first was recorded. A backward pass to a node on another stream than its own
+    cannot be captured.
+    """
 
     def call_of(inputs: Inputs) -> Callable[[], object]:
-        upstream = upstream_of(truth, inputs)
+        upstream, features = upstream_of(truth, inputs), inputs.features.detach()
         if direction == "inference":
-            return partial(step, pool, inputs.features.detach(), None)
+            return partial(step, pool, features, None)
+        leaf = features.requires_grad_()
         if direction == "forward":
-            return partial(pool, inputs.features)
+            return partial(pool, leaf)
         if direction == "both":
-            return partial(step, pool, inputs.features, upstream)
-        pooled = pool(inputs.features)
-        return partial(torch.autograd.grad, pooled, inputs.features, upstream, retain_graph=True)
+            return partial(step, pool, leaf, upstream)
+        return partial(torch.autograd.grad, pool(leaf), leaf, upstream, retain_graph=True)
 
     return [call_of(inputs) for inputs in copies]
 

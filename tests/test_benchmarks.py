@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import environment, gpu_timing, measure, memory, rows, sets, table, timing, truth
+from benchmarks import environment, measure, memory, rows, sets, table, timing, truth
 from benchmarks.cases import DIRECTIONS, Case, make_inputs
 from benchmarks.providers import Provider, by_name
 from benchmarks.roofline import (
@@ -215,16 +215,6 @@ def test_spread():
     assert timing.Spread.of([5.0, 1.0, 3.0, 2.0, 4.0]) == timing.Spread(3.0, 2.0, 4.0)
 
 
-def test_inputs_are_kept_out_of_the_cache():
-    """Copies in turn read more than the cache between two uses of one; small inputs have the cache overwritten."""
-    large = gpu_timing.Cold.of(input_bytes=30, cache_bytes=50)
-    assert large == gpu_timing.Cold(copies=5, flushed=0)
-    assert (large.copies - 1) * 30 >= gpu_timing.CACHE_MULTIPLE * 50
-    assert gpu_timing.Cold.of(1000, 50).copies == 2
-    small = gpu_timing.Cold.of(1, 50)
-    assert small == gpu_timing.Cold(copies=1, flushed=100)
-
-
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the resident set is read from Linux's /proc")
 def test_peak_resident_set_counts_what_is_touched_and_freed():
     megabytes = 64
@@ -328,24 +318,3 @@ def test_a_file_without_rows_is_refused(tmp_path, text):
         rows.read(tmp_path)
     with pytest.raises(ValueError, match="not a file"):
         rows.read(tmp_path / "absent")
-
-
-@pytest.mark.gpu
-def test_graphs_and_events_agree_on_a_gpu():
-    """A large case, where launches hide behind the work; the graph's calls run on cold inputs like the others."""
-    device = torch.device("cuda", torch.cuda.current_device())
-    case = Case(64, 256, 14, 14, dtype="bfloat16", precision="fast")
-    budget = timing.Budget.on(device, rounds=5)
-    for direction in DIRECTIONS:
-        found = measure.time_case(
-            "made up", replace(case, direction=direction), [OURS, by_name("autograd")], device, budget
-        )
-        for row in found:
-            assert row.problem is None, row
-            assert row.method == measure.GRAPH, row
-            assert row.milliseconds <= 1.1 * row.eager_milliseconds
-            assert row.milliseconds >= 0.1 * row.eager_milliseconds
-        if direction == "both":
-            assert all(row.peak_bytes >= row.saved_bytes > 0 for row in found)
-    state = environment.gpu_state(device)
-    assert not state or state["sm_clock_mhz"] > 0
