@@ -73,7 +73,7 @@ works() {
 
 memory() {
   unpack triton.tgz
-  check 24 build,memcheck,racecheck
+  check 19 build,memcheck,racecheck
   into synccheck.txt 100 "$PYTHON" -m benchmarks sanitize --tool synccheck --only C=100 --jobs 4
   grep -hE '^FAILED|SUMMARY' "$out/synccheck.txt" | sort | uniq -c | head -n 20
 }

@@ -159,7 +159,7 @@ def in_processes(args: argparse.Namespace, capability: int) -> int:
         return 1
     running = [Share(args, prefix, environment, index) for index in range(min(args.jobs, len(found)))]
     # Who ends this for taking too long still reads what was found so far.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    signal.signal(signal.SIGTERM, stop)
     worst = 0
     try:
         while running:
@@ -174,6 +174,12 @@ def in_processes(args: argparse.Namespace, capability: int) -> int:
             share.process.kill()
             share.end()
     return worst
+
+
+def stop(number: int, _: object) -> None:
+    """End in order, once: ``timeout`` sends the signal twice, and the second would end the printing."""
+    signal.signal(number, signal.SIG_IGN)
+    sys.exit(128 + number)
 
 
 class Share:

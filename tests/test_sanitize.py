@@ -3,8 +3,10 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from itertools import product
 from pathlib import Path
 
@@ -206,6 +208,33 @@ def test_the_tool_gets_every_share_of_the_checks(tool, capsys):
         assert "--kernel-name kns=gcp_kernels --kernel-name regex=^[a-z_]+_kernel$" in call
         assert call.endswith(f"-m benchmarks.sanitize --backend cuda --only C=100 --share {index} 2")
     assert capsys.readouterr().out.count("RACECHECK SUMMARY") == 2
+
+
+def test_what_was_found_until_a_time_limit_is_printed(tool, capsys, monkeypatch):
+    """Of ``timeout``, which sends its signal to the process and then to all of its group."""
+    program = Path(os.environ["CUDA_HOME"], "bin", "compute-sanitizer")
+    program.write_text('#!/bin/sh\necho "9 checks begin"\necho "ok      $*"\necho . >> "$ARGUMENTS"\nexec sleep 600\n')
+    wait, end = time.sleep, sanitize.Share.end
+
+    def limit_reached_when_both_have_begun(seconds):
+        wait(seconds)
+        if tool.exists() and len(tool.read_text()) == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def end_and_get_the_second_signal(share):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return end(share)
+
+    monkeypatch.setattr(sanitize.time, "sleep", limit_reached_when_both_have_begun)
+    monkeypatch.setattr(sanitize.Share, "end", end_and_get_the_second_signal)
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            sanitize.main(["--tool", "racecheck", "--backend", "cuda", "--only", "C=100", "--jobs", "2"])
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    assert ended.value.code == 128 + signal.SIGTERM
+    assert re.findall(r"^ok .* --share (\d) 2$", capsys.readouterr().out, re.MULTILINE) == ["0", "1"]
 
 
 @pytest.mark.parametrize(
