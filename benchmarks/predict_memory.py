@@ -21,6 +21,10 @@ SHARED = {"LDS", "STS", "LDSM", "STSM"}
 GLOBAL = {"LDG", "STG", "LDGSTS"}
 LOCAL = {"LDL", "STL"}  # a thread's own memory, for registers that are spilled
 ACCESSES = SHARED | GLOBAL | LOCAL
+# A sector of which a store writes a part takes as much of the L2 cache as so many that it writes whole: what forward
+# passes that stored two bytes a lane took more than predicted, on an H100 (benchmarks/results/h100-2026-11-27): 3.2
+# cycles a sector at (512, 49), 3.4 at (256, 49), 4.5 at (2048, 49), where a whole one takes half a cycle.
+PARTIAL_SECTOR = 6
 # Regions of global memory are so many bytes apart: the number of one is in the upper bits of an address.
 REGION_BITS = 36
 
@@ -31,7 +35,7 @@ TERM = re.compile(r"(-?)(U?R(?:\d+|Z))(\.64|\.U32)?(?:\.X(\d+))?|(-?0x[0-9a-f]+)
 @dataclass(frozen=True)
 class Access:
     """How many transactions each warp's access takes, 0 where none of its threads takes part, and which region of
-    global memory it is to; 0 for shared memory."""
+    global memory it is to; 0 for shared memory. Of global memory they are sectors, or what takes as long."""
 
     transactions: list[int]
     region: int
@@ -204,8 +208,10 @@ class Memory:
                 raise NotUnderstood(f"{one}: an address in no tensor")
             sectors = (addresses // np.uint64(SECTOR)).astype(np.int64)
             first = taking // WARP * (1 << 45)
-            found = np.unique(first + (sectors & (1 << 45) - 1))
-            transactions = np.bincount(found >> 45, minlength=warps)
+            found, lanes = np.unique(first + (sectors & (1 << 45) - 1), return_counts=True)
+            in_part = lanes * bytes_of(one) < SECTOR
+            weights = np.where(in_part, PARTIAL_SECTOR, 1) if one.name == "STG" else None
+            transactions = np.bincount(found >> 45, weights, warps)
             for n in range(count if number is not None and number % 256 != 255 else 0):
                 assert number is not None
                 self._registers.set(number + n, filler, mask)
@@ -217,3 +223,9 @@ class Memory:
 def words_of(one: Instruction) -> int:
     """How many words of 32 bits each thread takes."""
     return next((int(suffix) // 32 for suffix in one.suffixes if suffix in ("64", "128")), 1)
+
+
+def bytes_of(one: Instruction) -> int:
+    """How many bytes each thread takes."""
+    parts = [int(suffix[1:]) // 8 for suffix in one.suffixes if suffix in ("U8", "S8", "U16", "S16")]
+    return parts[0] if parts else 4 * words_of(one)

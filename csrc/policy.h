@@ -16,6 +16,9 @@ constexpr int kChannelArrays = 5;        // of the features: see device/features
 constexpr int kMostThreads = 32 * kMostWarps;
 constexpr int kMostRingColumns = 8;   // two streams of four stages
 constexpr int kHalfBlockBytes = 512;  // 16x16 halves
+// Of a ring through which a warp stores 16 rows of a result: two sectors of memory of each row.
+constexpr int kRingRowBytes = 64;
+constexpr int kRingBytes = 16 * kRingRowBytes;
 
 // The matrices that a sample takes in one pass, in the order in which they are kept on chip. Those that are no operands
 // of products, the last ones, are read and written by the same thread alone. Planes that are kept in the slab, whatever
@@ -94,7 +97,8 @@ struct Layout {
   GCP_HOST_DEVICE constexpr bool fits() const { return resident > 0; }
   GCP_HOST_DEVICE constexpr bool streams() const { return resident < matrices; }
   GCP_HOST_DEVICE constexpr Form form() const { return streams() ? Form::kStreamed : resident_form(blocks); }
-  // At least two block columns, so that the first matrix can stage features of the smallest C.
+  // At least two block columns, so that the first matrix can stage features of the smallest C, and so that a plane has
+  // room for a ring of each block row; so has that of the streamed columns, which are two at least.
   GCP_HOST_DEVICE constexpr int plane_blocks() const {
     const int triangle = blocks * (blocks + 1) / 2;
     return triangle > 2 * blocks ? triangle : 2 * blocks;

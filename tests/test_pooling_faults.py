@@ -42,14 +42,27 @@ FAULTS = [
      {0, pooling.RACE}),
     ("a stretch that ends a step too early", "symmetric.cuh", "rows_stored = row + kTileRows<kForm> - 1",
      "rows_stored = row + kTileRows<kForm> - 2", {0, pooling.RACE}),
-    ("a result in the place of another warp's", "planes.cuh", "visit(sums[s], first + s)",
-     "visit(sums[s], first + s + 1)", {pooling.RACE}),
+    ("a result in the place of another", "planes.cuh", "visit(sums[s], first + s)",
+     "visit(sums[s], first + s + 1)", {0, pooling.RACE}),
     ("a matrix beyond shared memory", "planes.cuh", "return start() + static_cast<int>(plane) *",
      "return start() + (static_cast<int>(plane) + 6) *", {pooling.OUT_OF_BOUNDS}),
     ("features beyond the last position", "octets.cuh", "return max(min(count, kOctet), 0)", "return kOctet",
      {pooling.SEGMENTATION_FAULT}),
-    ("results beyond the last channel", "pooled.cuh", "if (row > column || column >= channels) continue;",
-     "if (row > column) continue;", {pooling.SEGMENTATION_FAULT}),
+    ("results beyond the last channel", "result_rows.cuh", "at + e >= stored + end) continue;", "false) continue;",
+     {pooling.SEGMENTATION_FAULT}),
+    ("results before the first of a row", "result_rows.cuh", "if (at >= begin && at", "if (at", {0}),
+    ("the result read before it is written", "isqrt_pool/forward.cuh", "block_barrier();  // the root is written", "",
+     {pooling.RACE}),
+    ("a result stored before all lanes have put theirs", "result_rows.cuh",
+     "warp_barrier();  // the rows are longer by a sector", "", {pooling.RACE}),
+    ("a result overwritten before it is stored", "result_rows.cuh",
+     "warp_barrier();  // what has been stored may be overwritten", "", {pooling.RACE}),
+    ("a warp barrier that some lanes skip", "result_rows.cuh", "warp_barrier();  // the rows are longer by a sector",
+     "if (lane_of_thread() > 0) warp_barrier();", {pooling.DIVERGENT_WARP}),
+    ("a ring that columns beyond the last overwrite", "result_rows.cuh", "if (before >= channels) return;", "", {0}),
+    ("two warps at one ring", "planes.cuh", "rings + min(warp, i) * kRingBytes", "rings", {pooling.RACE}),
+    ("the end of each row forgotten", "result_rows.cuh", "(stored + columns) / kSector<Bits>, columns)",
+     "(stored + columns) / kSector<Bits> + 1, columns)", {0}),
     ("a streamed column used before it arrived", "stream.cuh", "wait_for_copies<0>();", "", {pooling.SLAB_RACE}),
     ("a column of the ring overwritten too early", "stream.cuh",
      "block_barrier();  // ... and the column before it has been used", "", {pooling.RACE}),
@@ -123,8 +136,16 @@ POSITIONS_FAULTS = [
      {pooling.OUT_OF_BOUNDS, pooling.SLAB_RACE}),
     ("a slab that two blocks take for theirs", "positions/slab.cuh", "(gridDim.x, blockIdx.x)", "(gridDim.x, 0)",
      {pooling.SLAB_RACE}),
-    ("a row of the result stored in another's place", "pooled.cuh", "first + (output.triangle ? packed_index(8, 0,",
-     "first + (output.triangle ? packed_index(7, 0,", {0}),
+    ("a row of the result stored in another's place", "result_rows.cuh", "lower = place(element_row(i, 2))",
+     "lower = place(element_row(i, 2)) + 1", {0}),
+    ("two warps at one ring", "positions/products.cuh", "layout.rings_offset() + warp * kRingBytes",
+     "layout.rings_offset()", {pooling.RACE}),
+    ("rings in the place of the panel", "positions/products.cuh", "layout.rings_offset() + warp",
+     "layout.panel_offset + warp", {pooling.RACE}),
+    ("a ring overwritten before the last of it is stored", "result_rows.cuh", "warp_barrier();  // the ring is free",
+     "", {pooling.RACE}),
+    ("columns before those of a panel stored again", "result_rows.cuh", "stored + max(row, first * kBlockSide)",
+     "stored + row", {0}),
     ("a row of the gradient taken for another", "pooled.cuh", "= first + packed_index(8, 0, channels - row)",
      "= first + packed_index(7, 0, channels - row)", {0}),
     ("a row of the gradient below the diagonal taken for another", "pooled.cuh",
@@ -183,10 +204,22 @@ def test_a_fault_of_slabs_is_caught(tmp_path, faults):
     assert caught.value.status in (pooling.SLAB_RACE, pooling.OUT_OF_BOUNDS), caught.value
 
 
+# Shared memory in which nine block rows of 20 positions pass through the panel three at a time; or one at a time, with
+# three rings.
+THREE_ROWS, ONE_ROW = 29_500, 15_000
+
+
 def run_positions(emulation: Emulation) -> None:
     """Two samples with edges, resident and streamed, in one panel and in several; and one of many positions."""
     torch.manual_seed(0)
-    for c, m, limit in ((150, 70, SHARED_LIMITS["sm_90"]), (150, 70, 36_000), (40, 150, SHARED_LIMITS["sm_90"])):
+    largest = SHARED_LIMITS["sm_90"]
+    for c, m, limit in (
+        (150, 70, largest),
+        (150, 70, 36_000),
+        (140, 20, THREE_ROWS),
+        (140, 20, ONE_ROW),
+        (40, 150, largest),
+    ):
         emulation.shared_limit = limit
         check_pooling(emulation, inputs.relu_features(2, c, m, FLOAT32), 3, "fast", "triu", side=POSITIONS)
     check_triangle(emulation, 70, 20, FLOAT16)

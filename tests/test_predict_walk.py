@@ -8,6 +8,7 @@ import pytest
 from machine_code import code_of, issued, walked
 
 from benchmarks import predict_walk
+from benchmarks.predict_memory import PARTIAL_SECTOR
 from benchmarks.predict_phases import Phases
 from benchmarks.predict_pipeline import Unit, registers_of, simulate
 from benchmarks.predict_rates import RATES
@@ -63,6 +64,16 @@ def test_what_shared_memory_holds_decides_and_its_transactions_are_counted():
         shared=4096,
     )
     assert [walk.trace.events[number].transactions for number in walk.trace.warps[0][2:4]] == [32, 32]
+
+
+def test_sectors_of_which_a_store_writes_a_part_count_more():
+    """Two bytes a lane, 64 in all: two whole sectors; one element further, a whole one and two parts; loads alike."""
+    walk = walked(
+        "S2R R0, SR_TID.X", "IMAD R2, R0, 0x2, RZ", "MOV R3, 0x10", "STG.E.U16 desc[UR4][R2.64], R0",
+        "STG.E.U16 desc[UR4][R2.64+0x2], R0", "LDG.E.U16 R4, desc[UR4][R2.64+0x2]", "EXIT",
+    )  # fmt: skip
+    transactions = [walk.trace.events[number].transactions for number in walk.trace.warps[0][3:6]]
+    assert transactions == [2, 1 + 2 * PARTIAL_SECTOR, 3]
 
 
 @pytest.mark.parametrize(

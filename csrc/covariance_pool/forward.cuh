@@ -10,7 +10,7 @@
 #include "covariance_pool/matrices.h"
 #include "covariance_pool/scale.cuh"
 #include "device/feature_products.cuh"
-#include "device/pooled.cuh"
+#include "device/result_rows.cuh"
 #include "device/statistics.cuh"
 
 namespace gcp_kernels {
@@ -49,16 +49,19 @@ __global__ void __launch_bounds__(kMostThreadsOf<kForm>, kLeastCtasOf<kForm>)
       store_floats<kForm>(workspace, kTotals, packed_block(i, j), sum);
     });
     const Lifted<-2> factor = unlift() * unlift() / static_cast<float>(arguments.x.positions);
-    for_each_block<kForm>(workspace, [&](int i, int j) {
-      const LiftedBlock<2> total = load_floats<kForm>(workspace, kTotals, packed_block(i, j));
-      LiftedBlock<0> covariance;
+    block_barrier();  // the totals are written
+    for_each_block_row<kForm>(workspace, Plane{0}, [&](int i, SharedAddress ring) {
+      store_result_rows(arguments.pooled, sample.number(), i, i, workspace.layout.blocks, ring, [&](int j) {
+        const LiftedBlock<2> total = load_floats<kForm>(workspace, kTotals, packed_block(i, j));
+        LiftedBlock<0> covariance;
 #pragma unroll
-      for (int e = 0; e < 8; ++e) {
-        covariance.value[e] =
-            total.value[e] * (factor.value * channel_value(workspace, kFirstExtra, element_row(i, e)) *
-                              channel_value(workspace, kFirstExtra, element_column(j, e)));
-      }
-      store_result(arguments.pooled, sample.number(), i, j, covariance);
+        for (int e = 0; e < 8; ++e) {
+          covariance.value[e] =
+              total.value[e] * (factor.value * channel_value(workspace, kFirstExtra, element_row(i, e)) *
+                                channel_value(workspace, kFirstExtra, element_column(j, e)));
+        }
+        return covariance;
+      });
     });
   } while (sample.advance<kForm>(arguments.batch));
 }

@@ -105,6 +105,20 @@ __device__ inline void for_each_block(const Workspace& workspace, Visit visit) {
   }
 }
 
+// The same for every block row, dealt out to the warps back and forth, since the first ones have the most blocks:
+// visit(block row, a ring of the warp), where rings are in the plane `free` or, where matrices are streamed, in the
+// place of streamed columns.
+template <Form kForm, typename Visit>
+__device__ inline void for_each_block_row(const Workspace& workspace, Plane free, Visit visit) {
+  const int warps = blockDim.x / kWarpSize, warp = warp_of_thread();
+  const SharedAddress rings = kStreams<kForm> ? workspace.ring() : workspace.in_shared(free);
+#pragma unroll 1
+  for (int round = 0; round * warps < workspace.layout.blocks; ++round) {
+    const int i = round * warps + (round % 2 == 0 ? warp : warps - 1 - warp);
+    if (i < workspace.layout.blocks) visit(i, rings + min(warp, i) * kRingBytes);
+  }
+}
+
 // A plane, and a lane's share of its blocks.
 template <Form kForm>
 struct PlaneShare {

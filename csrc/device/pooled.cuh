@@ -42,41 +42,29 @@ __device__ inline HalfBlock in_halves(Element element, const LiftedBlock<0>& val
   return halves;
 }
 
-// Stores a block of one sample's result; of a block on the diagonal its upper half, on both sides.
-__device__ inline void store_result(const SymmetricOutput& output, std::int64_t sample, int i, int j,
-                                    const LiftedBlock<0>& values) {
+// The same of four bytes.
+struct WordBlock {
+  std::uint32_t bits[8];
+};
+
+__device__ inline WordBlock in_words(const LiftedBlock<0>& values) {
+  WordBlock words;
+#pragma unroll
+  for (int e = 0; e < 8; ++e) words.bits[e] = as_word(values.value[e]);
+  return words;
+}
+
+// Stores a block of one sample's full result, on both sides of the diagonal; of a block on it the upper half.
+__device__ inline void store_full_result(const SymmetricOutput& output, std::int64_t sample, int i, int j,
+                                         const LiftedBlock<0>& values) {
   const int channels = output.channels;
-  const std::int64_t start = sample * (output.triangle ? triangle_number(channels) : channels * channels);
-  if ((j + 1) * kBlockSide <= channels) {
-    const int row = element_row(i, 0), column = element_column(j, 0);
-    const auto store_all = [&](auto* data, const auto& bits, auto on_diagonal) {
-      auto* const first = data + (output.triangle ? packed_index(row, column, channels) : row * channels + column);
-      auto* const second = first + (output.triangle ? packed_index(8, 0, channels - row) : 8 * channels);
-      for_each_element([&](int e, int r, int c) {
-        if (decltype(on_diagonal)::value && row + r > column + c) return;
-        (r == 0 ? first : second)[c] = bits[e];
-        if (!output.triangle) data[(column + c) * channels + row + r] = bits[e];
-      });
-    };
-    const auto store_block = [&](auto* data, const auto& bits) {
-      return i == j ? store_all(data + start, bits, std::true_type())
-                    : store_all(data + start, bits, std::false_type());
-    };
-    if (output.element == Element::kFloat32) return store_block(static_cast<float*>(output.data), values.value);
-    return store_block(static_cast<std::uint16_t*>(output.data), in_halves(output.element, values).bits);
-  }
+  const std::int64_t start = sample * channels * channels;
 #pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const int row = element_row(i, 2 * half);
-    const std::int64_t before = start + (output.triangle ? packed_index(row, row, channels) - row : row * channels);
-#pragma unroll
-    for (int e = 2 * half; e < 8; e += e % 2 == 0 ? 1 : 3) {
-      const int column = element_column(j, e);
-      if (row > column || column >= channels) continue;
-      store_element(output.element, output.data, before + column, values.value[e]);
-      if (output.triangle || row == column) continue;
-      store_element(output.element, output.data, start + column * channels + row, values.value[e]);
-    }
+  for (int e = 0; e < 8; ++e) {
+    const int row = element_row(i, e), column = element_column(j, e);
+    if (row > column || column >= channels) continue;
+    store_element(output.element, output.data, start + row * channels + column, values.value[e]);
+    if (row < column) store_element(output.element, output.data, start + column * channels + row, values.value[e]);
   }
 }
 

@@ -1,11 +1,11 @@
 // What the kernels take from the hardware, and nothing else does: seven primitives, each one instruction.
 //
-//   shared memory   a 32-bit address; loads and stores of words and rows
+//   shared memory   a 32-bit address; loads and stores of words and rows, stores of halves
 //   slab            global memory that the threads of one CTA share; loads and stores of words
 //   ldmatrix        a 16x16 block of halves into the registers of a warp, as it is or transposed; stmatrix, and back
 //   mma             16x16 times 16x16 on the tensor cores, summed in float32
 //   cp.async        16 bytes from global to shared memory in the background
-//   barrier         of the whole block
+//   barrier         of the whole block, or of a warp
 //   shuffle         exchange within a warp
 //
 // A block of a matrix is 512 bytes: four 8x8 tiles of halves, 128 contiguous bytes each, in the order in which mma

@@ -7,9 +7,9 @@
 
 namespace gcp_kernels {
 
-// The block's dynamic shared memory; it starts 16-byte aligned.
+// The block's dynamic shared memory; it starts aligned to what a ring holds of a row.
 __device__ inline SharedAddress shared_memory() {
-  extern __shared__ __align__(16) unsigned char memory[];
+  extern __shared__ __align__(64) unsigned char memory[];
   return static_cast<SharedAddress>(__cvta_generic_to_shared(memory));
 }
 
@@ -21,6 +21,19 @@ __device__ inline std::uint32_t load_shared(SharedAddress address) {
 
 __device__ inline void store_shared(SharedAddress address, std::uint32_t word) {
   asm volatile("st.shared.u32 [%0], %1;" ::"r"(address), "r"(word) : "memory");
+}
+
+__device__ inline void store_shared_half(SharedAddress address, std::uint16_t half) {
+  asm volatile("st.shared.u16 [%0], %1;" ::"r"(address), "h"(half) : "memory");
+}
+
+__device__ inline TileRow load_shared_row(SharedAddress address) {
+  TileRow row;
+  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(row.word[0]), "=r"(row.word[1]), "=r"(row.word[2]), "=r"(row.word[3])
+               : "r"(address)
+               : "memory");
+  return row;
 }
 
 __device__ inline void store_shared(SharedAddress address, const TileRow& row) {
@@ -89,6 +102,9 @@ __device__ inline void wait_for_copies() {
 }
 
 __device__ inline void block_barrier() { __syncthreads(); }
+
+// Until all lanes of the warp are here, and what they stored can be read by the others.
+__device__ inline void warp_barrier() { __syncwarp(); }
 
 // A number that all lanes of a warp have, so that the compiler knows it.
 __device__ inline int of_all_lanes(int value) { return __shfl_sync(0xffffffffu, value, 0); }

@@ -5,7 +5,7 @@
 // All matrices are symmetric, in packed blocks (symmetric.cuh), and stay in shared memory where that is large enough.
 #pragma once
 
-#include "device/pooled.cuh"
+#include "device/result_rows.cuh"
 #include "isqrt_pool/arguments.h"
 #include "isqrt_pool/covariance.cuh"
 #include "isqrt_pool/iteration.cuh"
@@ -37,9 +37,10 @@ __global__ void __launch_bounds__(kMostThreadsOf<kForm>, kLeastCtasOf<kForm>)
     constexpr Floats<1> kRoot = forward_root();
     iterate<kForm, kPlanes, false>(workspace, arguments.n_iter, kRoot, sums);
     const Lifted<-1> scale = sqrtf(workspace.kept_scalar()) * unlift();
-    for_each_block<kForm>(workspace, [&](int i, int j) {
-      const LiftedBlock<1> root = load_floats<kForm>(workspace, kRoot, packed_block(i, j));
-      store_result(arguments.pooled, sample.number(), i, j, times(scale, root));
+    block_barrier();  // the root is written
+    for_each_block_row<kForm>(workspace, plane_of(Matrices<false>::kY, kPlanes), [&](int i, SharedAddress ring) {
+      store_result_rows(arguments.pooled, sample.number(), i, i, workspace.layout.blocks, ring,
+                        [&](int j) { return times(scale, load_floats<kForm>(workspace, kRoot, packed_block(i, j))); });
     });
   } while (sample.advance<kForm>(arguments.batch));
 }

@@ -67,6 +67,10 @@ inline void store_shared(SharedAddress address, std::uint32_t word) {
   cuda_emulation::shared.write(address, word, cuda_emulation::running->number);
 }
 
+inline void store_shared_half(SharedAddress address, std::uint16_t half) {
+  cuda_emulation::shared.write_half(address, half, cuda_emulation::running->number);
+}
+
 inline void check_row(SharedAddress address) {
   if (address % 16 != 0) cuda_emulation::fail(cuda_emulation::kOutOfBounds, "a row that is not aligned");
 }
@@ -74,6 +78,13 @@ inline void check_row(SharedAddress address) {
 inline void store_shared(SharedAddress address, const TileRow& row) {
   check_row(address);
   for (int w = 0; w < 4; ++w) store_shared(address + 4 * w, row.word[w]);
+}
+
+inline TileRow load_shared_row(SharedAddress address) {
+  check_row(address);
+  TileRow row;
+  for (int w = 0; w < 4; ++w) row.word[w] = load_shared(address + 4 * w);
+  return row;
 }
 
 // Lane l gets elements 2(l % 4) and the next of row l / 4 of each tile, or of its transpose.
@@ -191,6 +202,10 @@ inline void commit_copies() { cuda_emulation::shared.commit(cuda_emulation::runn
 template <int kPending>
 void wait_for_copies() {
   cuda_emulation::shared.wait(kPending, cuda_emulation::running->number);
+}
+
+inline void warp_barrier(int line = __builtin_LINE()) {
+  cuda_emulation::meet(line, [] { cuda_emulation::pass_warp_barrier(); });
 }
 
 inline void block_barrier(int line = __builtin_LINE()) { cuda_emulation::wait_at_barrier(line); }

@@ -1,5 +1,6 @@
 // Memory that the threads of a block share, watched: for each word, which threads read and wrote it since the last
-// barrier. Two threads at one word, one of them writing, are a race, whatever the order in which they came.
+// barrier. Two threads at one word, one of them writing, are a race, whatever the order in which they came; but not
+// lanes of one warp with a barrier of that warp between them. In shared memory each half of a word is watched.
 //
 // Shared memory has exactly the size of the launch and starts full of NaN. A slab is global memory that belongs to one
 // block, word by word. A copy from a slab to shared memory goes on in the background: what it copies arrives when it is
@@ -17,26 +18,53 @@ constexpr std::uint32_t kSharedStart = 1024;  // so that an address which is onl
 constexpr std::uint32_t kPoison = 0xffffffffu;
 constexpr int kNobody = -1;
 constexpr int kSeveral = -2;  // lanes of a warp at once
+constexpr int kMostWarps = 32;
 
-inline long epoch = 0;  // how many barriers have been passed
+inline long epoch = 0;                     // how many barriers have been passed
+inline long warp_epochs[kMostWarps] = {};  // of each warp, how many of its own
+
+inline int warp_of(unsigned thread) { return static_cast<int>(thread / kLanes); }
+inline int running_warp() { return warp_of(running->number); }
+inline void pass_warp_barrier() { ++warp_epochs[running_warp()]; }
+
+// Reads of a word, or writes: those since the last barrier that a thread does not know of.
+class Uses {
+ public:
+  void note(int thread) {
+    if (in_ != epoch || is_known()) {
+      by_ = thread;
+      warp_ = running_warp();
+    } else {
+      if (by_ != thread) by_ = kSeveral;
+      if (warp_ != running_warp()) warp_ = kSeveral;
+    }
+    in_ = epoch;
+    at_ = warp_epochs[running_warp()];
+  }
+  bool race_with(int thread) const { return in_ == epoch && (by_ != thread || by_ == kSeveral) && !is_known(); }
+
+ private:
+  // Whether they were of lanes of the running warp alone, before its last barrier.
+  bool is_known() const { return warp_ == running_warp() && at_ < warp_epochs[warp_]; }
+
+  long in_ = -1, at_ = -1;  // epochs
+  int by_ = kNobody, warp_ = kNobody;
+};
 
 class WordUse {
  public:
   void read(int thread, Fault race) {
-    if (written_in_ == epoch && writer_ != thread) fail(race, "race: read of what another thread wrote");
-    reader_ = read_in_ == epoch && reader_ != thread ? kSeveral : thread;
-    read_in_ = epoch;
+    if (writes_.race_with(thread)) fail(race, "race: read of what another thread wrote");
+    reads_.note(thread);
   }
   void write(int thread, Fault race) {
-    if (written_in_ == epoch && writer_ != thread) fail(race, "race: write of what another thread wrote");
-    if (read_in_ == epoch && reader_ != thread) fail(race, "race: write of what another thread read");
-    writer_ = thread;
-    written_in_ = epoch;
+    if (writes_.race_with(thread)) fail(race, "race: write of what another thread wrote");
+    if (reads_.race_with(thread)) fail(race, "race: write of what another thread read");
+    writes_.note(thread);
   }
 
  private:
-  long written_in_ = -1, read_in_ = -1;  // epochs
-  int writer_ = kNobody, reader_ = kNobody;
+  Uses reads_, writes_;
 };
 
 class Slabs {
@@ -101,21 +129,28 @@ class SharedMemory {
  public:
   void resize(std::size_t bytes) {
     words_.assign(bytes / 4, kPoison);
-    uses_.assign(bytes / 4, WordUse{});
+    uses_.assign(bytes / 2, WordUse{});
     copies_.assign(threads->size(), {});
     pending_.assign(threads->size(), {});
   }
 
   std::uint32_t read(std::uint32_t address, int thread) {
     const std::size_t number = number_of(address);
-    uses_[number].read(thread, kRace);
+    for (int half = 0; half < 2; ++half) uses_[2 * number + half].read(thread, kRace);
     return words_[number];
   }
 
   void write(std::uint32_t address, std::uint32_t word, int thread) {
     const std::size_t number = number_of(address);
-    uses_[number].write(thread, kRace);
+    for (int half = 0; half < 2; ++half) uses_[2 * number + half].write(thread, kRace);
     words_[number] = word;
+  }
+
+  void write_half(std::uint32_t address, std::uint16_t value, int thread) {
+    const std::uint32_t half = address / 2 % 2;
+    const std::size_t number = number_of(address - 2 * half);
+    uses_[2 * number + half].write(thread, kRace);
+    std::memcpy(reinterpret_cast<char*>(&words_[number]) + 2 * half, &value, sizeof(value));
   }
 
   void copy(std::uint32_t to, const char* from, int thread) {
@@ -160,7 +195,7 @@ class SharedMemory {
   }
 
   std::vector<std::uint32_t> words_;
-  std::vector<WordUse> uses_;
+  std::vector<WordUse> uses_;                            // of each half of a word
   std::vector<std::vector<Copy>> copies_;                // of each thread, not yet in a group
   std::vector<std::vector<std::vector<Copy>>> pending_;  // groups of each thread
 };

@@ -29,6 +29,7 @@ struct PositionsLayout {
   int channel_blocks;  // ceil(C / 16)
   int panel_offset;    // where the panel starts while the factor q is read
   bool backward;
+  int rings = 0;  // forward, behind the panel, through which as many warps store the result
 
   GCP_HOST_DEVICE constexpr bool fits() const { return matrices.fits(); }
   GCP_HOST_DEVICE constexpr int blocks() const { return matrices.blocks; }
@@ -38,7 +39,8 @@ struct PositionsLayout {
   GCP_HOST_DEVICE constexpr int row_bytes() const { return blocks() * planes() * kHalfBlockBytes; }
   // What may be overwritten where no matrix is in use, and while the factor is.
   GCP_HOST_DEVICE constexpr int room() const { return matrices.room(); }
-  GCP_HOST_DEVICE constexpr int panel_rows() const { return (room() - panel_offset) / row_bytes(); }
+  GCP_HOST_DEVICE constexpr int rings_offset() const { return room() - rings * kRingBytes; }
+  GCP_HOST_DEVICE constexpr int panel_rows() const { return (rings_offset() - panel_offset) / row_bytes(); }
   // Whether the features that K was made of are still there when the factor is.
   GCP_HOST_DEVICE constexpr bool keeps_features() const {
     return panel_offset >= matrices.ring_end() && panel_rows() >= channel_blocks;
@@ -85,21 +87,27 @@ constexpr PositionsLayout positions_layout(int channels, int positions, int plan
   if (layout.matrices.resident == 0) return layout;
   const int factor = planes * layout.matrices.plane_bytes(), all = layout.channel_blocks * layout.row_bytes();
   // Backward, the panel has z and H, or z split, which is no more, and is not in use while there is a factor.
-  const int wanted = backward ? 2 * all : factor + all;
-  const int least = backward ? 2 * layout.row_bytes() : factor + layout.row_bytes();
+  const int rings = layout.warps() * kRingBytes;
+  const int wanted = backward ? 2 * all : factor + all + rings;
+  const int least = backward ? 2 * layout.row_bytes() : factor + layout.row_bytes() + kRingBytes;
   const int ring_end = layout.matrices.ring_end();
   layout.matrices.least_room = 0;
   const int beside_room = layout.matrices.shared_bytes() - ring_end;
   const int half = (shared_limit - kReservedBytes) / 2 - beside_room;
   const int most = layout.blocks() <= kMostColumns && ring_end < half ? half : shared_limit - beside_room;
   layout.panel_offset = backward ? 0 : factor;
-  if (!backward && ring_end + all <= most) {
+  if (!backward && ring_end + all + rings <= most) {
     layout.panel_offset = ring_end;
-    layout.matrices.least_room = ring_end + all;
+    layout.matrices.least_room = ring_end + all + rings;
   } else {
-    layout.matrices.least_room = wanted < most ? wanted : most / 16 * 16;
+    layout.matrices.least_room = wanted < most ? wanted : most / kRingRowBytes * kRingRowBytes;
   }
-  if (layout.room() < least) layout.matrices.resident = 0;
+  if (layout.room() < least) {
+    layout.matrices.resident = 0;
+  } else if (!backward) {
+    const int most_rings = 1 + (layout.room() - least) / kRingBytes;
+    layout.rings = most_rings < layout.warps() ? most_rings : layout.warps();
+  }
   return layout;
 }
 

@@ -5,7 +5,7 @@
 #pragma once
 
 #include "device/feature_products.cuh"
-#include "device/pooled.cuh"
+#include "device/result_rows.cuh"
 #include "isqrt_pool/matrices.h"
 #include "isqrt_pool/positions/rows.cuh"
 #include "isqrt_pool/positions/slab.cuh"
@@ -87,14 +87,14 @@ __device__ inline void store_products(const Workspace& workspace, const Position
     multiply_by_factor<kForm, kPlanes>(workspace, layout, panel, first, rows, products);
     block_barrier();  // these rows of T are written
     // Back and forth over the warps: the first of these rows has the most blocks.
-    const int warps = blockDim.x / kWarpSize, warp = warp_of_thread();
+    const int warps = layout.rings, warp = warp_of_thread();
 #pragma unroll 1
-    for (int round = 0; round * warps < first + rows; ++round) {
+    for (int round = 0; warp < warps && round * warps < first + rows; ++round) {
       const int i = round * warps + (round % 2 == 0 ? warp : warps - 1 - warp);
       if (i >= first + rows) continue;
       const ProductRow<kForm, kPlanes> row(products, i);
-#pragma unroll 1
-      for (int j = max(i, first); j < first + rows; ++j) {
+      const SharedAddress ring = workspace.start() + layout.rings_offset() + warp * kRingBytes;
+      store_result_rows(pooled, sample.number(), i, max(i, first), first + rows, ring, [&](int j) {
         const LaneOffset lane;
         // In "high" products with a low plane are summed apart, and others put aside after some (feature_products.cuh
         // says why): what a tensor core cuts off is as large as the sum.
@@ -113,10 +113,9 @@ __device__ inline void store_products(const Workspace& workspace, const Position
           }
           multiply_add(sum, row.block(k, false), high);
         }
-        store_result(pooled, sample.number(), i, j,
-                     times(kept(workspace, Kept::kScale) * unlift() * unlift(),
-                           kPlanes == 2 ? combine(1.0f, combine(1.0f, small, 1.0f, sum), 1.0f, aside) : sum));
-      }
+        return times(kept(workspace, Kept::kScale) * unlift() * unlift(),
+                     kPlanes == 2 ? combine(1.0f, combine(1.0f, small, 1.0f, sum), 1.0f, aside) : sum);
+      });
     }
   }
 }
