@@ -4,16 +4,19 @@ import itertools
 import math
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
+from benchmarks import rows
 from gcp_kernels import fused_gcp
 from gcp_kernels.__main__ import main
 from gcp_kernels.ops import backends, operators, times
 from gcp_kernels.ops.times import TABLE, UNBOUNDED, UNCERTAINTY, Row, Times
 from gcp_kernels.precision import PRECISIONS
 
+ROOT = Path(__file__).parent.parent
 ON_A_GPU = ("cuda", "triton", "torch")
 EVERYWHERE = range(1, UNBOUNDED)
 # What the errors of two predictions leave uncertain about their ratio, in another form than that of the table.
@@ -39,8 +42,8 @@ def measured(backend: str, forward: float, backward: float) -> Times:
 
 def test_a_clearly_faster_backend_goes_first():
     assert row(predicted("cuda", 10, 20), predicted("triton", 20, 5)).order(ON_A_GPU) == ON_A_GPU
-    assert row(predicted("cuda", 20, 40), predicted("triton", 20, 5)).order(ON_A_GPU) == ("triton", "cuda", "torch")
-    assert row(predicted("cuda", 20, 5), predicted("triton", 20, 40)).order(ON_A_GPU) == ON_A_GPU
+    assert row(predicted("cuda", 50, 80), predicted("triton", 20, 5)).order(ON_A_GPU) == ("triton", "cuda", "torch")
+    assert row(predicted("cuda", 20, 5), predicted("triton", 50, 80)).order(ON_A_GPU) == ON_A_GPU
 
 
 @pytest.mark.parametrize(
@@ -50,7 +53,7 @@ def test_a_clearly_faster_backend_goes_first():
 )  # fmt: skip
 def test_what_is_uncertain_changes_nothing(cuda, triton, margin):
     """The margin is of both passes together, and none is left once both are measured."""
-    assert 1.0 <= margin < 1.7
+    assert 1.0 <= margin < 4.1
     for factor, expected in ((0.99 * margin, ON_A_GPU), (1.01 * margin, ("triton", "cuda", "torch"))):
         found = row(cuda("cuda", 10 * factor, 30 * factor), triton("triton", 20, 20))
         assert found.order(ON_A_GPU) == expected
@@ -89,6 +92,49 @@ def test_a_row_has_its_figures_their_sources_and_a_reason(entry):
         assert ("predicted" in found.source or "estimated" in found.source) != found.measured
     kinds = [(found.backend, found.measured) for found in entry.times]
     assert len(set(kinds)) == len(kinds)
+
+
+def file_of(found: Times) -> Path:
+    """Find the file of a committed run that a measured time is from."""
+    return ROOT / found.source.partition(",")[0]
+
+
+@pytest.mark.parametrize("entry", TABLE, ids=ids)
+def test_measured_times_are_those_of_a_committed_run(entry):
+    c, m = entry.shape
+    dtype = times.DTYPES[entry.precision]
+    for found in (one for one in entry.times if one.measured):
+        if file_of(found).suffix == ".csv":
+            medians = {}
+            for one in rows.read(file_of(found)).rows:
+                shape = (one.batch, one.channels, one.positions, one.dtype, one.precision)
+                if (one.provider, shape) == (
+                    f"gcp_kernels[{found.backend}]",
+                    (times.SAMPLES, c, m, dtype, entry.precision),
+                ):
+                    assert one.method == "CUDA graph"
+                    medians[one.direction] = 1e3 * one.milliseconds
+            figures = medians["inference"], medians["backward"]
+        else:
+            side = backends.cuda.side_of(c, m)
+            line = rf"^ *{c} +{m} {dtype} +{entry.precision} +{side} +forward +([\d.]+) .* backward +([\d.]+) "
+            (texts,) = re.findall(line, file_of(found).read_text(encoding="utf-8"), re.MULTILINE)
+            figures = tuple(map(float, texts))
+        assert figures == pytest.approx((found.forward, found.backward), abs=0.06)
+
+
+def test_predictions_are_as_uncertain_as_measured_times_show():
+    """But for the narrow stores of many results, which the model of CUDA does not know, by no more, and by no less."""
+    factors = {}
+    for entry in TABLE:
+        for backend in ON_A_GPU:
+            both = {found.measured: found.both for found in entry.times if found.backend == backend}
+            if len(both) == 2:
+                factors[backend, entry.precision, entry.shape] = both[True] / both[False]
+    beyond = {case for case, factor in factors.items() if max(factor, 1 / factor) > UNCERTAINTY}
+    assert beyond == {("cuda", precision, (2048, 49)) for precision in PRECISIONS}
+    assert max(factor for case, factor in factors.items() if case not in beyond) > 0.9 * UNCERTAINTY
+    assert len(factors) == 21
 
 
 def edges(numbers):
@@ -256,5 +302,6 @@ def test_info_prints_every_row(capsys):
         )
         assert found is not None, entry
         assert tuple(found[1].split(", ")) == entry.order(ON_A_GPU)
-        assert found[2] == "; ".join(str(one) for one in entry.times)
+        known = (entry.times_of(name) for name in ON_A_GPU)
+        assert found[2] == "; ".join(str(one) for one in known if one is not None)
         assert found[3] == entry.reason

@@ -241,14 +241,18 @@ def test_two_samples_share_a_multiprocessor_at_7x7(emulation):
 @pytest.mark.parametrize(
     ("c", "m", "side"),
     [
-        (256, 176, POSITIONS),
+        (256, 208, POSITIONS),  # 13 of 16 blocks
+        (256, 209, CHANNELS),
+        (192, 144, POSITIONS),  # 9 of 12
+        (96, 80, CHANNELS),  # 5 of 6
+        (128, 100, CHANNELS),  # 7 of 8
         (300, 196, POSITIONS),
         (256, 49, POSITIONS),
         (128, 49, POSITIONS),
         (2048, 256, POSITIONS),
         (64, 49, CHANNELS),
         (128, 196, CHANNELS),
-        (256, 196, CHANNELS),
+        (256, 196, POSITIONS),
         (256, 784, CHANNELS),
         (257, 784, POSITIONS),  # neither serves it, and this one says so
     ],

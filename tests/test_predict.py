@@ -25,7 +25,7 @@ from benchmarks.predict_pipeline import simulate
 from benchmarks.predict_rates import RATES
 from benchmarks.predict_walk import Walk
 from benchmarks.providers import PROVIDERS
-from benchmarks.rows import Row
+from benchmarks.rows import Row, Writer
 from gcp_kernels.architectures import BUILT, TARGETS
 from gcp_kernels.ops import times
 from gcp_kernels.ops.cuda_device.side import side_of
@@ -145,7 +145,14 @@ def test_a_walk_multiplies_as_often_as_the_emulated_source(kernels, tmp_path):
 @pytest.mark.parametrize("arch", RATES)
 def test_the_command(arch, tmp_path, capsys):
     run = tmp_path / "run.json"
-    assert predict.main(["256x40x4x5", "--n-iter", "2", "--arch", str(arch), "--json", str(run)]) == 0
+    case = replace(SMALL, precision="fast", direction="inference")
+    measured = [
+        Row.of("time", "g", replace(case, direction=way), predict.PROVIDER, "iterations", milliseconds=time)
+        for way, time in (("inference", 3.0), ("backward", 4.0))
+    ]
+    Writer(tmp_path / "measured", {}).write(measured)
+    arguments = ["256x40x4x5", "--n-iter", "2", "--arch", str(arch), "--json", str(run)]
+    assert predict.main([*arguments, "--measured", str(tmp_path / "measured")]) == 0
     printed = capsys.readouterr().out
     assert f"predicted for sm_{arch} " in printed
     assert "not measured" in printed
@@ -155,7 +162,8 @@ def test_the_command(arch, tmp_path, capsys):
     for row in rows:
         assert row["predicted_us"] > row["floor_us"] > 0
         assert row["executed"] >= row["useful"] > 0
-        assert row["measured_us"] is None
+    # Beside the kernels of the side that the package takes: 2 blocks of positions, 3 of channels.
+    assert [row["measured_us"] for row in rows] == [None, None, 3000.0, 4000.0]
 
 
 @readable

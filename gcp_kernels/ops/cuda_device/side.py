@@ -8,10 +8,11 @@ from ..sides import CHANNELS, POSITIONS, Side
 MOST_CHANNELS = 256
 MOST_POSITIONS = 256
 
-# Matrices are in blocks of 16. With less than three quarters of the blocks the side of the positions takes less time as
-# ``python -m benchmarks predict`` has it, for 256 samples on an H100 in "fast", forward / backward, in microseconds:
-# 39 / 82 instead of 184 / 695 at (256, 49), but 221 / 712 instead of 209 / 767 at (256, 196). That is little in a model
-# that does not know that the slabs of that side, 93 MB there, are more than the L2 cache holds. Not measured.
+# Matrices are in blocks of 16. Below five sixths of the blocks the side of the positions takes less time, both passes
+# together. Microseconds forward + backward on the positions, and on the channels, of 256 samples on an H100, "fast":
+# 81 + 117, 238 + 1029 at (256, 49); 298 + 1049, 274 + 1149 at (256, 196), 13 blocks of 16, and in "high" 880 + 2527,
+# 933 + 2748; but 87 + 207, 58 + 175 at (128, 100), 7 of 8, and 28 + 62, 24 + 54 at (64, 49). Forward alone is equal at
+# two thirds. All 31 pairs are in benchmarks/results/h100-2026-11-27/sides.txt; at (128, 81) the two are equal.
 BLOCK = 16
 
 
@@ -19,4 +20,4 @@ def side_of(c: int, m: int) -> Side:
     """Choose for (C, M): of many channels and many positions, which neither side serves, that of the positions."""
     if c > MOST_CHANNELS:
         return POSITIONS
-    return POSITIONS if m <= MOST_POSITIONS and 4 * -(-m // BLOCK) < 3 * -(-c // BLOCK) else CHANNELS
+    return POSITIONS if m <= MOST_POSITIONS and 6 * -(-m // BLOCK) < 5 * -(-c // BLOCK) else CHANNELS
