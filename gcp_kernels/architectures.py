@@ -53,6 +53,9 @@ TARGETS = {
 # Those for which everything is compiled, by name as TORCH_CUDA_ARCH_LIST has them.
 BUILT = {target.name: target.build for target in TARGETS.values() if target.build is not None}
 
+# Where the kernels of both backends have run, for what these say of themselves.
+HAVE_RUN = "run on compute capability 9.0 (an H100), on no other yet"
+
 # The first architecture that each of the launch choices serves.
 FIRST_WITH = {target.choices: capability for capability, target in sorted(TARGETS.items(), reverse=True)}
 

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import torch
 
 from gcp_kernels import covariance_pool, matrix_power, newton_schulz_sqrt
 from gcp_kernels.commands import selftest
+from gcp_kernels.ops import times
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -84,6 +86,23 @@ def test_readme_figures_are_those_of_the_committed_run():
     table = (ROOT / link).read_text(encoding="utf-8")
     for median, low, high in figures:
         assert f"x{median} ({low} to {high})" in table
+
+
+def test_readme_times_on_a_gpu_are_those_by_which_auto_orders_backends():
+    found = re.findall(r"^\| (\d+), (\d+) \| (.*) \| (.*) \| (.*) \| (.*) \|$", README, flags=re.MULTILINE)
+    assert {(int(c), int(m)) for c, m, *_ in found} == {entry.shape for entry in times.TABLE}
+
+    def shown(entry, backend, measured):
+        known = (one for one in entry.times if (one.backend, one.measured) == (backend, measured))
+        return next((f"{one.forward:.0f} / {one.backward:.0f}" for one in known), None)
+
+    for c, m, *cells in found:
+        entries = {entry.precision: entry for entry in times.TABLE if entry.shape == (int(c), int(m))}
+        for (precision, backend), cell in zip(product(("fast", "high"), ("cuda", "triton")), cells, strict=True):
+            expected = shown(entries[precision], backend, True) or "14 / not measured"
+            if backend == "cuda":
+                expected += f" ({shown(entries[precision], backend, False)})"
+            assert cell == expected
 
 
 def relative_error(actual, expected):
