@@ -33,7 +33,7 @@ def test_auto_without_any_backend_names_every_reason(monkeypatch):
     monkeypatch.setattr(backends, "auto_order", lambda device_type: backends.AUTO_ORDER)
     for name, module in backends.BACKENDS.items():
         monkeypatch.setattr(module, "why_not", lambda *_, name=name: f"{name} is tired")
-    tried = times.order("isqrt_pool", *X.shape[1:], "high", backends.AUTO_ORDER)
+    tried = times.order("isqrt_pool", *X.shape[1:], "high", backends.AUTO_ORDER, False)
     assert set(tried) == set(backends.BACKENDS)
     with pytest.raises(RuntimeError, match=".*".join(f"{name} is tired" for name in tried)):
         fused_gcp(X)

@@ -87,14 +87,17 @@ def _backends() -> list[str]:
 def _times() -> list[str]:
     """Name the order of every class of shapes that has times, with these and what explains them."""
     lines = [
-        "the order of 'auto' on a GPU by the times of both passes, us forward + backward, each of one shape: a faster",
+        "the order of 'auto' on a GPU, forward / backward if they differ, by times in us, forward + backward: a faster",
         f"backend goes first, but where predicted times leave it uncertain, by a factor of {times.UNCERTAINTY:g} each",
     ]
     for row in times.TABLE:
         c, m = row.shape
-        known = [str(found) for name in AUTO_ORDER if (found := row.times_of(name)) is not None]
+        both = (False, True)
+        found = [row.times_of(name, backward) for name in AUTO_ORDER for backward in both]
+        known = dict.fromkeys(str(one) for one in found if one is not None)
+        orders = dict.fromkeys(", ".join(row.order(auto_order("cuda"), backward)) for backward in both)
         lines += [
-            f"{row.operation}, {row}: {', '.join(row.order(auto_order('cuda')))}",
+            f"{row.operation}, {row}: {' / '.join(orders)}",
             f"    ({times.SAMPLES}, {c}, {m}): {'; '.join(known)}",
             f"    {row.reason}",
         ]
@@ -103,12 +106,14 @@ def _times() -> list[str]:
 
 def _answer(operation: str, tensor: torch.Tensor, precision: str) -> tuple[str, ...]:
     """Say of each backend, in a line, whether it serves the tensor, could, or why not, and which side it takes."""
-    chosen = select(operation, tensor, "auto", precision)
+    forward, backward = (select(operation, tensor, "auto", precision, backward=way) for way in (False, True))
     lines = []
     for name in AUTO_ORDER:
         reason = BACKENDS[name].why_not(operation, tensor, precision)
-        if name == chosen:
+        if name in (forward, backward):
             verdict = "serves it"
+            if forward != backward:
+                verdict += " forward" if name == forward else " backward"
         else:
             verdict = f"can, with backend={name!r}" if reason is None else f"no: {reason}"
         if operation == "isqrt_pool" and reason is None:

@@ -1,9 +1,9 @@
 """The backends, and the choice of one for an operation on a tensor.
 
 "auto" takes the first backend of :func:`auto_order` that can run the operation; where ``times.py`` has times of the
-operation, in the order that these give for its shape. A backend that is asked for by name either runs or raises; no
-other one takes over. The code of a backend for an operation is the module with the backend's name in the operation's
-room, such as ``isqrt_pool/cuda.py``. It is imported when it is first chosen.
+operation, in the order that these give for its shape and the pass. A backend that is asked for by name either runs or
+raises; no other one takes over. The code of a backend for an operation is the module with the backend's name in the
+operation's room, such as ``isqrt_pool/cuda.py``. It is imported when it is first chosen.
 """
 
 from collections.abc import Callable
@@ -56,8 +56,8 @@ def auto_order(device_type: str) -> tuple[str, ...]:
     return AUTO_ORDER if device_type == "cuda" else ("torch",)
 
 
-def select(operation: str, tensor: Tensor, backend: str, precision: str = "default") -> str:
-    """Name the backend that runs ``operation`` on ``tensor`` at ``precision``.
+def select(operation: str, tensor: Tensor, backend: str, precision: str = "default", *, backward: bool = False) -> str:
+    """Name the backend that runs ``operation`` on ``tensor`` at ``precision``, or its backward pass.
 
     Raises:
         ValueError: there is no backend of that name.
@@ -68,7 +68,7 @@ def select(operation: str, tensor: Tensor, backend: str, precision: str = "defau
         if len(names) > 1 and operation in times.OPERATIONS:
             precision = resolve_precision(precision, tensor.dtype)  # once: a backend that is asked needs it too
             _, c, m = tensor.shape
-            names = times.order(operation, c, m, precision, names)
+            names = times.order(operation, c, m, precision, names, backward)
         for name in names:
             if BACKENDS[name].why_not(operation, tensor, precision) is None:
                 return name

@@ -55,7 +55,8 @@ class Operator:
         checked = [self.parameters.index(argument) for argument in signature(check).parameters]
 
         def compute(*args: Any) -> Any:
-            backend = select(operation, args[chosen_for], args[-1], "default" if precision is None else args[precision])
+            named = "default" if precision is None else args[precision]
+            backend = select(operation, args[chosen_for], args[-1], named, backward=backward)
             return implementation(name, backend)(*args[:-1])
 
         def below_autograd(*args: Any) -> Any:
