@@ -10,7 +10,7 @@ usage: benchmarks/borrowed_gpu.sh STEP [OUT]
   works    does every kernel run, and is it right? every kernel once, then the self-test (triton.tgz)
   memory   right by luck? memcheck, racecheck and synccheck (triton.tgz)
   tests    those that need a GPU, then those that one adds something to (triton.tgz, tests.tgz)
-  figures  benchmark of networks and channels, profiles (triton.tgz)
+  figures  benchmark of networks, of channels and of what auto compares, profiles (triton.tgz)
   tuning   the forms that are most used, and tensors beyond 2^31 elements (triton.tgz, tune.tgz)
 
 OUT is the folder whose files are brought back, new or empty, by default $OUT. CARRIED has the archives (.gpu), PYTHON is the
@@ -86,21 +86,22 @@ tests() {
 
 figures() {
   unpack triton.tgz
-  # Not into OUT, which has enough files.
-  benchmarks/gpu_check.sh --python "$PYTHON" --minutes 20 --only build "$work"
+  # Not into OUT, which has enough files. The extension was carried along: this sees that it can be loaded.
+  benchmarks/gpu_check.sh --python "$PYTHON" --minutes 11 --only build "$work"
   into table.txt 170 "$PYTHON" -m benchmarks run --output "$work/benchmark" --group network --group channels \
     --provider gcp_kernels --provider autograd --provider average --budget 110
+  into auto.txt 160 "$PYTHON" -m benchmarks run --output "$work/auto" --group auto --budget 130
   profile cuda 256
   profile cuda 64
   profile triton 256 --positions 49
-  tar czf "$out/benchmark.tgz" -C "$work" benchmark
+  tar czf "$out/benchmark.tgz" -C "$work" benchmark auto
   tail -n 75 "$out/table.txt"
 }
 
 # Both kernels of a pass, after one that compiled them: the report, and what it says in words.
 profile() {
   local name=$1$2 kernels='regex:^isqrt_pool_(positions_|)(on_chip_|persistent_|)(forward|backward)_kernel'
-  into profiles.txt 70 ncu --clock-control none --set full --import-source no -k "$kernels" -s 2 -c 2 \
+  into profiles.txt 50 ncu --clock-control none --set full --import-source no -k "$kernels" -s 2 -c 2 \
     -f -o "$out/$name" "$PYTHON" -m benchmarks.gpu_profile "$1" "$2" bfloat16 fast "${@:3}"
   into profiles.txt 15 ncu --import "$out/$name.ncu-rep" --page details
 }

@@ -295,9 +295,9 @@ class Walk:
 
     def _branch(self, one: Instruction, taking: Array) -> None:
         to = self._target(one.operands[-1])
-        if "DIV" in one.suffixes:  # where not the whole warp is there
-            here = taking.reshape(-1, WARP)
-            taking = taking & np.repeat(here.any(axis=1) & ~here.all(axis=1), WARP)
+        if {"DIV", "CONV"} & set(one.suffixes):  # where not the whole warp is there, or where it is
+            whole = np.repeat(taking.reshape(-1, WARP).all(axis=1), WARP)
+            taking = taking & (whole if "CONV" in one.suffixes else ~whole)
         else:
             for condition in one.operands[:-1]:
                 if predicate_number(condition) is None:

@@ -66,6 +66,17 @@ def test_what_shared_memory_holds_decides_and_its_transactions_are_counted():
     assert [walk.trace.events[number].transactions for number in walk.trace.warps[0][2:4]] == [32, 32]
 
 
+@pytest.mark.parametrize(("branch", "whole"), [("BRA.CONV ~URZ", "FMUL"), ("BRA.DIV UR4", "FADD")])
+def test_a_branch_asks_whether_the_whole_warp_is_there(branch, whole):
+    """Of the second warp one thread is missing."""
+    walk = walked(
+        "S2R R0, SR_TID.X", "ISETP.EQ.AND P0, PT, R0, 0x21, PT", "@P0 EXIT", f"{branch}, {{6}}",
+        "FADD R1, R2, R3", "EXIT", "FMUL R1, R2, R3", "EXIT", warps=2,
+    )  # fmt: skip
+    for warp, there in ((0, whole), (1, {"FMUL": "FADD", "FADD": "FMUL"}[whole])):
+        assert [name for name in ("FADD", "FMUL") if issued(walk, warp)[name]] == [there]
+
+
 def test_sectors_of_which_a_store_writes_a_part_count_more():
     """Two bytes a lane, 64 in all: two whole sectors; one element further, a whole one and two parts; loads alike."""
     walk = walked(
