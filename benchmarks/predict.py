@@ -24,13 +24,14 @@ from gcp_kernels.ops.cuda_device.side import side_of
 from gcp_kernels.ops.sides import POSITIONS
 from gcp_kernels.precision import PRECISIONS
 
-from . import predict_launch, rows
+from . import predict_launch, predict_profile, rows
 from .cases import Case
 from .predict_code import Kernel, read
 from .predict_launch import ELEMENTS, launches
 from .predict_model import Prediction, predict
 from .predict_phases import KINDS, PHASES
 from .predict_pipeline import Unit
+from .predict_profile import Profile, described
 from .predict_rates import ASSUMED, RATES, Rates
 from .predict_registers import NotUnderstood
 from .static_extension import binary, why_not
@@ -50,6 +51,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--precision", choices=PRECISIONS, default="fast")
     parser.add_argument("--dtype", choices=ELEMENTS, default="float16")
     parser.add_argument("--measured", type=Path, metavar="RUN", help="folder or file of a run on such a GPU")
+    parser.add_argument(
+        "--profile",
+        type=Path,
+        metavar="FILE",
+        help="what ncu --page source --csv printed of these kernels on one",
+    )
     parser.add_argument("--rates", action="store_true", help="print the rates of the architecture, and where from")
     parser.add_argument("--code", action="store_true", help="print how much machine code each kernel has")
     parser.add_argument("--json", type=new_file, metavar="FILE", help="new file for the predictions as JSON lines")
@@ -64,12 +71,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = {"n_iter": args.n_iter, "precision": args.precision, "dtype": args.dtype}
         cases = [replace(Case.parse(text), **options) for text in args.cases]
         measured = rows.read(args.measured).rows if args.measured else []
+        profiles = predict_profile.read(args.profile) if args.profile else []
         kernels = read(binary(), args.arch)
         if args.code:
             print_code(kernels)
             return 0
         print_head(args.arch, RATES[args.arch])
-        written = [values for case in cases for values in printed(case, args.arch, kernels, measured)]
+        written = [values for case in cases for values in printed(case, args.arch, kernels, measured, profiles)]
     except (NotUnderstood, ValueError) as error:
         print(f"python -m benchmarks predict: {error}", file=sys.stderr)
         return 2
@@ -97,10 +105,13 @@ def print_rates(arch: int, rates: Rates) -> None:
         print(f"  {name:20} {rate.value:12.6g}  {rate.source}")
 
 
-def printed(case: Case, arch: int, kernels: Sequence[Kernel], measured: Sequence[rows.Row]) -> Iterator[dict[str, Any]]:
+def printed(
+    case: Case, arch: int, kernels: Sequence[Kernel], measured: Sequence[rows.Row], profiles: Sequence[Profile]
+) -> Iterator[dict[str, Any]]:
     """Print the passes of a case, each as it is found, and give what JSON lines hold of it.
 
-    A measured time stands on the side that the package takes: rows do not say which one they are of.
+    A measured time stands on the side that the package takes: rows do not say which one they are of. Nor does a profile
+    say of which case it is.
     """
     print(f"\n{case} N={case.n_iter} {case.dtype} {case.precision}")
     for launch in launches(case, arch):
@@ -115,6 +126,9 @@ def printed(case: Case, arch: int, kernels: Sequence[Kernel], measured: Sequence
             f"{found.floor:8.1f} us   of DRAM {found.memory:6.1f} us{beside}"
         )
         print_phases(found)
+        for profile in profiles:
+            if (profile.name, profile.variant) == (kernel.name, kernel.variant):
+                print_profile(found, profile)
         yield as_dict(case, arch, found, time)
 
 
@@ -136,6 +150,16 @@ def print_phases(found: Prediction) -> None:
         f"{found.useful.products}; machine code {found.kernel.code_bytes >> 10} KB, of which "
         f"{found.passed_bytes >> 10} KB are passed"
     )
+
+
+def print_profile(found: Prediction, profile: Profile) -> None:
+    samples = profile.of_phases(found.kernel, found.walked)
+    print("    of the cycles predicted, and of the samples of warps in the profile (what these waited for):")
+    # Of one CTA, which may end before others on its multiprocessor.
+    cycles = sum(phase.cycles for phase in found.phases.values())
+    for name, phase in found.phases.items():
+        share = f"{100 * phase.cycles / cycles:3.0f} %"
+        print(f"    {share}  {described(samples, name)}  {PHASES[name]}")
 
 
 def measured_microseconds(case: Case, kernel: str, measured: Sequence[rows.Row]) -> float | None:

@@ -22,7 +22,7 @@ REGISTER_UNIT = 256  # registers that a warp is given at once
 
 @dataclass(frozen=True)
 class Prediction:
-    """Of one launch. ``phases`` are those of one CTA among ``resident`` on its multiprocessor.
+    """Of one launch. ``walked`` has the phases of one CTA among ``resident`` on its multiprocessor.
 
     ``floor`` is what tensor cores take for the useful products, ``memory`` what DRAM takes, both in
     microseconds; ``passed_bytes`` of machine code are passed at least once.
@@ -37,7 +37,11 @@ class Prediction:
     memory: float
     passed_bytes: int
     timing: Timing
-    phases: dict[str, Phase]
+    walked: Phases
+
+    @property
+    def phases(self) -> dict[str, Phase]:
+        return self.walked.phases
 
     @property
     def executed(self) -> int:
@@ -79,6 +83,7 @@ def predict(case: Case, launch: Launch, kernel: Kernel, rates: Rates) -> Predict
     samples = -(-case.batch // multiprocessors)
     phases = Phases(trace, launch.blocks)
     timing, cycles = rounds(trace, rates, samples, resident, phases.starts())
+    phases.time(timing.times)
     megahertz = rates.clock_ghz.value * 1e3
     product = INSTRUCTIONS * rates.product.value / SCHEDULERS
     memory = necessary_bytes(case, launch.kernel) / rates.dram_gb_per_s.value / 1e3
@@ -92,7 +97,7 @@ def predict(case: Case, launch: Launch, kernel: Kernel, rates: Rates) -> Predict
         memory,
         INSTRUCTION_BYTES * trace.passed,
         timing,
-        phases.time(timing.times),
+        phases,
     )
     if found.executed < count.products:
         raise ValueError(

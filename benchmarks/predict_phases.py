@@ -99,6 +99,14 @@ class Phases:
                 self.phases[segment.phase].cycles += (end - begin) / len(self.segments)
         return self.phases
 
+    def issued(self) -> Iterator[tuple[Array, Array, Array]]:
+        """Give what each warp issues: numbers of instructions, names of their phases, and whether they are barriers."""
+        numbers = np.array([event.number for event in self._trace.events])
+        for warp, segments in zip(self._warps, self.segments, strict=True):
+            lengths = np.diff([*(segment.start for segment in segments), len(warp)])
+            names = np.repeat([segment.phase for segment in segments], lengths)
+            yield numbers[warp], names, self._kinds[warp] == KINDS.index("barrier")
+
     def _intervals(self) -> Iterator[list[Array]]:
         """Between two barriers, what each warp issues."""
         bounds = [[0, *ends, len(warp)] for warp, ends in zip(self._warps, self._ends, strict=True)]
