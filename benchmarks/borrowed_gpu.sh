@@ -94,16 +94,19 @@ figures() {
   profile cuda 256
   profile cuda 64
   profile triton 256 --positions 49
-  tar czf "$out/benchmark.tgz" -C "$work" benchmark auto
+  tar czf "$out/benchmark.tgz" -C "$work" benchmark auto profiles
   tail -n 75 "$out/table.txt"
 }
 
-# Both kernels of a pass, after one that compiled them: the report, and what it says in words.
+# Both kernels of a pass, after one that compiled them: the report, what it says in words, and its samples instruction by
+# instruction, which python -m benchmarks predict --profile reads.
 profile() {
   local name=$1$2 kernels='regex:^isqrt_pool_(positions_|)(on_chip_|persistent_|)(forward|backward)_kernel'
-  into profiles.txt 50 ncu --clock-control none --set full --import-source no -k "$kernels" -s 2 -c 2 \
+  into profiles.txt 40 ncu --clock-control none --set full --import-source no -k "$kernels" -s 2 -c 2 \
     -f -o "$out/$name" "$PYTHON" -m benchmarks.gpu_profile "$1" "$2" bfloat16 fast "${@:3}"
-  into profiles.txt 15 ncu --import "$out/$name.ncu-rep" --page details
+  into profiles.txt 10 ncu --import "$out/$name.ncu-rep" --page details
+  mkdir -p "$work/profiles"
+  timeout --kill-after=10 10 ncu --import "$out/$name.ncu-rep" --page source --csv > "$work/profiles/$name.csv"
 }
 
 tuning() {
