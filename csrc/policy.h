@@ -31,6 +31,8 @@ struct Pass {
 
 constexpr Pass kForwardPass{3, 3};     // W, V and Y
 constexpr Pass kCovariancePass{3, 3};  // features, and float32 totals or a split derivative
+// So where matrices are streamed there is a ring of columns, in which rings of results find room (for_each_block_row).
+static_assert(kForwardPass.matrices == kForwardPass.operands && kCovariancePass.matrices == kCovariancePass.operands);
 
 // W, V and Y with their tangents, and A in float32. In "fast", two tangents also keep their rounding errors.
 constexpr Pass backward_pass(int planes) { return planes == 1 ? Pass{8, 6, 2} : Pass{6, 6, 2}; }

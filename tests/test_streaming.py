@@ -27,7 +27,8 @@ ITERATIONS = 3
 PRECISIONS = {planes: precision for precision, planes in PLANES.items()}
 # By side and planes, for matrices of side 70: some operands resident, one, and one with the least room for the others.
 # Beside each the limit of plain covariances, which take as much as the forward pass with one plane: one operand
-# resident. Features are so few that all are staged at once: else it would depend on the room how sums are grouped.
+# resident. Features are so few that all are staged at once, on the side of the positions one block row of channels: else
+# it would depend on the room how sums are grouped.
 Limits = tuple[int, int]
 LIMITS: dict[Side, dict[int, tuple[Limits, ...]]] = {
     CHANNELS: {
@@ -39,7 +40,7 @@ LIMITS: dict[Side, dict[int, tuple[Limits, ...]]] = {
         2: ((45_000, 22_000), (36_000, 16_000), (29_000, 16_000)),
     },
 }
-SHAPES = {CHANNELS: (70, 30), POSITIONS: (30, 70)}
+SHAPES = {CHANNELS: (70, 30), POSITIONS: (16, 70)}
 # Matrices resident forward and backward, and block columns of the ring backward, for these limits.
 RESIDENT = {
     CHANNELS: {1: [(2, 3, 3), (1, 1, 4), (1, 1, 2)], 2: [(2, 2, 4), (1, 1, 7), (1, 1, 3)]},

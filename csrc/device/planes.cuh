@@ -115,7 +115,7 @@ __device__ inline void for_each_block_row(const Workspace& workspace, Plane free
 #pragma unroll 1
   for (int round = 0; round * warps < workspace.layout.blocks; ++round) {
     const int i = round * warps + (round % 2 == 0 ? warp : warps - 1 - warp);
-    if (i < workspace.layout.blocks) visit(i, rings + min(warp, i) * kRingBytes);
+    if (i < workspace.layout.blocks) visit(i, rings + warp * kRingBytes);
   }
 }
 

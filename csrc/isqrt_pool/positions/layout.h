@@ -29,7 +29,8 @@ struct PositionsLayout {
   int channel_blocks;  // ceil(C / 16)
   int panel_offset;    // where the panel starts while the factor q is read
   bool backward;
-  int rings = 0;  // forward, behind the panel, through which as many warps store the result
+  int rings = 0;  // forward, through which as many warps store the result
+  int rings_offset = 0;
 
   GCP_HOST_DEVICE constexpr bool fits() const { return matrices.fits(); }
   GCP_HOST_DEVICE constexpr int blocks() const { return matrices.blocks; }
@@ -39,8 +40,8 @@ struct PositionsLayout {
   GCP_HOST_DEVICE constexpr int row_bytes() const { return blocks() * planes() * kHalfBlockBytes; }
   // What may be overwritten where no matrix is in use, and while the factor is.
   GCP_HOST_DEVICE constexpr int room() const { return matrices.room(); }
-  GCP_HOST_DEVICE constexpr int rings_offset() const { return room() - rings * kRingBytes; }
-  GCP_HOST_DEVICE constexpr int panel_rows() const { return (rings_offset() - panel_offset) / row_bytes(); }
+  GCP_HOST_DEVICE constexpr int panel_end() const { return rings_offset > panel_offset ? rings_offset : room(); }
+  GCP_HOST_DEVICE constexpr int panel_rows() const { return (panel_end() - panel_offset) / row_bytes(); }
   // Whether the features that K was made of are still there when the factor is.
   GCP_HOST_DEVICE constexpr bool keeps_features() const {
     return panel_offset >= matrices.ring_end() && panel_rows() >= channel_blocks;
@@ -77,6 +78,25 @@ struct PositionsLayout {
   GCP_HOST_DEVICE constexpr std::int64_t slab_bytes() const { return matrices.slab_bytes() + extra_bytes(); }
 };
 
+// So many warps at least store the result where there is room for fewer rings than warps.
+constexpr int enough_rings(int warps) { return ceil_divide(3 * warps, 4); }
+
+// Of the room behind the factor, `bytes`, what the panel leaves to rings: of all numbers of them that are enough the
+// largest with which features pass in the fewest parts. Fewer where there is no room for enough; 0 where for none.
+constexpr int rings_beside_panel(int bytes, int row_bytes, int rows, int warps) {
+  const int room = (bytes - row_bytes) / kRingBytes, most = room < warps ? room : warps;
+  const int least = most < enough_rings(warps) ? most : enough_rings(warps);
+  int best = 0, fewest = rows + 1;
+  for (int rings = most; rings >= least && rings > 0; --rings) {
+    const int parts = ceil_divide(rows, (bytes - rings * kRingBytes) / row_bytes);
+    if (parts < fewest) {
+      fewest = parts;
+      best = rings;
+    }
+  }
+  return best;
+}
+
 // The layout for (C, M) that fits in `shared_limit` bytes: as many matrices on chip as there is room for, then as many
 // rows of the panel, but of small matrices no more than half of the memory, for two CTAs; `matrices.resident` is 0
 // where none fits.
@@ -85,29 +105,35 @@ constexpr PositionsLayout positions_layout(int channels, int positions, int plan
       layout_for(positions, planes, backward ? kPositionsBackwardPass : kPositionsForwardPass, shared_limit),
       ceil_divide(channels, 16), 0, backward};
   if (layout.matrices.resident == 0) return layout;
-  const int factor = planes * layout.matrices.plane_bytes(), all = layout.channel_blocks * layout.row_bytes();
-  // Backward, the panel has z and H, or z split, which is no more, and is not in use while there is a factor.
-  const int rings = layout.warps() * kRingBytes;
-  const int wanted = backward ? 2 * all : factor + all + rings;
-  const int least = backward ? 2 * layout.row_bytes() : factor + layout.row_bytes() + kRingBytes;
-  const int ring_end = layout.matrices.ring_end();
+  const int row = layout.row_bytes(), all = layout.channel_blocks * row, ring_end = layout.matrices.ring_end();
   layout.matrices.least_room = 0;
   const int beside_room = layout.matrices.shared_bytes() - ring_end;
   const int half = (shared_limit - kReservedBytes) / 2 - beside_room;
   const int most = layout.blocks() <= kMostColumns && ring_end < half ? half : shared_limit - beside_room;
-  layout.panel_offset = backward ? 0 : factor;
-  if (!backward && ring_end + all + rings <= most) {
+  const int limit = most / kRingRowBytes * kRingRowBytes;
+  if (backward) {
+    // The panel has z and H, or z split, which is no more, and is not in use while there is a factor.
+    layout.matrices.least_room = 2 * all < most ? 2 * all : limit;
+    if (layout.room() < 2 * row) layout.matrices.resident = 0;
+    return layout;
+  }
+  const int factor = planes * layout.matrices.plane_bytes(), warps = layout.warps();
+  // Where features stay, what the matrices leave beside the factor may be enough for all rings.
+  const bool beside_factor = ring_end - factor >= warps * kRingBytes;
+  if (ring_end + all + (beside_factor ? 0 : enough_rings(warps) * kRingBytes) <= most) {
+    const int room = (most - ring_end - all) / kRingBytes;
     layout.panel_offset = ring_end;
-    layout.matrices.least_room = ring_end + all + rings;
-  } else {
-    layout.matrices.least_room = wanted < most ? wanted : most / kRingRowBytes * kRingRowBytes;
+    layout.rings = beside_factor || room > warps ? warps : room;
+    layout.rings_offset = beside_factor ? factor : ring_end + all;
+    layout.matrices.least_room = ring_end + all + (beside_factor ? 0 : layout.rings * kRingBytes);
+    return layout;
   }
-  if (layout.room() < least) {
-    layout.matrices.resident = 0;
-  } else if (!backward) {
-    const int most_rings = 1 + (layout.room() - least) / kRingBytes;
-    layout.rings = most_rings < layout.warps() ? most_rings : layout.warps();
-  }
+  const int wanted = factor + all + warps * kRingBytes;
+  layout.matrices.least_room = wanted < most ? wanted : limit;
+  layout.panel_offset = factor;
+  layout.rings = rings_beside_panel(layout.room() - factor, row, layout.channel_blocks, warps);
+  layout.rings_offset = layout.room() - layout.rings * kRingBytes;
+  if (layout.rings == 0) layout.matrices.resident = 0;
   return layout;
 }
 

@@ -93,7 +93,7 @@ __device__ inline void store_products(const Workspace& workspace, const Position
       const int i = round * warps + (round % 2 == 0 ? warp : warps - 1 - warp);
       if (i >= first + rows) continue;
       const ProductRow<kForm, kPlanes> row(products, i);
-      const SharedAddress ring = workspace.start() + layout.rings_offset() + warp * kRingBytes;
+      const SharedAddress ring = workspace.start() + layout.rings_offset + warp * kRingBytes;
       store_result_rows(pooled, sample.number(), i, max(i, first), first + rows, ring, [&](int j) {
         const LaneOffset lane;
         // In "high" products with a low plane are summed apart, and others put aside after some (feature_products.cuh
