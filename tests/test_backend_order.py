@@ -121,38 +121,27 @@ def file_of(found: Times) -> Path:
 
 @pytest.mark.parametrize("entry", TABLE, ids=ids)
 def test_measured_times_are_those_of_a_committed_run(entry):
-    c, m = entry.shape
-    dtype = times.DTYPES[entry.precision]
+    shape = (times.SAMPLES, *entry.shape, times.DTYPES[entry.precision], entry.precision)
     for found in (one for one in entry.times if one.measured):
-        if file_of(found).suffix == ".csv":
-            medians = {}
-            for one in rows.read(file_of(found)).rows:
-                shape = (one.batch, one.channels, one.positions, one.dtype, one.precision)
-                if (one.provider, shape) == (
-                    f"gcp_kernels[{found.backend}]",
-                    (times.SAMPLES, c, m, dtype, entry.precision),
-                ) and one.method == "CUDA graph":
-                    medians[one.direction] = 1e3 * one.milliseconds
-            figures = medians["inference"], medians.get("backward")
-        else:
-            side = backends.cuda.side_of(c, m)
-            line = rf"^ *{c} +{m} {dtype} +{entry.precision} +{side} +forward +([\d.]+) .* backward +([\d.]+) "
-            (texts,) = re.findall(line, file_of(found).read_text(encoding="utf-8"), re.MULTILINE)
-            figures = tuple(map(float, texts))
-        for figure, time in zip(figures, (found.forward, found.backward), strict=True):
-            assert time is None if figure is None else time == pytest.approx(figure, abs=0.06)
+        medians = {
+            one.direction: 1e3 * one.milliseconds
+            for one in rows.read(file_of(found)).rows
+            if one.provider == f"gcp_kernels[{found.backend}]"
+            and (one.batch, one.channels, one.positions, one.dtype, one.precision) == shape
+            and one.method == "CUDA graph"
+        }
+        assert found.forward == pytest.approx(medians["inference"], abs=0.06)
+        assert found.backward == pytest.approx(medians["backward"], abs=0.06)
 
 
 def test_predictions_are_as_uncertain_as_measured_times_show():
-    """But for the narrow stores of many results, which the model of CUDA does not know, by no more, and by no less."""
+    """By no more, and hardly by less: a margin that none of them needs would keep a faster backend from its place."""
     factors = {}
     for entry, backend, backward in itertools.product(TABLE, ON_A_GPU, (False, True)):
         known = {found.measured: found.of(backward) for found in entry.times if found.backend == backend}
         if len(known) == 2:
             factors[backend, entry.precision, entry.shape, backward] = known[True] / known[False]
-    beyond = {case for case, factor in factors.items() if max(factor, 1 / factor) > UNCERTAINTY}
-    assert beyond == {("cuda", precision, (2048, 49), False) for precision in PRECISIONS}
-    assert max(factor for case, factor in factors.items() if case not in beyond) > 0.9 * UNCERTAINTY
+    assert 0.9 * UNCERTAINTY < max(max(factor, 1 / factor) for factor in factors.values()) <= UNCERTAINTY
     assert len(factors) == 42
 
 

@@ -79,13 +79,27 @@ def test_readme_links_to_files_that_exist():
         assert (ROOT / target).is_file(), target
 
 
-def test_readme_figures_are_those_of_the_committed_run():
-    figures = re.findall(r"(\d\.\d\d) \((\d\.\d\d) to (\d\.\d\d)\)", README)
-    assert len(figures) >= 12
-    (link,) = re.findall(r"\((benchmarks/results/[^)]*/table\.txt)\)", README)
-    table = (ROOT / link).read_text(encoding="utf-8")
-    for median, low, high in figures:
-        assert f"x{median} ({low} to {high})" in table
+FACTOR = r"(\d+\.\d+) \((\d+\.\d+) to (\d+\.\d+)\)"
+
+
+def test_readme_figures_are_those_of_the_committed_runs():
+    """Factors of the table that follows each link to a run, median and quartiles, which the README rounds further."""
+    found = re.findall(r"\((benchmarks/results/[^)]*/table\.txt)\).*?\n\n(\|.*?)\n\n", README, re.DOTALL)
+    assert len(found) == 2
+    for link, shown in found:
+        printed = re.findall(f"x{FACTOR}", (ROOT / link).read_text(encoding="utf-8"))
+        factors = re.findall(FACTOR, shown)
+        assert len(factors) >= 28
+        for factor in factors:
+            # Half a digit of the last place shown, and half of one of the last place printed.
+            margins = [0.5 * 10.0 ** -len(figure.partition(".")[2]) + 0.006 for figure in factor]
+            assert any(
+                all(
+                    abs(float(ours) - float(one)) < margin
+                    for ours, one, margin in zip(factor, each, margins, strict=True)
+                )
+                for each in printed
+            ), (link, factor)
 
 
 def test_readme_times_on_a_gpu_are_those_by_which_auto_orders_backends():
