@@ -3,8 +3,7 @@
 It reads the machine code of the built extension, walks through it as a CTA would, counts what that issues,
 and weighs it with rates that are documented or, where nobody has measured them, assumed (``--rates`` names them all).
 Nothing of that is measured; rows of a run on a GPU can stand beside it (``--measured``), those of
-``benchmarks/results/h100-2026-11-27`` for instance, where kernels took 1.2 to 2.2 times as long, and with narrow stores
-of many results 4.6 and 6.7 times.
+``benchmarks/results/h100-2026-11-27-second`` for instance, where kernels took 1.1 to 2.1 times as long.
 """
 
 from __future__ import annotations

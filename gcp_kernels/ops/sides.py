@@ -2,7 +2,7 @@
 
 The features z = (x - mu) / sqrt(t M) of a sample have a covariance z z^T and a Gram matrix z^T z with the same
 eigenvalues, but for zeros, so both give the same pooled features; docs/mathematics.md derives it. Each backend chooses
-by the shape alone, the same in both passes.
+by the shape alone, the same in both passes; with "auto" the two passes may be of two backends, and so on two sides.
 """
 
 from typing import Literal

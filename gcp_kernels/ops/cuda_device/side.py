@@ -10,9 +10,10 @@ MOST_POSITIONS = 256
 
 # Matrices are in blocks of 16. Below five sixths of the blocks the side of the positions takes less time, both passes
 # together. Microseconds forward + backward on the positions, and on the channels, of 256 samples on an H100, "fast":
-# 81 + 117, 238 + 1029 at (256, 49); 298 + 1049, 274 + 1149 at (256, 196), 13 blocks of 16, and in "high" 880 + 2527,
-# 933 + 2748; but 87 + 207, 58 + 175 at (128, 100), 7 of 8, and 28 + 62, 24 + 54 at (64, 49). Forward alone is equal at
-# two thirds. All 31 pairs are in benchmarks/results/h100-2026-11-27/sides.txt; at (128, 81) the two are equal.
+# 50 + 114, 214 + 1032 at (256, 49); 288 + 1054, 250 + 1148 at (256, 196), 13 blocks of 16, and in "high" 936 + 2545,
+# 900 + 2783; but 87 + 208, 53 + 176 at (128, 100), 7 of 8, and 28 + 63, 25 + 54 at (64, 49). Forward alone is equal at
+# about two thirds. All 31 pairs are in benchmarks/results/h100-2026-11-27-second/sides.txt. At (128, 81), 6 of 8, the
+# positions take 3 % more.
 BLOCK = 16
 
 
