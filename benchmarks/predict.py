@@ -27,6 +27,7 @@ from . import predict_launch, predict_profile, rows
 from .cases import Case
 from .predict_code import Kernel, read
 from .predict_launch import ELEMENTS, launches
+from .predict_memory import PARTIAL_SECTOR
 from .predict_model import Prediction, predict
 from .predict_phases import KINDS, PHASES
 from .predict_pipeline import Unit
@@ -102,6 +103,9 @@ def print_rates(arch: int, rates: Rates) -> None:
     print(f"sm_{arch}: {rates.gpu}; times in cycles")
     for name, rate in rates.named().items():
         print(f"  {name:20} {rate.value:12.6g}  {rate.source}")
+    print(
+        f"  {'partial_sector':20} {PARTIAL_SECTOR:12}  sectors for one that a store writes in part: fitted on an H100"
+    )
 
 
 def printed(

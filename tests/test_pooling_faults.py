@@ -11,7 +11,7 @@ import pytest
 import torch
 from cuda_emulation import pooling
 from cuda_emulation.pooling import CSRC, SHARED_LIMITS, Emulation, LaunchFailed
-from test_pooling_emulated import FLOAT16, FLOAT32, check_pooling
+from test_pooling_emulated import FLOAT16, FLOAT32, check_covariance, check_pooling
 from test_positions_emulated import check_triangle
 
 from gcp_kernels.ops.sides import POSITIONS
@@ -163,14 +163,25 @@ POSITIONS_FAULTS = [
 ]  # fmt: skip
 
 
-def planted(folder: Path, *faults: tuple[str, str, str], only: str = "-DCHANNELS_ONLY") -> Emulation:
+# The same of plain covariances, which are built with all precisions.
+COVARIANCE_FAULTS = [
+    ("totals read before they are written", "covariance_pool/forward.cuh",
+     "block_barrier();  // the totals are written", "", {pooling.RACE}),
+    ("rings in the place of the totals", "covariance_pool/forward.cuh", "(workspace, Plane{0}, [&]",
+     "(workspace, Plane{1}, [&]", {pooling.RACE}),
+    ("sixteen bytes at an address that is not aligned", "result_rows.cuh", "start = triangle - before;",
+     "start = triangle - before + 2;", {pooling.UNDEFINED}),
+]  # fmt: skip
+
+
+def planted(folder: Path, *faults: tuple[str, str, str], only: str = "-DCHANNELS_ONLY", fast: bool = True) -> Emulation:
     """Build the kernels of a side with some of their text replaced."""
     shutil.copytree(CSRC, folder / "csrc")
     for file, text, fault in faults:
         (source,) = (path for path in (folder / "csrc").rglob("*") if f"/{path}".endswith(f"/{file}"))
         assert text in source.read_text(), "the kernel has changed: plant this fault in its new text"
         source.write_text(source.read_text().replace(text, fault))
-    return Emulation(folder / "csrc", folder, "-DFAST_ONLY", only)
+    return Emulation(folder / "csrc", folder, *(["-DFAST_ONLY"] if fast else []), only)
 
 
 def run_everything(emulation: Emulation) -> None:
@@ -190,6 +201,24 @@ def test_a_planted_fault_is_caught(tmp_path, file, text, fault, statuses):
     broken = planted(tmp_path, (file, text, fault))
     with pytest.raises(AssertionError) as caught:
         run_everything(broken)
+    status = caught.value.status if isinstance(caught.value, LaunchFailed) else 0
+    assert status in statuses, caught.value
+
+
+def run_covariance(emulation: Emulation) -> None:
+    """Two samples with edges in two bytes an element, whose triangles begin anywhere."""
+    torch.manual_seed(0)
+    emulation.shared_limit = SHARED_LIMITS["sm_90"]
+    check_covariance(emulation, inputs.relu_features(2, 70, 19, FLOAT16), None, "high", "triu")
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "fault", "statuses"), [pytest.param(*f[1:], id=f[0]) for f in COVARIANCE_FAULTS]
+)
+def test_a_planted_fault_of_covariances_is_caught(tmp_path, file, text, fault, statuses):
+    run_covariance(planted(tmp_path / "right", fast=False))
+    with pytest.raises(AssertionError) as caught:
+        run_covariance(planted(tmp_path / "wrong", (file, text, fault), fast=False))
     status = caught.value.status if isinstance(caught.value, LaunchFailed) else 0
     assert status in statuses, caught.value
 

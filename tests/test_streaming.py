@@ -27,8 +27,8 @@ ITERATIONS = 3
 PRECISIONS = {planes: precision for precision, planes in PLANES.items()}
 # By side and planes, for matrices of side 70: some operands resident, one, and one with the least room for the others.
 # Beside each the limit of plain covariances, which take as much as the forward pass with one plane: one operand
-# resident. Features are so few that all are staged at once, on the side of the positions one block row of channels: else
-# it would depend on the room how sums are grouped.
+# resident. Features are so few that all are staged at once, of the positions one block row of channels: else it would
+# depend on the room how sums are grouped.
 Limits = tuple[int, int]
 LIMITS: dict[Side, dict[int, tuple[Limits, ...]]] = {
     CHANNELS: {

@@ -31,7 +31,8 @@ SHARED_LIMITS = {TARGETS[arch].name: TARGETS[arch].shared_bytes for arch in (90,
 TENSOR_CORES = {"sm_80": (8, 1), "sm_90": (16, 2)}
 
 # Exit statuses, see emulation.h; the last is that of a touched guard page.
-DIVERGENT_BARRIER, DIVERGENT_WARP, RACE, OUT_OF_BOUNDS, SLAB_RACE, SEGMENTATION_FAULT = 3, 4, 5, 6, 7, 128 + 11
+DIVERGENT_BARRIER, DIVERGENT_WARP, RACE, OUT_OF_BOUNDS, SLAB_RACE = 3, 4, 5, 6, 7
+SEGMENTATION_FAULT, UNDEFINED = 128 + 11, 128 + 4  # the second: behaviour for which the sanitizer traps
 
 _pointer, _int64, _int, _bool = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_bool
 
@@ -90,7 +91,7 @@ class Emulation:
             *options,
         ]
         # An out-of-bounds index or a signed overflow traps, without a sanitizer library.
-        command += ["-fsanitize=bounds,signed-integer-overflow,shift", "-fsanitize-undefined-trap-on-error"]
+        command += ["-fsanitize=alignment,bounds,signed-integer-overflow,shift", "-fsanitize-undefined-trap-on-error"]
         command += [f"-I{HERE}", f"-I{csrc}", PRIMITIVES, str(HERE / "pooling_emulated.cpp"), "-o", str(library)]
         done = subprocess.run(command, check=False, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
