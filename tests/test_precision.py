@@ -8,7 +8,7 @@ import torch
 
 from gcp_kernels import fused_gcp, matmul_setting
 from gcp_kernels.matmul_setting import MatmulSetting
-from gcp_kernels.ops.torch_device.products import matmul_precision
+from gcp_kernels.ops.torch_device.products import iteration_precision, matmul_precision
 from gcp_kernels.precision import resolve_precision
 
 CUDA_MATMUL = torch.backends.cuda.matmul
@@ -72,6 +72,13 @@ def test_products_on_a_gpu_run_as_asked_and_the_setting_comes_back(precision, in
     with matmul_precision(torch.device("cuda"), torch.float32, precision):
         assert CUDA_MATMUL.fp32_precision == inside
     assert CUDA_MATMUL.fp32_precision == outside
+
+
+def test_an_iteration_runs_in_float32_whatever_is_allowed():
+    CUDA_MATMUL.fp32_precision = "tf32"
+    with iteration_precision(torch.device("cuda"), torch.float32):
+        assert CUDA_MATMUL.fp32_precision == "ieee"
+    assert CUDA_MATMUL.fp32_precision == "tf32"
 
 
 def test_default_is_what_the_user_set_also_while_another_value_is_held():

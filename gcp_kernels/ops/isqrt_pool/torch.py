@@ -15,7 +15,7 @@ from ..torch_device.batch_slices import FEW_MATRICES, ITERATED, slice_size, slic
 from ..torch_device.features import multiply_features, subtract_centre, subtract_mean
 from ..torch_device.iteration import newton_schulz
 from ..torch_device.normalisation import GradientScratch, inverse_root, normalise
-from ..torch_device.products import matmul_precision
+from ..torch_device.products import iteration_precision
 from ..torch_device.side import iterated_size, side_of
 from ..torch_device.storage import IterateStorage
 from ..torch_device.triangle import triangle_map
@@ -41,7 +41,7 @@ def isqrt_pool(
     on_positions, size = _course(x)
     start = start_on_positions if on_positions else start_on_channels
     storage = IterateStorage(kept, n_iter, size, side, of_root=not on_positions)
-    with matmul_precision(x.device, x.dtype, precision):
+    with iteration_precision(x.device, x.dtype):
         for part in slices(b, size):
             iterates = storage[part]
             centred, centre[part] = subtract_mean(x[part], dtype)
@@ -69,7 +69,7 @@ def isqrt_pool_backward(
     storage = IterateStorage(iterates, n_iter, size, side, of_root=not on_positions)
     scratch = GradientScratch(trace, size, side)
     features = PositionScratch(trace, size, x) if on_positions else None
-    with matmul_precision(x.device, x.dtype, precision):
+    with iteration_precision(x.device, x.dtype):
         for part in slices(b, size):
             saved = storage[part]
             centred = subtract_centre(x[part], centre[part])

@@ -15,7 +15,7 @@ from gcp_kernels.precision import accumulation_dtype
 
 from ..torch_device.batch_slices import slice_size, slices
 from ..torch_device.normalisation import inner, inverse_root, normalise
-from ..torch_device.products import matmul_precision
+from ..torch_device.products import iteration_precision
 
 
 def newton_schulz_inverse_sqrt(cov: Tensor, n_iter: int, eps: float, precision: str) -> tuple[Tensor, Tensor]:
@@ -24,7 +24,7 @@ def newton_schulz_inverse_sqrt(cov: Tensor, n_iter: int, eps: float, precision: 
     dtype = accumulation_dtype(cov.dtype)
     root = torch.empty_like(cov, memory_format=torch.contiguous_format)
     trace = cov.new_empty(b, dtype=dtype)
-    with matmul_precision(cov.device, cov.dtype, precision):
+    with iteration_precision(cov.device, cov.dtype):
         for part in slices(b, slice_size(b, c, c, dtype, cov.device)):
             w, trace[part] = start(cov[part], eps)
             z = first_factor(w)
@@ -46,7 +46,7 @@ def newton_schulz_inverse_sqrt_backward(
     b, c, _ = cov.shape
     dtype = accumulation_dtype(cov.dtype)
     grad_cov = torch.empty_like(cov, memory_format=torch.contiguous_format)
-    with matmul_precision(cov.device, cov.dtype, precision):
+    with iteration_precision(cov.device, cov.dtype):
         for part in slices(b, slice_size(b, c, c, dtype, cov.device)):
             a, _ = start(cov[part], eps)
             g = grad[part].to(dtype)

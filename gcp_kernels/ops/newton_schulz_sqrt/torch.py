@@ -9,7 +9,7 @@ from ..shapes import empty_iterates, keeps_iterates
 from ..torch_device.batch_slices import slice_size, slices
 from ..torch_device.iteration import Iterates, newton_schulz
 from ..torch_device.normalisation import GradientScratch, inverse_root, normalise
-from ..torch_device.products import matmul_precision
+from ..torch_device.products import iteration_precision
 from ..torch_device.storage import IterateStorage
 
 
@@ -22,7 +22,7 @@ def newton_schulz_sqrt(cov: Tensor, n_iter: int, keep_iterates: bool, precision:
     kept = empty_iterates(cov, c, n_iter, keeps_iterates(cov, keep_iterates, "torch"))
     size = slice_size(b, c, c, dtype, cov.device)
     storage = IterateStorage(kept, n_iter, size, c, of_root=True)
-    with matmul_precision(cov.device, cov.dtype, precision):
+    with iteration_precision(cov.device, cov.dtype):
         for part in slices(b, size):
             iterates = storage[part]
             trace[part] = start(iterates, cov[part])
@@ -40,7 +40,7 @@ def newton_schulz_sqrt_backward(
     size = slice_size(b, c, c, dtype, cov.device)
     storage = IterateStorage(iterates, n_iter, size, c, of_root=True)
     scratch = GradientScratch(trace, size, c)
-    with matmul_precision(cov.device, cov.dtype, precision):
+    with iteration_precision(cov.device, cov.dtype):
         for part in slices(b, size):
             saved = storage[part]
             if not iterates.shape[1]:
