@@ -196,10 +196,14 @@ def check_mask(mask: Tensor | None, features: Tensor) -> None:
 
 
 def check_generator(generator: torch.Generator | None, device: torch.device) -> None:
-    """Raise unless ``generator`` is ``None`` or a ``torch.Generator`` of ``device``."""
+    """Raise unless ``generator`` is ``None`` or a ``torch.Generator`` of ``device``.
+
+    One that was made for "cuda" has no index, unlike a tensor, and torch draws with it on any device of that type.
+    """
     if generator is None:
         return
     if not isinstance(generator, torch.Generator):
         raise TypeError(f"generator must be a torch.Generator or None, got {type(generator).__name__}")
-    if generator.device != device:
-        raise ValueError(f"generator must be on the device of x, {device}, got {generator.device}")
+    given = generator.device
+    if given.type != device.type or given.index not in (None, device.index):
+        raise ValueError(f"generator must be on the device of x, {device}, got {given}")

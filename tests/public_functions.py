@@ -59,11 +59,11 @@ def matrices_and_starts() -> tuple[Tensor, ...]:
 
 
 def dropcov(x: Tensor, gate_weight: Tensor) -> Tensor:
-    return gcp_kernels.dropcov(x, gate_weight, training=True, mask=MASK, output="full")
+    return gcp_kernels.dropcov(x, gate_weight, training=True, mask=MASK.to(x.device), output="full")
 
 
 def exact_dropcov(x: Tensor, gate_weight: Tensor) -> Tensor:
-    return reference.dropcov(x, gate_weight, MASK)
+    return reference.dropcov(x, gate_weight, MASK.to(x.device))
 
 
 CASES = {

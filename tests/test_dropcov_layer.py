@@ -1,6 +1,7 @@
 """nn.DropCov in the conventions of torch.nn, what dropcov refuses, and the benchmark of it."""
 
 import re
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from test_dropcov import features
 from benchmarks import dropcov as benchmark
 from gcp_kernels import covariance_pool, dropcov
 from gcp_kernels.nn import GCP, DropCov, rename_reduction_keys
+from gcp_kernels.validation import check_generator
 
 X = torch.ones(2, 4, 3, 3)
 WEIGHT = torch.zeros(1, 1, 3)
@@ -56,6 +58,25 @@ def test_bad_generator():
     with refuses(ValueError, "mask", "generator"):
         mask = torch.ones(2, 4, dtype=torch.bool)
         dropcov(X, WEIGHT, training=True, generator=torch.Generator(), mask=mask)
+
+
+@pytest.mark.parametrize(
+    ("given", "device", "fits"),
+    [
+        ("cuda", "cuda:0", True),
+        ("cuda", "cuda:1", True),
+        ("cuda:1", "cuda:1", True),
+        ("cpu", "cpu", True),
+        ("cuda:0", "cuda:1", False),
+        ("cuda", "cpu", False),
+        ("cpu", "cuda:0", False),
+    ],
+)
+def test_device_of_a_generator(given, device, fits):
+    """A generator made for "cuda" has no index; the tensors of a GPU have."""
+    stand_in = type("Generator", (torch.Generator,), {"device": torch.device(given)})()
+    with nullcontext() if fits else refuses(ValueError, f"device of x, {device}, got {given}"):
+        check_generator(stand_in, torch.device(device))
 
 
 @pytest.mark.parametrize("training", [True, False])

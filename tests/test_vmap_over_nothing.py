@@ -1,4 +1,4 @@
-"""torch.vmap over no samples, and over empty batches: an empty result of the right shape, never an error."""
+"""torch.vmap over no samples, empty batches, tensors without values: a result of the right shape, never an error."""
 
 from collections.abc import Callable
 
@@ -27,6 +27,16 @@ def test_no_samples(name: str, in_dim: int, device: str) -> None:
     assert shapes(gradients) == [(0, *tensor.shape) for tensor in given]
     through = grad(lambda *none: vmap(function, in_dims=in_dim)(*none).sum(), by)(*none)
     assert shapes(through) == shapes(none)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_no_values(name: str) -> None:
+    """Nor does a function, its twin or what they are given need any device but that of the arguments."""
+    given = CASES[name].given()
+    meta = tuple(tensor.to("meta") for tensor in given)
+    for function in (CASES[name].function, CASES[name].exact):
+        assert shapes(function(*meta)) == shapes(function(*given))
+        assert function(*meta).is_meta
 
 
 @pytest.mark.parametrize("sizes", [(0, 3), (3, 0), (0, 0)])
