@@ -27,12 +27,11 @@ from benchmarks.static_kernels import Case
 from benchmarks.triton_pass import Pass
 from gcp_kernels import covariance_pool, fused_gcp
 from gcp_kernels.ops import backends
-from gcp_kernels.ops.isqrt_pool.triton import launch as isqrt
-from gcp_kernels.ops.isqrt_pool.triton import phase_launches as phases
+from gcp_kernels.ops.isqrt_pool.triton import launch, phase_launches
 from gcp_kernels.ops.isqrt_pool.triton.positions import phase_launches as position_phases
-from gcp_kernels.ops.isqrt_pool.triton.positions import slab_launch as position_slabs
+from gcp_kernels.ops.isqrt_pool.triton.positions import slab_launch
 from gcp_kernels.ops.sides import POSITIONS
-from gcp_kernels.ops.triton_device import architecture, launch, policy
+from gcp_kernels.ops.triton_device import architecture, policy
 from gcp_kernels.ops.triton_device.policy import OnChip, Persistent, Phases, Tiling
 from gcp_kernels.precision import PLANES
 
@@ -67,6 +66,8 @@ def cases() -> Iterator[Case]:
                     continue  # one precision for each direction: what is repeated there has nothing to lose
                 for form in (*forms.FORMS, *forms.POSITION_FORMS):
                     yield case(forms.choice_of(form, 20, 17, tiling=SMALL, programs=2, parts=2), c=20)
+                for choice in (Persistent(SMALL, 2, side=POSITIONS), Phases(SMALL, splits=2, chunk=16, side=POSITIONS)):
+                    yield case(choice, c=20)
                 yield case(SMALL, c=20, source="scaled features")
                 continue
             on_chip = (table.on_chip_backward if backward else table.on_chip_forward)[planes]
@@ -94,22 +95,20 @@ def name_of(case: Case) -> str:
 
 
 @pytest.fixture
-def poisoned_slabs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Slabs and panels of the Triton kernels are NaN before the launch; gives the sizes of slabs that were asked for.
-
-    Not the slabs: two hundred of them took 67 GB of a GPU.
-    """
+def poisoned_slabs(monkeypatch: pytest.MonkeyPatch) -> list[torch.Size]:
+    """Slabs and panels of the Triton kernels are NaN before the launch; gives the shape of each slab asked for."""
+    # Not the slabs themselves: those of 200 launches would fill the memory of any GPU.
     given = []
 
-    def poisoned(*args, **options) -> Tensor:
-        slabs = launch.new_slabs(*args, **options).fill_(NAN)
-        given.append(slabs.numel())
-        return slabs
+    def poisoned(make: Callable[..., Tensor], *args, **options) -> Tensor:
+        memory = make(*args, **options).fill_(NAN)
+        if make.__name__ == "new_slabs":
+            given.append(memory.shape)
+        return memory
 
-    for module in (isqrt, phases, position_phases, position_slabs):
-        monkeypatch.setattr(module, "new_slabs", poisoned)
-    for module in (position_phases, position_slabs):
-        monkeypatch.setattr(module, "new_panels", lambda *args: launch.new_panels(*args).fill_(NAN))
+    for module in (launch, phase_launches, slab_launch, position_phases):
+        for name in {"new_slabs", "new_panels"} & set(vars(module)):
+            monkeypatch.setattr(module, name, partial(poisoned, getattr(module, name)))
     return given
 
 
@@ -137,7 +136,7 @@ def test_a_result_that_changes_now_and_then_is_seen():
 
 
 @pytest.mark.parametrize("case", list(cases()), ids=name_of)
-def test_triton_launches_repeat_bit_for_bit(case: Case, poisoned_slabs: list[int]) -> None:
+def test_triton_launches_repeat_bit_for_bit(case: Case, poisoned_slabs: list[torch.Size]) -> None:
     held = Pass(case, DEVICE)
 
     def launch_once() -> list[Tensor]:
@@ -155,7 +154,7 @@ def test_triton_launches_repeat_bit_for_bit(case: Case, poisoned_slabs: list[int
 
 @pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
 @pytest.mark.parametrize("precision", PLANES)
-def test_persistent_against_phases(precision: str, backward: bool, poisoned_slabs: list[int]) -> None:
+def test_persistent_against_phases(precision: str, backward: bool, poisoned_slabs: list[torch.Size]) -> None:
     """Whole launches stand between phases in one form, block barriers in the other; a tile is computed alike.
 
     In the interpreter they agree bit for bit forward, for features whose statistics are exact (integers, M a power of
