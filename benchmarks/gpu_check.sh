@@ -29,7 +29,8 @@ options:
   --only A,B       only these parts; if you like into a FOLDER that is there already and does not have them
   --skip A,B       all parts but these
   --minutes N      for the whole run (30); the limit of every part is a share of it
-  --processes N    for tests and kernels (by cores and GPU memory); compute-sanitizer gets four at most
+  --processes N    for tests and kernels (one for each core and 6 GiB of the GPU, at most 12); compute-sanitizer gets
+                   eight at most
   --all-tests      also the tests that a GPU adds nothing to: they take about an hour, so give --minutes
   --pack DIR       at the end, also when interrupted: what matters most, and an archive of everything, in seven files at
                    most, for a machine from which only a few files can be brought
@@ -387,9 +388,9 @@ choose_processes() {
   local cores
   [[ -z $processes ]] || return
   cores=$(count_cores)
-  # A process on the GPU takes about a GiB before its tests do.
-  processes=$((cores < gibibytes / 3 ? cores : gibibytes / 3))
-  processes=$((processes > 16 ? 16 : processes < 1 ? 1 : processes))
+  # A process on the GPU takes about a GiB before its tests do, and some tests take several more.
+  processes=$((cores < gibibytes / 6 ? cores : gibibytes / 6))
+  processes=$((processes > 12 ? 12 : processes < 1 ? 1 : processes))
 }
 
 # What is read first, as it is, and everything in an archive; seven files, in no folder of their own. After each part:

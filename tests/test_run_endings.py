@@ -1,4 +1,7 @@
-"""How a run of tests ends early, by the hooks of conftest.py: stopped, without the GPU, or with nothing interpreted."""
+"""How a run of tests ends early, by the hooks of conftest.py: stopped, without the GPU, or with nothing interpreted.
+
+And what they do between tests.
+"""
 
 import importlib.util
 import os
@@ -163,3 +166,25 @@ def test_what_wants_an_interpreter_that_cannot_run_is_skipped_with_the_reason(tm
     assert "test_tiny.py::test_not_interpreted PASSED" in done.stdout
     assert "cannot interpret kernels with numpy" in done.stdout
     assert "only 0-dimensional arrays" in done.stdout
+
+
+# torch.cuda with an allocator that has kept so many MiB after each test.
+KEEPS_MEMORY = """
+import pytest, torch
+returned = []
+torch.cuda.is_initialized, torch.cuda.synchronize = lambda: True, lambda *_: None
+torch.cuda.memory_reserved = lambda: kept << 20
+torch.cuda.empty_cache = lambda: returned.append(kept)
+@pytest.mark.parametrize("number", (200, 300, 5000, 256))
+def test_keeps(number):
+    global kept
+    kept = number
+def test_gave_back(): assert returned == [300, 5000]
+"""
+
+
+def test_much_memory_of_a_gpu_is_given_back_after_each_test(tmp_path):
+    done = subprocess.run(
+        command(tmp_path, KEEPS_MEMORY), cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stdout
