@@ -108,22 +108,21 @@ def test_training_does_not_notice_the_recorder(device, when):
     assert all(len(record.landscape.losses) == 3 for record in recorder.records)
 
 
-@pytest.mark.gpu
 @pytest.mark.usefixtures("reproducible_convolutions")
-def test_training_on_a_gpu_does_not_notice_the_recorder_of_a_covariance_network():
+def test_training_does_not_notice_the_recorder_of_a_covariance_network(device):
     def trained(record):
-        torch.manual_seed(7)
-        model = nn.Sequential(nn.Conv2d(3, 64, 3), nn.BatchNorm2d(64), GCP(64, dim=32), nn.Linear(528, 4)).cuda()
+        seed()
+        model = nn.Sequential(nn.Conv2d(3, 64, 3), nn.BatchNorm2d(64), GCP(64, dim=32), nn.Linear(528, 4)).to(device)
         optimizer = torch.optim.AdamW(model.parameters())
         recorder = LandscapeRecorder(*split(model, "1"), cross_entropy, every=1)
         for _ in range(3):
-            images, target = torch.randn(8, 3, 16, 16, device="cuda"), torch.randint(4, (8,), device="cuda")
+            images, target = torch.randn(8, 3, 16, 16, device=device), torch.randint(4, (8,), device=device)
             optimizer.zero_grad()
             cross_entropy(model(images), target).backward()
             if record:
                 recorder.step(images, target)
             optimizer.step()
-        return everything(model, optimizer, "cuda")
+        return everything(model, optimizer, device)
 
     assert_same(trained(True), trained(False))
 
