@@ -220,6 +220,17 @@ def test_a_constant_sample_is_zero_and_a_nan_stays_where_it_is(emulation, form, 
     assert (layout.resident < layout.matrices) == (form == "streamed")
 
 
+@pytest.mark.parametrize("scale", [3.9, -4.0, 7.5, -1e15])
+def test_a_constant_channel_is_zero_whatever_its_scale(emulation, scale):
+    """DropCov divides what it keeps by 1 - p; a channel that is constant cannot be divided by its root mean square."""
+    x, scales = inputs.relu_features(3, 30, 49, FLOAT32), torch.full((3, 30), scale)
+    x[0], x[1, 3], x[1, 7] = 0.3, 0.0, 1e-42 * x[1, 7]
+    check_covariance(emulation, x[1:], scales[1:], "high", "full")
+    pooled, _ = emulation.covariance_pool(x, scales, False, "high")
+    assert not pooled[0].any()
+    assert not pooled[1, 3].any()
+
+
 @pytest.mark.parametrize("channels", [64, 256])
 def test_the_order_of_threads_does_not_matter(emulation, channels):
     x = inputs.relu_features(1, channels, 49, FLOAT32)

@@ -205,10 +205,12 @@ def test_constant_sample_gives_exact_zeros_and_zero_gradients(
     x[1] = torch.randn(4, m).to(x)
     skip_unless_it_runs(backend, "covariance_pool", x)
     pool = pool_by(backend)
-    for result in value_and_gradients(pool, x, torch.randn(3, 4).to(x)):
-        assert not result[::2].any()
-        assert result.isfinite().all()
-        assert m == 1 or result[1].any()
+    # With factors as large as those of DropCov, which divides by 1 - p.
+    for scale in (torch.randn(3, 4), 10 * torch.randn(3, 4)):
+        for result in value_and_gradients(pool, x, scale.to(x)):
+            assert not result[::2].any()
+            assert result.isfinite().all()
+            assert m == 1 or result[1].any()
 
 
 @pytest.mark.usefixtures("poisoned_memory")

@@ -16,11 +16,13 @@
 namespace gcp_kernels {
 
 // The inverse of the power of two that brings the root mean square of a channel of s (x - mu) to 1/8 .. 1/4, so that,
-// lifted, even the one outlier of 2^20 positions is in the range of halves.
-__device__ inline float unit_of_channel(float squares, int positions) {
+// lifted, even the one outlier of 2^20 positions is in the range of halves. Of a constant channel it is what s allows:
+// s over the unit, lifted, is below 2^128, since infinity times zero would be NaN.
+__device__ inline float unit_of_channel(float squares, float scale, int positions) {
   const int exponent = as_word(sqrtf(squares / static_cast<float>(positions))) >> 23;
+  const int least = max(static_cast<int>(as_word(fabsf(scale)) >> 23) - 124, 4);
   // Infinity and NaN will show by themselves.
-  const int kept = exponent == 255 ? 127 : min(max(exponent, 4), 250);
+  const int kept = exponent == 255 ? 127 : min(max(exponent, least), 250);
   return as_float((kept + 3) << 23);
 }
 
@@ -37,7 +39,8 @@ __global__ void __launch_bounds__(kMostThreadsOf<kForm>, kLeastCtasOf<kForm>)
   do {
     const auto scale = [&](int channel) { return scale_of(arguments.scale, sample.number(), channel); };
     find_statistics(workspace, sample, scale, [&](int channel, float squares) {
-      set_channel_value(workspace, kFirstExtra, channel, unit_of_channel(squares, arguments.x.positions));
+      set_channel_value(workspace, kFirstExtra, channel,
+                        unit_of_channel(squares, scale(channel), arguments.x.positions));
     });
     block_barrier();  // the channel arrays are written
     store_centres(workspace, channels, arguments.centre + sample.number() * channels);
