@@ -76,7 +76,7 @@ def test_products_on_a_gpu_run_as_asked_and_the_setting_comes_back(precision, in
 
 def test_an_iteration_runs_in_float32_whatever_is_allowed():
     CUDA_MATMUL.fp32_precision = "tf32"
-    with iteration_precision(torch.device("cuda"), torch.float32):
+    with iteration_precision(torch.device("cuda"), torch.float32, "fast"):
         assert CUDA_MATMUL.fp32_precision == "ieee"
     assert CUDA_MATMUL.fp32_precision == "tf32"
 

@@ -192,5 +192,5 @@ def test_no_prediction_without_an_extension(monkeypatch, capsys):
 def test_the_rates_are_printed(capsys):
     assert predict.main(["--rates", "--arch", "90"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines[1:]] == list(H100.named())
+    assert [line.split()[0] for line in lines[1:]] == [*H100.named(), "partial_sector"]
     assert any("arXiv 2402.13499: 62.9 %" in line for line in lines)

@@ -41,7 +41,7 @@ def isqrt_pool(
     on_positions, size = _course(x)
     start = start_on_positions if on_positions else start_on_channels
     storage = IterateStorage(kept, n_iter, size, side, of_root=not on_positions)
-    with iteration_precision(x.device, x.dtype):
+    with iteration_precision(x.device, x.dtype, precision):
         for part in slices(b, size):
             iterates = storage[part]
             centred, centre[part] = subtract_mean(x[part], dtype)
@@ -69,7 +69,7 @@ def isqrt_pool_backward(
     storage = IterateStorage(iterates, n_iter, size, side, of_root=not on_positions)
     scratch = GradientScratch(trace, size, side)
     features = PositionScratch(trace, size, x) if on_positions else None
-    with iteration_precision(x.device, x.dtype):
+    with iteration_precision(x.device, x.dtype, precision):
         for part in slices(b, size):
             saved = storage[part]
             centred = subtract_centre(x[part], centre[part])

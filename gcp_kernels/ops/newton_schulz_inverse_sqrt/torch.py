@@ -24,7 +24,7 @@ def newton_schulz_inverse_sqrt(cov: Tensor, n_iter: int, eps: float, precision: 
     dtype = accumulation_dtype(cov.dtype)
     root = torch.empty_like(cov, memory_format=torch.contiguous_format)
     trace = cov.new_empty(b, dtype=dtype)
-    with iteration_precision(cov.device, cov.dtype):
+    with iteration_precision(cov.device, cov.dtype, precision):
         for part in slices(b, slice_size(b, c, c, dtype, cov.device)):
             w, trace[part] = start(cov[part], eps)
             z = first_factor(w)
@@ -46,7 +46,7 @@ def newton_schulz_inverse_sqrt_backward(
     b, c, _ = cov.shape
     dtype = accumulation_dtype(cov.dtype)
     grad_cov = torch.empty_like(cov, memory_format=torch.contiguous_format)
-    with iteration_precision(cov.device, cov.dtype):
+    with iteration_precision(cov.device, cov.dtype, precision):
         for part in slices(b, slice_size(b, c, c, dtype, cov.device)):
             a, _ = start(cov[part], eps)
             g = grad[part].to(dtype)

@@ -22,7 +22,7 @@ def newton_schulz_sqrt(cov: Tensor, n_iter: int, keep_iterates: bool, precision:
     kept = empty_iterates(cov, c, n_iter, keeps_iterates(cov, keep_iterates, "torch"))
     size = slice_size(b, c, c, dtype, cov.device)
     storage = IterateStorage(kept, n_iter, size, c, of_root=True)
-    with iteration_precision(cov.device, cov.dtype):
+    with iteration_precision(cov.device, cov.dtype, precision):
         for part in slices(b, size):
             iterates = storage[part]
             trace[part] = start(iterates, cov[part])
@@ -40,7 +40,7 @@ def newton_schulz_sqrt_backward(
     size = slice_size(b, c, c, dtype, cov.device)
     storage = IterateStorage(iterates, n_iter, size, c, of_root=True)
     scratch = GradientScratch(trace, size, c)
-    with iteration_precision(cov.device, cov.dtype):
+    with iteration_precision(cov.device, cov.dtype, precision):
         for part in slices(b, size):
             saved = storage[part]
             if not iterates.shape[1]:
