@@ -271,7 +271,7 @@ def test_as_accurate_as_the_reference_in_every_dtype(
     truth = exact(reference_function, cov, grad)
     for what, ours, theirs, right in zip(("value", "gradient"), (value, gradient), unfused, truth, strict=True):
         assert ours.dtype == dtype
-        if dtype == torch.float64:
+        if dtype == torch.float64 and device == "cuda":
             # The reference is the exact value, without an error to compare with; a GPU has another decomposition.
             tolerances.assert_same_float64(ours, right, what)
             continue

@@ -1,8 +1,6 @@
 // Symmetric results, and gradients of them, in global memory: a full matrix, or its upper triangle, row by row.
 #pragma once
 
-#include <type_traits>
-
 #include "device/arguments.h"
 #include "device/elements.cuh"
 #include "device/symmetric.cuh"

@@ -78,7 +78,7 @@ struct PositionsLayout {
   GCP_HOST_DEVICE constexpr std::int64_t slab_bytes() const { return matrices.slab_bytes() + extra_bytes(); }
 };
 
-// So many warps at least store the result where there is room for fewer rings than warps.
+// Fewer warps than so many store the result only where there is no room for their rings.
 constexpr int enough_rings(int warps) { return ceil_divide(3 * warps, 4); }
 
 // Of the room behind the factor, `bytes`, what the panel leaves to rings: of all numbers of them that are enough the

@@ -1,9 +1,10 @@
 """The Triton backend: the whole pooling in one launch where a sample fits on chip, forward and backward.
 
-Its kernels compute the right values in Triton's interpreter and, each in every form and dtype under Triton 3.6.0, on an
-H100 (benchmarks/results/h100-2026-11-27, commit ea94d2b; memcheck finds no error in them). For sm_80, sm_100 and sm_120
-they compile, under Triton 3.6.0 and 3.7.1, and have not run; nor have they been tuned on a GPU, or seen tensors beyond
-2^31 elements there. Compute capability 10.x (B200, B300) and 11.x (Thor) are refused until one has shown them right
+Its kernels compute the right values in Triton's interpreter and, in every dtype and every form that a shape gets, on an
+H100 under Triton 3.6.0 (benchmarks/results/h100-2026-11-27, commit ea94d2b; memcheck finds no error in them). A form
+that none gets is wrong there: backward on chip for 48 or 64 channels. For sm_80, sm_100 and sm_120 they compile, under
+Triton 3.6.0 and 3.7.1, and have not run; nor have they been tuned on a GPU, or seen tensors beyond 2^31 elements there.
+Compute capability 10.x (B200, B300) and 11.x (Thor) are refused until one has shown them right
 there: Triton up to 3.7.1 miscompiles products that follow one another (triton-lang/triton#10821). With
 TRITON_INTERPRET=1 in the environment they are interpreted, which serves tensors on the CPU, slowly: for tests and for
 reading. Neither Triton nor a kernel is imported before an operation asks for it.
