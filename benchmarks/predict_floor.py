@@ -32,6 +32,15 @@ def pairs(planes: int) -> int:
     return 3 if planes == 2 else 1
 
 
+def iteration_products(n_iter: int, last_two_in_one: bool = True) -> int:
+    """Count the products of matrices in N iterations, see csrc/isqrt_pool/iteration.cuh.
+
+    Each but the first takes three, and the last two together five where they are one. What the first takes, for N = 1
+    on the side of the channels, is not counted.
+    """
+    return 3 * (n_iter - 1) - (1 if last_two_in_one and n_iter >= 3 else 0)
+
+
 def useful(kernel: str, channels: int, positions: int, n_iter: int, precision: str) -> Useful:
     """Count for one sample.
 
@@ -41,16 +50,17 @@ def useful(kernel: str, channels: int, positions: int, n_iter: int, precision: s
     rows, columns = -(-channels // BLOCK), -(-positions // BLOCK)
     triangle = rows * (rows + 1) // 2
     each = pairs(PLANES[precision])
-    iteration = 1 if n_iter == 1 else 3 * n_iter - 3
     covariance = each * columns * triangle
     if kernel == "isqrt_pool_forward_kernel":
-        return Useful(each * iteration * rows, triangle, covariance)
+        return Useful(each * max(iteration_products(n_iter), 1) * rows, triangle, covariance)
     if kernel == "isqrt_pool_backward_kernel":
-        # A product and the two of its tangent; and L z, of which both are split in every precision.
+        # A product and the two of its tangent; and L z, of which both are split in every precision. Two
+        # iterations in one would break the promise here.
+        iteration = max(iteration_products(n_iter, last_two_in_one=False), 1)
         return Useful(3 * each * iteration * rows, triangle, covariance + pairs(2) * rows * rows * columns)
     # On the side of the positions, K is (M, M) and q, a factor of the result, takes no product where N is 1.
     square = columns * (columns + 1) // 2
-    steps = each * (3 * n_iter - 3) * columns
+    steps = each * iteration_products(n_iter) * columns
     if kernel == "isqrt_pool_positions_forward_kernel":
         # K, and behind the iteration z q and z q z^T.
         return Useful(steps, square, each * (rows * square + rows * columns**2 + triangle * columns))

