@@ -96,7 +96,7 @@ struct RunningRow {
 template <Form kForm, typename Visit>
 __device__ inline void multiply_derivative(const Workspace& workspace, const Sample& sample, Split derivative,
                                            Visit visit) {
-  constexpr int kRows = kGradientRows<kForm>;
+  constexpr int kRows = kGradientRows<kForm>, kSums = kRows * kGradientColumns;
   const int blocks = workspace.layout.blocks;
   const int warps = blockDim.x / kWarpSize;
   const int all_columns = ceil_divide(sample.features.positions, kBlockSide);
@@ -117,7 +117,7 @@ __device__ inline void multiply_derivative(const Workspace& workspace, const Sam
       const int tile = min(round * warps + warp_of_thread(), tiles - 1);
       const int row = tile / tile_columns * kRows, column = tile % tile_columns * kGradientColumns;
       // Those of a low plane on their own: beside the large sums tensor cores would cut off more of them.
-      LiftedBlock<2> sums[kRows][kGradientColumns] = {}, small[kRows][kGradientColumns] = {};
+      LiftedBlock<2> sums[kSums] = {}, small[kSums] = {};
       Stream<kForm> stream(workspace, derivative.high, next(derivative.high));
       // Without a stream there is no barrier that a warp without a tile would have to reach.
       if (stream.count() == 0 && round * warps + warp_of_thread() >= tiles) continue;
@@ -141,8 +141,8 @@ __device__ inline void multiply_derivative(const Workspace& workspace, const Sam
           const Fragment low = rows[r].load(rows[r].low, k);
 #pragma unroll
           for (int c = 0; c < kGradientColumns; ++c) {
-            multiply_add(sums[r][c], high[r], z_high[c]);
-            multiply_add(small[r][c], low, z_high[c]);
+            multiply_add(sums[c * kRows + r], high[r], z_high[c]);
+            multiply_add(small[c * kRows + r], low, z_high[c]);
           }
           rows[r].advance(stream, k);
         }
@@ -150,20 +150,23 @@ __device__ inline void multiply_derivative(const Workspace& workspace, const Sam
         for (int c = 0; c < kGradientColumns; ++c) {
           const Fragment z_low = load_matrix_transposed(z[c] + low_plane);
 #pragma unroll
-          for (int r = 0; r < kRows; ++r) multiply_add(small[r][c], high[r], z_low);
+          for (int r = 0; r < kRows; ++r) multiply_add(small[c * kRows + r], high[r], z_low);
           z[c] += kBlockBytes;
         }
       }
       if (round * warps + warp_of_thread() >= tiles) continue;
 #pragma unroll
-      for (int c = 0; c < kGradientColumns; ++c) {
-#pragma unroll
-        for (int r = 0; r < kRows; ++r) {
-          if (row + r >= blocks || column + c >= columns) continue;
-          const SharedAddress own = start + ((column + c) * blocks + row + r) * kBlockBytes;
-          visit(combine(1.0f, sums[r][c], 1.0f, small[r][c]), staged_elements(own, low_plane), row + r,
-                first + column + c, column / kGradientColumns);
+      for (int s = 0; s < kSums; ++s) sums[s] = combine(1.0f, sums[s], 1.0f, small[s]);
+      // Of four blocks one visit in the code, and not four, where there are registers for that.
+      [[maybe_unused]] constexpr int kVisits = kForm == Form::kSmall || kForm == Form::kResident ? kSums : 1;
+#pragma unroll kVisits
+      for (int s = 0; s < kSums; ++s) {
+        const int i = row + s % kRows, j = column + s / kRows;
+        if (i < blocks && j < columns) {
+          const SharedAddress own = start + (j * blocks + i) * kBlockBytes;
+          visit(sums[0], staged_elements(own, low_plane), i, first + j, column / kGradientColumns);
         }
+        turn(sums);
       }
     }
   }

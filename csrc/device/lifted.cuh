@@ -73,4 +73,14 @@ __device__ inline void clear(LiftedBlock<kTimes> (&sums)[kSums]) {
   for (int s = 0; s < kSums; ++s) sums[s] = LiftedBlock<kTimes>{};
 }
 
+// Moves each sum to the place before it, and the first to the end. So all of them pass through the first place, where
+// one piece of code serves them all.
+template <int kSums, int kTimes>
+__device__ inline void turn(LiftedBlock<kTimes> (&sums)[kSums]) {
+  const LiftedBlock<kTimes> first = sums[0];
+#pragma unroll
+  for (int next = 0; next + 1 < kSums; ++next) sums[next] = sums[next + 1];
+  sums[kSums - 1] = first;
+}
+
 }  // namespace gcp_kernels

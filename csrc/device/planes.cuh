@@ -71,10 +71,7 @@ __device__ inline void for_each_block_in_turn(const Workspace& workspace, TileSu
   for (int s = 0; s < kMostSums<kForm>; ++s) {
     const WarpTile<kForm> tile = workspace.tile<kForm>();
     if (tile.owns(s)) visit(sums[0], tile.row_of(s), tile.column_of(s));
-    const LiftedBlock<2> first = sums[0];
-#pragma unroll
-    for (int next = 0; next + 1 < kMostSums<kForm>; ++next) sums[next] = sums[next + 1];
-    sums[kMostSums<kForm> - 1] = first;
+    turn(sums);
   }
 }
 
