@@ -8,8 +8,8 @@
 // end: the derivative is linear in G, and no tangent leaves the range of halves (docs/mathematics.md).
 #pragma once
 
-#include "device/direction.cuh"
 #include "device/feature_gradient.cuh"
+#include "device/staged_gradient.cuh"
 #include "isqrt_pool/arguments.h"
 #include "isqrt_pool/covariance.cuh"
 #include "isqrt_pool/inner_product.cuh"
@@ -33,8 +33,9 @@ __global__ void __launch_bounds__(kMostThreadsOf<kForm>, kLeastCtasBackward<kFor
   // Where everything is on chip L is moved to the front, so that all behind it is free for the features.
   constexpr Split kLastDerivative = kStreams<kForm> ? kDerivative : Split{Plane{0}};
   constexpr Floats<1> kRoot = backward_root(kPlanes);
-  constexpr Floats<0> kGradient = gradient_floats(kPlanes);
+  constexpr Floats<0> kGradient = gradient_floats(kPlanes), kGradientAgain = gradient_floats_again(kPlanes);
   const float positions = static_cast<float>(arguments.x.positions);
+  const GradientBlocks<kForm> gradient{workspace, arguments.grad};
   TileSums<kForm> sums;
 
   WarpTile<kForm>::assign(workspace.tiles(), workspace.layout.blocks);
@@ -46,9 +47,9 @@ __global__ void __launch_bounds__(kMostThreadsOf<kForm>, kLeastCtasBackward<kFor
     multiply_features<kForm, true>(workspace, sample, kPlanes, sums);
     store_covariance<kForm, kPlanes, true>(workspace, sums);
 
-    const float largest = load_gradient<kForm>(workspace, arguments.grad, sample.number(), kGradient);
+    const float largest = gradient.load(sample.number(), kGradient);
     for_each_block<kForm>(workspace, [&](int i, int j) {
-      const LiftedBlock<0> twice = load_floats<kForm>(workspace, kGradient, packed_block(i, j));
+      const LiftedBlock<0> twice = gradient.block(kGradient, i, j);
       const LiftedBlock<1> g = direction_of(twice, largest, lift() / growth_of(channels, arguments.n_iter));
       store_term<kForm, kPlanes, true>(workspace, false, true, packed_block(i, j), g);
     });
@@ -56,9 +57,10 @@ __global__ void __launch_bounds__(kMostThreadsOf<kForm>, kLeastCtasBackward<kFor
 
     iterate<kForm, kPlanes, true>(workspace, arguments.n_iter, kRoot, sums);
     float trace_term = 0.0f;  // this thread's part
+    gradient.load_again(sample.number(), kGradientAgain);
     for_each_block<kForm>(workspace, [&](int i, int j) {
       const LiftedBlock<1> root = load_floats<kForm>(workspace, kRoot, packed_block(i, j));
-      const LiftedBlock<0> twice = load_twice_symmetric(arguments.grad, sample.number(), i, j);
+      const LiftedBlock<0> twice = gradient.block_again(sample.number(), kGradientAgain, i, j);
       const LiftedBlock<0> g = direction_of(twice, workspace.kept_scalar(), plain(1.0f));
       const LiftedBlock<2> a = kept_covariance(workspace, i, j);
       const LiftedBlock<1> l = load_split<kForm>(workspace, kDerivative, packed_block(i, j));

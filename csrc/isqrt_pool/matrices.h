@@ -36,6 +36,10 @@ GCP_HOST_DEVICE constexpr Split derivative_of(int planes) {
 GCP_HOST_DEVICE constexpr Floats<0> gradient_floats(int planes) {
   return Floats<0>{plane_of(Matrices<true>::kV, planes)};
 }
+// The same in planes that nothing needs behind the last barrier of the iteration: of dV, or of the rests.
+GCP_HOST_DEVICE constexpr Floats<0> gradient_floats_again(int planes) {
+  return Floats<0>{planes == 2 ? plane_of(Matrices<true>::kDV, 2) : plane_of(Matrices<true>::kDWRest, 1)};
+}
 // Y_N, in two planes that are free by then.
 GCP_HOST_DEVICE constexpr Floats<1> backward_root(int planes) {
   return Floats<1>{next(next(derivative_of<true>(planes).high))};
@@ -61,6 +65,11 @@ struct CheckedMatrices {
   static_assert(!kL.overlaps(of(B::kDY)), "L is written from dY");
   static_assert(!kL.overlaps(kRoot), "L is read to the end");
   static_assert(!kRoot.overlaps(of(B::kW)) && !kRoot.overlaps(of(B::kY)), "the root is written from Y or W");
+
+  static constexpr PlaneRange kAgain = range_of(gradient_floats_again(kPlanes));
+  static_assert(!kAgain.overlaps(kL) && !kAgain.overlaps(kRoot), "the gradient is read beside L and the root");
+  static_assert(!kAgain.overlaps(range_of(Split{Plane{0}})), "L is moved to the front beside the gradient");
+  static_assert(kAgain.within(backward_pass(kPlanes).matrices* kPlanes));
 
   static_assert(of(F::kY).within(kForwardPass.operands* kPlanes));
   static_assert(kRoot.within(backward_pass(kPlanes).matrices* kPlanes));
