@@ -41,6 +41,8 @@ SAMPLES = [
     (100, 196, 5, "high", "full", FLOAT32, "sm_120"),
     (128, 196, 5, "fast", "triu", FLOAT32, "sm_90"),
     (128, 49, 5, "high", "triu", FLOAT32, "sm_80"),
+    (150, 49, 5, "fast", "full", FLOAT32, "sm_90"),
+    (160, 49, 4, "fast", "triu", FLOAT16, "sm_90"),
     (176, 49, 5, "fast", "full", FLOAT32, "sm_90"),
     (176, 196, 2, "high", "triu", FLOAT32, "sm_90"),
     (196, 49, 2, "fast", "triu", FLOAT32, "sm_90"),
@@ -103,6 +105,14 @@ def check_pooling(emulation, x, n_iter, precision, output, grad=None, side=CHANN
     grad_x = emulation.isqrt_pool_backward(grad, x, centre, trace, n_iter, triu, precision, side)
     check("gradient", grad_x, gradient, oracle.isqrt_pool_grad(x.double(), n_iter, full), precision)
     assert torch.equal(x, before), "the input was changed"
+
+
+def check_strided_gradients(emulation, x) -> None:
+    b, c, _ = x.shape
+    elements = c * (c + 1) // 2
+    check_pooling(emulation, x, 3, "fast", "triu", torch.randn(b, 1).to(x.dtype).expand(b, elements))
+    check_pooling(emulation, x, 3, "fast", "triu", guarded_copy(upstream(x, "triu"), (2 * elements, 2)))
+    check_pooling(emulation, x, 3, "fast", "full", guarded_copy(upstream(x, "full"), (2 * c * c, 2, 2 * c)))
 
 
 def check_covariance(emulation, x, scale, precision, output) -> None:
@@ -173,11 +183,16 @@ def test_strides(emulation, kind):
     strides = {"channels last": (c * m, 1, c), "sliced": (2 * c * m * 3, 3 * m, 2), "expanded": (0, m, 1)}[kind]
     x = inputs.relu_features(b, c, m, FLOAT32)
     x = x[:1].expand(b, -1, -1) if kind == "expanded" else x
-    x = guarded_copy(x, strides)
-    grad = torch.randn(1, 1, dtype=FLOAT32).expand(b, c * (c + 1) // 2) + torch.zeros(())
-    check_pooling(emulation, x, 3, "high", "triu", grad[:, ::1])
-    full = torch.randn(b, c, 2 * c, dtype=FLOAT32)[:, :, ::2].mT
-    check_pooling(emulation, x, 3, "high", "full", full)
+    check_pooling(emulation, guarded_copy(x, strides), 3, "high", "triu")
+
+
+@pytest.mark.parametrize("dtype", [FLOAT16, FLOAT32])
+@pytest.mark.parametrize("c", [20, 100, 150])
+def test_strides_of_the_gradient(emulation, c, dtype):
+    """In each form that keeps all matrices on chip: one number for all, every second one, a transposed matrix."""
+    layout = emulation.layout(c, 1, True)
+    assert layout.resident == layout.matrices
+    check_strided_gradients(emulation, inputs.relu_features(2, c, 19, dtype))
 
 
 @pytest.mark.parametrize("dtype", [FLOAT16, BFLOAT16, FLOAT32])

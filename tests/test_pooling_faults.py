@@ -11,7 +11,7 @@ import pytest
 import torch
 from cuda_emulation import pooling
 from cuda_emulation.pooling import CSRC, SHARED_LIMITS, Emulation, LaunchFailed
-from test_pooling_emulated import FLOAT16, FLOAT32, check_covariance, check_pooling
+from test_pooling_emulated import FLOAT16, FLOAT32, check_covariance, check_pooling, check_strided_gradients
 from test_positions_emulated import check_triangle
 
 from gcp_kernels.ops.sides import POSITIONS
@@ -44,8 +44,6 @@ FAULTS = [
     ("the square in the quartic weighed as in a cube", "iteration.cuh", "-17.0f / 12.0f", "-1.5f", {0}),
     ("the gradient used before it is staged", "staged_gradient.cuh", "block_barrier();  // the gradient is staged", "",
      {pooling.RACE}),
-    ("the gradient staged where a matrix is still read", "isqrt_pool/matrices.h",
-     ": plane_of(Matrices<true>::kDWRest, 1)", ": plane_of(Matrices<true>::kY, 1)", {pooling.RACE}),
     ("half of the gradient on the diagonal", "staged_gradient.cuh", "row == column ? 2.0f * value : value", "value",
      {0}),
     ("a row of the staged gradient taken for another", "staged_gradient.cuh", "packed_index(8, 0, channels - row)",
@@ -201,9 +199,10 @@ def planted(folder: Path, *faults: tuple[str, str, str], only: str = "-DCHANNELS
 def run_everything(emulation: Emulation) -> None:
     """Small sizes with edges, in each form of the kernels, against the reference."""
     torch.manual_seed(0)
-    for limit, c in ((SHARED_LIMITS["sm_90"], 70), (40_000, 130), (SHARED_LIMITS["sm_90"], 40)):
+    largest = SHARED_LIMITS["sm_90"]
+    for c, limit, n_iter in ((70, largest, 4), (130, 40_000, 3), (40, largest, 3), (150, largest, 3)):
         emulation.shared_limit = limit
-        check_pooling(emulation, inputs.relu_features(1, c, 19, FLOAT32), 3, "fast", "triu")
+        check_pooling(emulation, inputs.relu_features(1, c, 19, FLOAT32), n_iter, "fast", "triu")
 
 
 def test_everything_passes_unbroken(tmp_path):
@@ -235,6 +234,37 @@ def test_a_planted_fault_of_covariances_is_caught(tmp_path, file, text, fault, s
         run_covariance(planted(tmp_path / "wrong", (file, text, fault), fast=False))
     status = caught.value.status if isinstance(caught.value, LaunchFailed) else 0
     assert status in statuses, caught.value
+
+
+# Of upstream gradients of other strides than a triangle has in one piece; the result is wrong.
+GRADIENT_FAULTS = {
+    "the stride of the first element forgotten": ("data + first * gradient.row_stride", "data + first"),
+    "the stride of those that follow forgotten": ("threads * gradient.row_stride", "threads"),
+    "columns of a matrix taken for its rows": (
+        "row * gradient.row_stride + first * gradient.column_stride",
+        "first * gradient.row_stride + row * gradient.column_stride",
+    ),
+    "the other half of a matrix forgotten": ("(row == column ? 0.0f : value_of(below[n]))", "0.0f"),
+}
+
+
+@pytest.mark.parametrize(("text", "fault"), GRADIENT_FAULTS.values(), ids=GRADIENT_FAULTS)
+def test_a_fault_of_strided_gradients_is_caught(tmp_path, text, fault):
+    broken = planted(tmp_path, ("staged_gradient.cuh", text, fault))
+    broken.shared_limit = SHARED_LIMITS["sm_90"]
+    with pytest.raises(AssertionError):
+        check_strided_gradients(broken, inputs.relu_features(2, 100, 19, FLOAT32))
+
+
+def test_a_gradient_staged_where_a_matrix_is_still_read_is_caught(tmp_path):
+    broken = planted(
+        tmp_path,
+        ("isqrt_pool/matrices.h", ": plane_of(Matrices<true>::kDWRest, 1)", ": plane_of(Matrices<true>::kY, 1)"),
+        ("isqrt_pool/matrices.h", "!kAgain.overlaps(of(B::kW)) && !kAgain.overlaps(of(B::kY))", "true"),
+    )
+    with pytest.raises(LaunchFailed) as caught:
+        run_everything(broken)
+    assert caught.value.status == pooling.RACE
 
 
 @pytest.mark.parametrize("faults", SLAB_FAULTS.values(), ids=SLAB_FAULTS)

@@ -157,7 +157,7 @@ __device__ inline void multiply_derivative(const Workspace& workspace, const Sam
       if (round * warps + warp_of_thread() >= tiles) continue;
 #pragma unroll
       for (int s = 0; s < kSums; ++s) sums[s] = combine(1.0f, sums[s], 1.0f, small[s]);
-      // Of four blocks one visit in the code, and not four, where there are registers for that.
+      // Of four blocks one visit in the code, and not four; the resident form would spill too much for it.
       [[maybe_unused]] constexpr int kVisits = kForm == Form::kSmall || kForm == Form::kResident ? kSums : 1;
 #pragma unroll kVisits
       for (int s = 0; s < kSums; ++s) {

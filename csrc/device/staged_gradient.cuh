@@ -15,6 +15,10 @@ struct StagedGradient {
 
   __device__ SharedAddress at(int index) const { return first + index * 4; }
 
+  __device__ float twice_diagonal(int channel) const {
+    return 2.0f * as_float(load_shared(at(packed_index(channel, channel, channels))));
+  }
+
   // A lane's share of a block above the diagonal, or on it; zero beyond the matrix.
   __device__ LiftedBlock<0> twice(int i, int j) const {
     LiftedBlock<0> share;
@@ -51,7 +55,7 @@ __device__ inline void with_bits(Element element, const char* data, Load load) {
 }
 
 // Copies the gradient. What was in its place must have been read; there is a barrier at the end. Gives the largest
-// magnitude of G + G^T that this thread has met.
+// magnitude that this thread has copied.
 __device__ inline float stage_gradient(const SymmetricGradient& gradient, std::int64_t sample,
                                        const StagedGradient& staged) {
   const char* const start = start_of(gradient, sample);
@@ -110,10 +114,6 @@ __device__ inline float stage_gradient(const SymmetricGradient& gradient, std::i
     }
   }
   block_barrier();  // the gradient is staged
-  for (int channel = threadIdx.x; channel < channels; channel += threads) {
-    const std::uint32_t half = load_shared(staged.at(packed_index(channel, channel, channels)));
-    largest = larger(largest, 2.0f * fabsf(as_float(half)));
-  }
   return largest;
 }
 
@@ -128,17 +128,21 @@ struct GradientBlocks {
     return {workspace.in_shared(place.first), gradient.channels};
   }
 
-  // Leaves it in `place`, for blocks(), and gives its largest magnitude in the sample.
+  // Leaves it in `place`, for block(), and gives its largest magnitude in the sample.
   __device__ float load(std::int64_t sample, Floats<0> place) const {
     if constexpr (kStreams<kForm>) return load_gradient<kForm>(workspace, gradient, sample, place);
-    return block_max(workspace, stage_gradient(gradient, sample, staged(place)));
+    float largest = stage_gradient(gradient, sample, staged(place));
+    for (int channel = threadIdx.x; channel < gradient.channels; channel += blockDim.x) {
+      largest = larger(largest, fabsf(staged(place).twice_diagonal(channel)));
+    }
+    return block_max(workspace, largest);
   }
   __device__ LiftedBlock<0> block(Floats<0> place, int i, int j) const {
     if constexpr (kStreams<kForm>) return load_floats<kForm>(workspace, place, packed_block(i, j));
     return staged(place).twice(i, j);
   }
 
-  // The same once more, without the magnitude, and where nothing needs to be left in a slab.
+  // Stages it once more; where matrices are streamed, block_again() loads from the tensor instead.
   __device__ void load_again(std::int64_t sample, Floats<0> place) const {
     if constexpr (!kStreams<kForm>) stage_gradient(gradient, sample, staged(place));
   }

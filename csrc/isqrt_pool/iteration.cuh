@@ -44,8 +44,8 @@ __device__ inline int last_product(int n_iter) {
   return n == 1 && !kFactor ? 1 : 3 * n - 3;
 }
 
-// What a product makes of a matrix X: a X + b product, and c times a third matrix. This is V for the cube; for the root
-// it is W, times c of what the factor q(K) is kept without, c I.
+// What a product makes of a matrix X: a X + b product + c times a third matrix. This is V for the cube; for the root it
+// is W times identity_of(), and only for the factor, which is kept without that multiple of the identity.
 struct Coefficients {
   float a, b, c;
 };

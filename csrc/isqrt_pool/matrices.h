@@ -68,6 +68,8 @@ struct CheckedMatrices {
 
   static constexpr PlaneRange kAgain = range_of(gradient_floats_again(kPlanes));
   static_assert(!kAgain.overlaps(kL) && !kAgain.overlaps(kRoot), "the gradient is read beside L and the root");
+  static_assert(!kAgain.overlaps(of(B::kW)) && !kAgain.overlaps(of(B::kY)),
+                "it is staged while others still write the root from Y or W");
   static_assert(!kAgain.overlaps(range_of(Split{Plane{0}})), "L is moved to the front beside the gradient");
   static_assert(kAgain.within(backward_pass(kPlanes).matrices* kPlanes));
 

@@ -14,8 +14,8 @@ Times are of 256 samples, which fill a GPU, at 5 iterations on an H100; the orde
 of "fast" are of float16, those of "high" of float32. To enter a measured time, add it to its row, beside the
 prediction, which stays to tell how far predictions can be trusted. All have been measured; both kinds are of the
 kernels of commit 35e1129. After it the rings of results on the side of the positions got other places, and the last two
-iterations became one, except backward on the side of the channels, where the upstream gradient is read from a copy in
-shared memory instead: 1 to 6 % less is predicted.
+iterations became one, except backward on the side of the channels; there, where all matrices are on chip, the upstream
+gradient is read from a copy in shared memory: 1 to 6 % less is predicted.
 """
 
 from __future__ import annotations
