@@ -30,7 +30,7 @@ from gcp_kernels.ops.cuda_device.extension import why_not_loaded
 from gcp_kernels.precision import PLANES
 
 from .sass import SPILL, counted
-from .static_gate import Figures
+from .static_gate import KIB, Figures
 
 # Of matrices: in a table for each side, that of the positions for so many channels.
 CHANNELS = (64, 128, 176, 192, 256)
@@ -47,6 +47,11 @@ ELEMENTS = {"f": "float32", "d": "float64", "6__half": "float16", "13__nv_bfloat
 # there, as many bytes as this; where a loop of products reads or writes them, it is once for many products.
 MOST_SPILLED = 32
 MOST_IN_PRODUCTS = 1 / 8
+# A kernel takes features, results and gradients of every dtype and stride, so that a call passes half to two thirds of
+# its code, 47 to 133 KiB. On an H100 its warps waited for instructions 2 to 7 % of the time, most where the code is
+# longest (benchmarks/results/h100-2026-11-27). No kernel may be longer than the longest is now, by more than a little.
+MOST_CODE_KIB = 232
+INSTRUCTION_BYTES = 16
 
 
 def share_of_spills(loop: dict[str, int]) -> float:
@@ -73,6 +78,8 @@ class Row:
                 f"it spills {figures.stack} bytes (LDL {figures.loads}, STL {figures.stores}; "
                 f"up to {in_products:.2f} for each HMMA of a loop)"
             )
+        if figures.instructions * INSTRUCTION_BYTES > MOST_CODE_KIB * KIB:
+            found.append(f"its {figures.instructions} instructions take more than {MOST_CODE_KIB} KiB")
         if figures.traps:
             found.append("it has a trap: it calls a function of the host, or does what is undefined")
         if not self.kernel.startswith("triu"):

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,14 @@ def test_the_command_prints_every_kernel_and_every_layout(rows, monkeypatch, cap
     for table, sizes in ((of_channels, ("64 ", "256")), (of_positions, ("49 ", "256"))):
         for text in (f"\n{sizes[0]}  forward    fast", f"\n{sizes[1]}  backward   high", "does not fit", "3/3, "):
             assert text in table
+
+
+def test_a_kernel_that_has_grown_too_long_is_found():
+    figures = Figures(instructions=14_848, ldsm=1, tensor_cores={"HMMA": 1})
+    assert Row(90, "isqrt_pool_forward_kernel", "streamed high", figures).problems == []
+    longer = replace(figures, instructions=14_849)
+    (problem,) = Row(90, "isqrt_pool_forward_kernel", "streamed high", longer).problems
+    assert problem == "its 14849 instructions take more than 232 KiB"
 
 
 @readable
