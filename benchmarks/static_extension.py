@@ -47,9 +47,9 @@ ELEMENTS = {"f": "float32", "d": "float64", "6__half": "float16", "13__nv_bfloat
 # there, as many bytes as this; where a loop of products reads or writes them, it is once for many products.
 MOST_SPILLED = 32
 MOST_IN_PRODUCTS = 1 / 8
-# A kernel takes features, results and gradients of every dtype and stride, so that a call passes half to two thirds of
-# its code, 47 to 133 KiB. On an H100 its warps waited for instructions 2 to 7 % of the time, most where the code is
-# longest (benchmarks/results/h100-2026-11-27). No kernel may be longer than the longest is now, by more than a little.
+# A kernel takes features, results and gradients of every dtype and stride, so that a call passes three fifths to three
+# quarters of its code, 47 to 133 KiB. On an H100 warps waited for instructions 2 to 7 % of the time, most in backward
+# passes (benchmarks/results/h100-2026-11-27). No kernel may be longer than the longest is now, by more than a little.
 MOST_CODE_KIB = 232
 INSTRUCTION_BYTES = 16
 

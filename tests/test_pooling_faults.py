@@ -253,7 +253,7 @@ def test_a_fault_of_strided_gradients_is_caught(tmp_path, text, fault):
     broken = planted(tmp_path, ("staged_gradient.cuh", text, fault))
     broken.shared_limit = SHARED_LIMITS["sm_90"]
     with pytest.raises(AssertionError):
-        check_strided_gradients(broken, inputs.relu_features(2, 100, 19, FLOAT32))
+        check_strided_gradients(broken, inputs.relu_features(2, 100, 19, FLOAT32), "fast")
 
 
 def test_a_gradient_staged_where_a_matrix_is_still_read_is_caught(tmp_path):

@@ -44,7 +44,8 @@ struct StagedGradient {
 // Elements that a thread loads before it waits for the first of them.
 constexpr int kStagedAtOnce = 12, kStagedOfRowAtOnce = 4;
 
-// Calls load(data) with a pointer to elements of its size.
+// Calls load(data) with a pointer to elements of its size: one choice for all loads. With one for each, as in
+// load_element(), each would wait for the one before.
 template <typename Load>
 __device__ inline void with_bits(Element element, const char* data, Load load) {
   if (element == Element::kFloat32) {
