@@ -1,6 +1,7 @@
 """The demo command: it trains, draws, repeats itself, refuses bad arguments, and concludes truly."""
 
 import argparse
+import json
 import re
 
 import pytest
@@ -70,6 +71,22 @@ def test_same_seed_same_numbers_other_seed_others(capsys, no_timing):
     assert torch.equal(torch.get_rng_state(), before), "the demo leaves the global random state alone"
 
 
+def test_a_record_has_the_settings_and_the_accuracies_that_were_printed(tmp_path, capsys, no_timing):
+    needs_training_packages()
+    record, printed = tmp_path / "runs.jsonl", []
+    for rate in ("0.003", "0.01"):
+        arguments = ("--epochs", "2", "--seed", "5", "--lr", rate, "--device", "cpu", "--no-plot", "--record")
+        assert demo.run(parse(*arguments, str(record))) == 0
+        printed.append(table(capsys.readouterr().out))
+    lines = [json.loads(line) for line in record.read_text("utf-8").splitlines()]
+    assert [(line["seed"], line["lr"]) for line in lines] == [(5, 0.003), (5, 0.01)]
+    assert all(line["torch"] == torch.__version__ for line in lines)
+    for line, rows in zip(lines, printed, strict=True):
+        pairs = list(zip(line["accuracy"]["avg"], line["accuracy"]["gcp"], strict=True))
+        assert pairs == [tuple(map(float, re.findall(r"(\d+\.\d+) %", row))) for row in rows]
+    assert printed[0] != printed[1], "the learning rate changes nothing"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -78,6 +95,7 @@ def test_same_seed_same_numbers_other_seed_others(capsys, no_timing):
         (("--batch-size", "-4"), "at least 1, got '-4'"),
         (("--seed", "-1"), "at least 0, got '-1'"),
         (("--seed", str(2**63)), "at least 0"),
+        (("--lr", "0"), "above 0"),
         (("--device", "gpu"), "must be cpu, cuda or cuda:N, got 'gpu'"),
         (("--device", "meta"), "must be cpu, cuda or cuda:N, got 'meta'"),
         (("--device", "cuda:99"), "is not here"),
@@ -106,6 +124,12 @@ def test_unusable_output_is_refused_before_any_work(output, message, tmp_path, c
     assert message in captured.err
     assert output in captured.err
     assert not captured.out
+
+
+def test_a_record_without_a_folder_is_refused_before_any_work(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(demo, "load_digits_split", lambda device: pytest.fail("work was started"))
+    assert demo.run(parse("--no-plot", "--record", str(tmp_path / "nowhere" / "runs.jsonl"))) == 2
+    assert "nowhere is not an existing folder" in capsys.readouterr().err
 
 
 def test_missing_packages_give_one_error_that_names_the_extra(capsys, monkeypatch):
