@@ -1,4 +1,4 @@
-"""docs/reproduction, the default run that is committed: it follows from its own tables, and the README quotes it."""
+"""docs/reproduction, the default run that is committed: it follows from its own tables; docs/papers.md quotes it."""
 
 import csv
 import re
@@ -23,7 +23,7 @@ pytest.importorskip("scipy", reason="scipy is not installed (extra: test)")
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "docs" / "reproduction"
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+QUOTED = (ROOT / "docs" / "papers.md").read_text(encoding="utf-8")
 
 
 def read(name):
@@ -128,14 +128,14 @@ def test_the_folder_is_small():
     assert all(path.stat().st_size < 100_000 for path in files)
 
 
-def test_readme_shows_the_committed_run(runs):
+def test_the_documentation_shows_the_committed_run(runs):
     """Rows of the form "| text | average pooling | GCP | DropCov |", in the report's own words and digits."""
     by_pool = {(row["measure"], row["pool"]): row for row in read("claims")}
     figures = {(v.measure.key, v.pool): v.figures for v in verdicts(figures_of(runs))}
     baseline = {v.measure.key: v.baseline_figures for v in verdicts(figures_of(runs))}
     shown = 0
     for measure in MEASURES:
-        for cells in re.findall(rf"^\| {re.escape(measure.text)} \| (.*) \|$", README, flags=re.MULTILINE):
+        for cells in re.findall(rf"^\| {re.escape(measure.text)} \| (.*) \|$", QUOTED, flags=re.MULTILINE):
             any_pool = by_pool[measure.key, "gcp"]
             mean, spread = float(any_pool["average_pooling_mean"]), float(any_pool["average_pooling_spread"])
             expected = [over_seeds(baseline[measure.key], mean, spread, measure.infinite)]
@@ -146,4 +146,4 @@ def test_readme_shows_the_committed_run(runs):
             shown += 1
     assert shown >= 5
     for claim, statement in CLAIMS.items():
-        assert re.search(rf"^\| {claim}\. {re.escape(statement)} \|.*$", README, flags=re.MULTILINE)[0] in report_text()
+        assert re.search(rf"^\| {claim}\. {re.escape(statement)} \|.*$", QUOTED, flags=re.MULTILINE)[0] in report_text()

@@ -303,8 +303,8 @@ def test_the_limits_add_up_to_the_minutes_that_are_promised():
     assert sum(map(int, limits.values())) == 60 * minutes
     assert f"--minutes N      for the whole run ({minutes})" in text
     assert f"at most {minutes} minutes" in (ROOT / "docs" / "gpu.md").read_text(encoding="utf-8")
-    assert f"at most {minutes} minutes" in (ROOT / "README.md").read_text(encoding="utf-8")
-    for path in (SCRIPT, ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+    assert f"at most {minutes} minutes" in (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+    for path in (SCRIPT, ROOT / "README.md", *(ROOT / "docs").rglob("*.md")):
         assert "eight minutes" not in path.read_text(encoding="utf-8"), path.name
 
 

@@ -35,9 +35,11 @@ def test_the_oldest_versions_are_those_that_are_tested():
 def test_every_place_names_the_same_versions():
     assert one(r"torch\.__version__.*< \((\d+, \d+)\)", "setup.py") == TORCH.replace(".", ", ")
     assert one(r"is older than ([\d.]+)\"", "setup.py") == TORCH
-    assert one(r"every CPython from ([\d.]+\d) on Linux", "README.md") == PYTHON
-    assert one(r"every torch from ([\d.]+\d)", "README.md") == TORCH
-    assert one(r"torch \(([\d.]+) or newer\)", "README.md") == TORCH
+    assert one(r"every CPython from ([\d.]+\d) on Linux", "docs/install.md") == PYTHON
+    assert one(r"every torch from ([\d.]+\d)", "docs/install.md") == TORCH
+    for page in ("README.md", "docs/install.md"):
+        assert one(r"torch \(([\d.]+) or newer\)", page) == TORCH
+        assert one(r"Python ([\d.]+) or newer", page) == PYTHON
     assert one(r"CUDA build of torch ([\d.]+) or newer", "docs/gpu.md") == TORCH
     major, minor = PYTHON.split(".")
     assert one(r'^target-version = "py(\d+)"$', "pyproject.toml") == major + minor
