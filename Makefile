@@ -3,6 +3,7 @@
 # make test-oldest  set up an environment of the oldest Python, torch, Triton and numpy that pyproject.toml promises, and
 #                   one of the next torch, and run what depends on them: operators, compilation, transforms, layers,
 #                   interpreted and compiled kernels. Several GB to download
+# make docs         build the documentation into site/, with an environment of its own, .venv-docs: Python 3.11, no torch
 #
 # PYTHON   the interpreter to start from
 # VENV     where the virtual environment goes
@@ -20,7 +21,7 @@ OPTIONS ?=
 PYTHON310 ?= python3.10
 PYTHON312 ?= python3.12
 
-.PHONY: demo test test-oldest lint clean
+.PHONY: demo test test-oldest lint docs clean
 
 demo: $(VENV)/.ready
 	$(VENV)/bin/python -m experiments demo
@@ -50,7 +51,7 @@ $(VENV)/.ready: pyproject.toml setup.py tests/model_libraries.py $(shell find cs
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet "setuptools>=77" ninja
 	$(VENV)/bin/pip install --quiet $(TORCH)
-	$(VENV)/bin/pip install --quiet --no-build-isolation --editable ".[demo,test,bench,dev]"
+	$(VENV)/bin/pip install --quiet --no-build-isolation --editable ".[demo,test,bench,dev,docs]"
 	$(VENV)/bin/pip install --quiet --no-deps "pytorchcv==0.0.74"
 	$(VENV)/bin/python tests/model_libraries.py $(TORCH)
 	touch $@
@@ -79,5 +80,18 @@ test-torch-%: .venv-torch-%/.ready
 	.venv-torch-$*/bin/python tests/model_libraries.py "torch==$*" "numpy<2.4"
 	touch $@
 
+# The extra alone, by its names: the package itself would bring torch, and the site is made from the sources.
+EXTRA = import pathlib, tomllib; \
+  print(*tomllib.loads(pathlib.Path("pyproject.toml").read_text())["project"]["optional-dependencies"]["docs"])
+
+docs: .venv-docs/.ready
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
+
+.venv-docs/.ready: pyproject.toml
+	$(call check_interpreter,$(PYTHON))
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/pip install --quiet $$(.venv-docs/bin/python -c '$(EXTRA)')
+	touch $@
+
 clean:
-	rm -rf $(VENV) .venv-torch-* build *.egg-info gcp_kernels/_build_info.py gcp_kernels/_C*.so gcp_demo.png
+	rm -rf $(VENV) .venv-torch-* .venv-docs site build *.egg-info gcp_kernels/_build_info.py gcp_kernels/_C*.so gcp_demo.png

@@ -1,7 +1,7 @@
 """What the documentation shows is run: the Python of README and docs, and every example in a docstring.
 
 And it hangs together: every link leads to a file, or a heading, that is there. Its figures are held in
-test_documented_figures.py.
+test_documented_times.py and test_documented_accuracy.py.
 """
 
 import doctest

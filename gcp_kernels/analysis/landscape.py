@@ -29,8 +29,8 @@ def evenly_spaced(first: float, last: float, count: int = 50) -> tuple[float, ..
     return tuple((first * (last_index - i) + last * i) / last_index for i in range(count))
 
 
-# The step sizes of "What Deep CNNs Benefit from Global Covariance Pooling: An Optimization Perspective" (CVPR 2020).
 PUBLISHED_STEPS = {"resnet": evenly_spaced(0.1, 75.0), "mobilenet_v2": evenly_spaced(0.045, 1.5)}
+"""Step sizes of "What Deep CNNs Benefit from Global Covariance Pooling: An Optimization Perspective" (CVPR 2020)."""
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from ..nn.poolings import PUBLISHED_POOLINGS
 from ..validation import check_at_least, check_choice
 from .classifiers import CLASS_TOKEN_CHOICES
 
-# What a pool is called, and the layer of gcp_kernels.nn that it is.
 POOLS = {name: pooling.layer.__name__ for name, pooling in PUBLISHED_POOLINGS.items()}
+"""What a pool is called, and the layer of :mod:`gcp_kernels.nn` that it is."""
 
 # Arguments of those layers that follow from the model, and that a user therefore cannot give.
 _FROM_THE_MODEL = ("in_channels", "channel_dim", "output", "device", "dtype")
