@@ -47,6 +47,7 @@ def test_the_readme_names_what_is_promised_and_the_accuracy_of_the_demo():
     _, promise, accuracy = (row[""] for row in table("README.md", "and"))
     assert {name: float(value) for value, name in re.findall(r'(\S+) in "(\w+)"', promise)} == PROMISED_ERRORS
     ends = accuracies()[0.003, 0]
+    assert f"seed 0, after {len(ends['gcp'])} epochs | {accuracy} |" in text_of("README.md")
     assert accuracy == f"{ends['gcp'][-1]:.2f} %, with average pooling {ends['avg'][-1]:.2f} %"
 
 
@@ -94,6 +95,9 @@ def test_figures_of_the_selftest_on_a_gpu():
         for figure in found(backend, kind)
     ]
     worst = max(float(error) for row in re.findall(r" (\S+) +(\S+) +\S+ +WRONG$", log, re.MULTILINE) for error in row)
+    again = log_of(PASSES, "README.md")
+    (tf32,) = re.findall(r"TF32, in which torch iterated there in \"fast\", erred by (\S+) at", flowing(PRECISION))
+    assert f"the torch backend in TF32 erred by {tf32} where" in again
     said = re.findall(r"float32 was off by up to (\S+)", flowing("docs/backends.md"))
     assert list(map(float, said)) == [worst]
 

@@ -168,6 +168,10 @@ def step_64(backends):
     )
 
 
+def rounds(run):
+    return [int(row["rounds"]) for row in rows_of(run) if row["rounds"]]
+
+
 def floor(function):
     return function(of(STEP, "ratio", "average"))
 
@@ -201,6 +205,12 @@ SENTENCES = {
         "docs/speed.md",
         r"which took (\d+) to (\d+) ms whatever the shape",
         lambda: [published("milliseconds", min), published("milliseconds", max)],
+    ),
+    "rounds on a CPU": ("docs/speed.md", r"up to (\d+) interleaved rounds", lambda: [max(rounds(CPU))]),
+    "rounds on a GPU": (
+        "docs/speed.md",
+        r"median and quartiles of (\d+) rounds",
+        lambda: {round for round in rounds(STEP) if round not in of(STEP, "rounds", "published")},
     ),
     "the floor": (
         "docs/speed.md",
