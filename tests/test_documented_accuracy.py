@@ -108,10 +108,14 @@ def test_what_ran_on_the_gpu_is_in_its_logs():
     clean = only(r"^memcheck: (\d+) checks ok, 0 failed$", log_of(FIRST, "sanitizer.txt"))
     ended = only(r"^ +(\d+) RACECHECK SUMMARY: 0 hazards", log_of(PASSES, "sanitizer.txt"))
     without_hazard = only(r"^racecheck: (\d+) checks ok, 0 failed$", log_of(PASSES, "sanitizer.txt"))
+    stopped = only(r"^racecheck .* stopped at the limit of (\d+) s;", log_of(FIRST, "summary.txt"))
+    right = only(r"selftest` \| (\d+) rows right, 0 wrong", log_of(PASSES, "README.md"))
     for row in (
         f"| `kernels`: {checks[FIRST]} checks | {seconds['kernels']} | ",
         f"| `selftest` | {seconds['selftest']} | ",
         f"| `memcheck`: {clean} checks | {seconds['memcheck']} | ",
+        f"not at its end after {stopped}:",
+        f"{right} rows right",
         f"{checks[PASSES]} checks right; {ended} of 14 processes at their end",
     ):
         assert row in flowing("docs/gpu.md")

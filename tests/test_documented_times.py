@@ -6,7 +6,7 @@ from functools import cache
 from itertools import product
 
 import pytest
-from documents import CPU, FIRST, PASSES, RESULTS, STEP, assert_shown, flowing, only, table, text_of
+from documents import CPU, FIRST, PASSES, RESULTS, STEP, assert_shown, flowing, log_of, only, table, text_of
 
 from benchmarks.predict_floor import useful
 from gcp_kernels.ops import times
@@ -172,6 +172,16 @@ def rounds(run):
     return [int(row["rounds"]) for row in rows_of(run) if row["rounds"]]
 
 
+def ratio(run, shape, precision):
+    """Give forward's measured over its predicted time, from the first table of a run's README with such a column."""
+    return only(rf"^\| {shape}, {precision} \| \S+ \| \S+ \| (\S+) \|", log_of(run, "README.md"))
+
+
+def memory_of_autograd():
+    ours, others = (of(STEP, "peak_bytes", name) for name in ("gcp_kernels[cuda]", "autograd"))
+    return [other / our for our, other in zip(ours, others, strict=True)]
+
+
 def floor(function):
     return function(of(STEP, "ratio", "average"))
 
@@ -254,6 +264,29 @@ SENTENCES = {
             useful(f"isqrt_pool_{side}forward_kernel", 256, m, 5, "fast").products
             for side, m in (("positions_", 196), ("", 196), ("positions_", 49))
         ],
+    ),
+    "a Pade approximant": (
+        "docs/benchmarks.md",
+        r"The Pade approximant is ([\d.]+) % from the exact root at 64 channels and 28x28 positions and (\d+) % at 256",
+        lambda: [
+            100 * float(row_of(CPU, shape, "pade-lyapunov", group="exact")["root_distance"])
+            for shape in ("4, 64, 28x28", "4, 256, 14x14")
+        ],
+    ),
+    "narrow stores, predicted": (
+        "docs/benchmarks.md",
+        r"took ([\d.]+) and ([\d.]+) times as long where the model did not know of stores in parts",
+        lambda: [ratio(FIRST, "2048, 49", precision) for precision in ("high", "fast")],
+    ),
+    "predictions, in the changelog": (
+        "CHANGELOG.md",
+        r"On an H100 kernels take ([\d.]+) to ([\d.]+) times as long",
+        lambda: [min(measured_over_predicted()), max(measured_over_predicted())],
+    ),
+    "memory, in the changelog": (
+        "CHANGELOG.md",
+        r"of the CUDA backend, in (\d+) to (\d+) times its memory",
+        lambda: [function(memory_of_autograd()) for function in (min, max)],
     ),
     "compiled, in the changelog": (
         "CHANGELOG.md",

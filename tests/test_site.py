@@ -14,7 +14,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-import tomllib
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -148,5 +147,7 @@ def test_examples_of_docstrings_are_code(site):
 
 
 def test_the_versions_that_build_it_are_pinned():
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
-    assert all(re.fullmatch(r"[\w-]+==[\d.]+", requirement) for requirement in extras["docs"])
+    (extra,) = re.findall(r"^docs = \[(.*?)\]$", (ROOT / "pyproject.toml").read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    requirements = re.findall(r'"(.*?)"', extra)
+    assert len(requirements) > 8
+    assert all(re.fullmatch(r"[\w-]+==[\d.]+", requirement) for requirement in requirements)
