@@ -49,7 +49,7 @@ NETWORKS = {
 }
 # Batches are smaller by this on a CPU, so that a case takes some ten milliseconds there too.
 CPU_SHARE = 32
-# The training shapes of a CPU, of which README speaks: more positions than channels, and fewer, down to the last stage
+# The training shapes of a CPU, as in docs/speed.md: more positions than channels, and fewer, down to the last stage
 # of networks that keep their stride, with and without a reduction.
 CPU_HEADLINES = (
     Case(8, 256, 14, 14),

@@ -24,6 +24,7 @@ FONT = Path(importlib.util.find_spec("ziamath").origin).parent / "fonts" / "STIX
 TAKEN_ALONG = "benchmarks/results/"
 LINK = re.compile(r"(!?)\[([^\]]*)\]\((?!https?:|#)([^)#\s]+)(#[^)\s]*)?\)")
 CODE = re.compile(r"(```.*?```)", re.DOTALL)
+CELL = re.compile(r"<td.*?</td>", re.DOTALL)
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
 
 
@@ -80,7 +81,7 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
 
 
 def on_page_content(content: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Convert formulas to MathML."""
+    """Convert formulas to MathML, and let long names in tables be broken behind a slash or an underscore."""
     converter = LatexToMathML(annotation=False)
 
     def formula(found: re.Match[str]) -> str:
@@ -88,4 +89,7 @@ def on_page_content(content: str, *, page: Page, config: MkDocsConfig, files: Fi
         converted = converter.convert_with_local_state(html.unescape(found[2]).strip(), displaystyle=block)
         return f'<div class="formula">{converted}</div>' if block else converted
 
-    return FORMULA.sub(formula, content)
+    def breakable(cell: re.Match[str]) -> str:
+        return re.sub(r"<code>.*?</code>", lambda code: re.sub(r"(?<=\w)([/_])(?=\w)", r"\1<wbr>", code[0]), cell[0])
+
+    return CELL.sub(breakable, FORMULA.sub(formula, content))
