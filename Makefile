@@ -3,13 +3,14 @@
 # make test-oldest  set up an environment of the oldest Python, torch, Triton and numpy that pyproject.toml promises, and
 #                   one of the next torch, and run what depends on them: operators, compilation, transforms, layers,
 #                   interpreted and compiled kernels. Several GB to download
-# make docs         build the documentation into site/, with an environment of its own, .venv-docs: Python 3.11, no torch
+# make docs         build the documentation into site/, with an environment of its own, .venv-docs, which needs no torch
 #
 # PYTHON   the interpreter to start from
 # VENV     where the virtual environment goes
 # TORCH    what pip is asked for as torch when VENV is made: a version if the newest is not wanted, or an index too, as in
 #          "torch --index-url URL"; torchvision comes from there as well
 # OPTIONS  for pytest: "-n 2 --dist loadfile" runs the tests in two processes
+# EXTRAS   of pyproject.toml, what VENV has besides torch; with docs too the tests build the site
 # PYTHON310, PYTHON312  the interpreters of test-oldest
 #
 # make clean first, to make VENV again with other values.
@@ -18,6 +19,7 @@ PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch
 OPTIONS ?=
+EXTRAS ?= demo,test,bench,dev
 PYTHON310 ?= python3.10
 PYTHON312 ?= python3.12
 
@@ -51,7 +53,7 @@ $(VENV)/.ready: pyproject.toml setup.py tests/model_libraries.py $(shell find cs
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet "setuptools>=77" ninja
 	$(VENV)/bin/pip install --quiet $(TORCH)
-	$(VENV)/bin/pip install --quiet --no-build-isolation --editable ".[demo,test,bench,dev,docs]"
+	$(VENV)/bin/pip install --quiet --no-build-isolation --editable ".[$(EXTRAS)]"
 	$(VENV)/bin/pip install --quiet --no-deps "pytorchcv==0.0.74"
 	$(VENV)/bin/python tests/model_libraries.py $(TORCH)
 	touch $@
@@ -81,8 +83,8 @@ test-torch-%: .venv-torch-%/.ready
 	touch $@
 
 # The extra alone, by its names: the package itself would bring torch, and the site is made from the sources.
-EXTRA = import pathlib, tomllib; \
-  print(*tomllib.loads(pathlib.Path("pyproject.toml").read_text())["project"]["optional-dependencies"]["docs"])
+NAMES = import pathlib, re; \
+  print(*re.findall(r"\"(.*?)\"", re.search(r"^docs = \[(.*?)\]$$", pathlib.Path("pyproject.toml").read_text(), re.M | re.S)[1]))
 
 docs: .venv-docs/.ready
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
@@ -90,7 +92,7 @@ docs: .venv-docs/.ready
 .venv-docs/.ready: pyproject.toml
 	$(call check_interpreter,$(PYTHON))
 	$(PYTHON) -m venv .venv-docs
-	.venv-docs/bin/pip install --quiet $$(.venv-docs/bin/python -c '$(EXTRA)')
+	.venv-docs/bin/pip install --quiet $$(.venv-docs/bin/python -c '$(NAMES)')
 	touch $@
 
 clean:
