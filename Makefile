@@ -34,7 +34,7 @@ test: $(VENV)/.ready
 lint: $(VENV)/.ready
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
-	$(VENV)/bin/clang-format --dry-run --Werror $(shell find csrc tests/cuda_emulation -regex ".*\.\(h\|cpp\|cu\|cuh\)")
+	$(VENV)/bin/clang-format --dry-run --Werror $(shell find csrc tests/support/cuda_emulation -regex ".*\.\(h\|cpp\|cu\|cuh\)")
 	$(VENV)/bin/mypy
 
 # Said before anything is made, and in words that an old interpreter understands.
@@ -48,14 +48,14 @@ endef
 # The build compiles against torch, so torch comes first and the build is not isolated from it. pytorchcv is the peer
 # that tests and benchmarks compare with; its dependencies are left out because they would replace torch. torchvision
 # and timm have the models that the integrations convert, and are left out where none loads beside this torch.
-$(VENV)/.ready: pyproject.toml setup.py tests/model_libraries.py $(shell find csrc -type f)
+$(VENV)/.ready: pyproject.toml setup.py tests/support/model_libraries.py $(shell find csrc -type f)
 	$(call check_interpreter,$(PYTHON))
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet "setuptools>=77" ninja
 	$(VENV)/bin/pip install --quiet $(TORCH)
 	$(VENV)/bin/pip install --quiet --no-build-isolation --editable ".[$(EXTRAS)]"
 	$(VENV)/bin/pip install --quiet --no-deps "pytorchcv==0.0.74"
-	$(VENV)/bin/python tests/model_libraries.py $(TORCH)
+	$(VENV)/bin/python tests/support/model_libraries.py $(TORCH)
 	touch $@
 
 # Nothing of the package is installed: the tests run in the checkout, beside whatever VENV has built there. The
@@ -63,23 +63,16 @@ $(VENV)/.ready: pyproject.toml setup.py tests/model_libraries.py $(shell find cs
 test-oldest: test-torch-2.10.0 test-torch-2.11.0
 test-torch-2.10.0: OLD_PYTHON = $(PYTHON310)
 test-torch-2.11.0: OLD_PYTHON = $(PYTHON312)
-OLDEST_TESTS = precision mixed_precision autocast operators operator_arguments inference_graphs compiled_models \
-  transforms scaled_covariance_transforms normalization_transforms nn nn_normalization cross_covariance dropcov_layer \
-  matrix_function spectral_pool sides triton_kernels triton_edges triton_memory triton_positions triton_positions_slabs \
-  triton_config triton_choices triton_recompiles \
-  triton_variants triton_truncation gpu_races kernel_cache_keys static static_waits launch_overhead first_contact \
-  run_endings commands
-
 .PRECIOUS: .venv-torch-%/.ready
 test-torch-%: .venv-torch-%/.ready
-	.venv-torch-$*/bin/python -m pytest -p no:cacheprovider -m "not slow" $(OPTIONS) $(OLDEST_TESTS:%=tests/test_%.py)
+	.venv-torch-$*/bin/python -m pytest -p no:cacheprovider -m "versions and not slow" $(OPTIONS)
 
-.venv-torch-%/.ready: Makefile tests/model_libraries.py
+.venv-torch-%/.ready: Makefile tests/support/model_libraries.py
 	$(call check_interpreter,$(OLD_PYTHON))
 	$(OLD_PYTHON) -m venv .venv-torch-$*
 	.venv-torch-$*/bin/pip install --quiet "torch==$*" "triton==3.6.0" "numpy<2.4" "setuptools>=77,<82" ninja "pytest>=8" \
 	  pytest-xdist pytest-timeout scikit-learn scipy matplotlib tqdm
-	.venv-torch-$*/bin/python tests/model_libraries.py "torch==$*" "numpy<2.4"
+	.venv-torch-$*/bin/python tests/support/model_libraries.py "torch==$*" "numpy<2.4"
 	touch $@
 
 # The extra alone, by its names: the package itself would bring torch, and the site is made from the sources.

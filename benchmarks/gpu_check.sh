@@ -56,16 +56,7 @@ LEAST_BENCHMARK=60
 GPU_FIELDS=name,driver_version,memory.total,clocks.sm,clocks.max.sm,clocks.mem,power.draw,power.limit,temperature.gpu
 GPU_FIELDS+=,mig.mode.current,persistence_mode
 
-# Tests that show the same without a GPU, where continuous integration runs them: kernels compiled for every
-# architecture, wheels built, kernels emulated on the CPU, choices made by pure functions, networks trained on the CPU,
-# and the scripts, linters and peers of the suite itself.
-WITHOUT_A_GAIN=(test_static.py test_static_extension.py test_build.py test_pooling_emulated.py test_triangle_emulated.py
-  test_cuda_backend.py test_benchmark_commands.py test_benchmark_peers.py test_launch_overhead.py test_layering.py
-  test_demo.py test_reproduce.py test_triton_config.py test_tune.py test_kernel_cache_keys.py test_run_endings.py
-  test_rehearse.py test_borrowed_gpu.py test_extension_file.py test_promises.py test_gpu_check.py test_sanitize.py
-  test_sanitize_cases.py test_first_contact.py test_pooling_faults.py test_current_stream.py test_static_waits.py
-  test_triton_recompiles.py test_triton_truncation.py test_triton_variants.py test_predict.py
-  test_predict_walk.py)
+# Tests that show the same without a GPU are marked so: continuous integration runs them.
 # Of the others, what runs on a GPU or compiles for one: by the parameters and files that tests are named for. Kernels
 # of torch itself are its own affair.
 WITH_A_GAIN='(cuda or triton or gpu) and not torch-cuda'
@@ -267,7 +258,7 @@ has_module() {
 
 part_build() {
   local missing=0
-  if limited "$1" "$python" -m benchmarks.extension_file "$architecture"; then
+  if limited "$1" "$python" -m benchmarks extension-file "$architecture"; then
     return 0
   fi
   has_module pip pip || missing=1
@@ -326,19 +317,15 @@ run_pytest() {
 
 # Without a search for configurations, and without the checks, which were parts of their own.
 part_gpu() {
-  run_pytest "$1" --junit-xml "$folder/gpu.xml" -m "gpu and not slow" \
-    --ignore tests/test_tune.py --ignore tests/test_sanitize.py
+  run_pytest "$1" --junit-xml "$folder/gpu.xml" -m "gpu and not slow and not own_part"
 }
 
 part_tests() {
-  local file options=(--junit-xml "$folder/tests.xml")
+  local options=(--junit-xml "$folder/tests.xml")
   if ((all_tests == 0)); then
-    echo "left out, because a GPU adds nothing to them (--all-tests runs them): tests not named for a GPU or Triton, and"
-    printf '  tests/%s\n' "${WITHOUT_A_GAIN[@]}"
-    for file in "${WITHOUT_A_GAIN[@]}"; do
-      options+=(--ignore "tests/$file")
-    done
-    options+=(-m "not slow and not gpu" -k "$WITH_A_GAIN")
+    echo "left out, because a GPU adds nothing to them (--all-tests runs them): tests that are marked same_without_gpu,"
+    echo "and tests not named for a GPU or Triton"
+    options+=(-m "not slow and not gpu and not same_without_gpu" -k "$WITH_A_GAIN")
   else
     options+=(-m "not gpu")
   fi

@@ -99,7 +99,7 @@ class Row:
         return (self.kind, self.group, self.label, self.provider)
 
 
-# Of the environment, as benchmarks.environment and benchmarks.roofline have it, what is a number.
+# Of the environment, as benchmarks.environment and benchmarks.speed.roofline have it, what is a number.
 NUMBERS = ("threads", "cpus", "copy_gb_per_s", "product_tflop_per_s")
 FIELDS = tuple(field.name for field in fields(Row))
 

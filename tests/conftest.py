@@ -15,15 +15,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
-import torchvision_stand_in  # noqa: F401  before anything imports torchvision
 
 from gcp_kernels.commands.lost_gpu import why_lost
-from gcp_kernels.ops import backends
+from tests.support import torchvision_stand_in  # noqa: F401  before anything imports torchvision
+from tests.support.backend_pairs import DEVICES, runnable
 
 # Deterministic mode, which poisons fresh memory (below), wants this set before CUDA starts.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-
-DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
 
 if not torch.cuda.is_available():
     # Read when the first kernel is imported. Processes that tests start for themselves inherit it.
@@ -60,7 +58,7 @@ def pytest_configure(config: pytest.Config) -> None:
     ):
         config.addinivalue_line("markers", line)
     if os.environ.get("TRITON_INTERPRET") == "1" and importlib.util.find_spec("triton") is not None:
-        import triton_interpreter
+        from tests.support import triton_interpreter
 
         if (reason := triton_interpreter.why_not()) is not None:
             triton_interpreter.skip_what_wants_it(reason)
@@ -102,16 +100,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU, none is visible to torch"))
-
-
-def runnable(operation: str) -> list[tuple[str, str]]:
-    """List (backend, device) pairs, each backend by its name, on which small float32 tensors can be processed."""
-    return [
-        (name, device)
-        for device in DEVICES
-        for name, module in backends.BACKENDS.items()
-        if module.why_not(operation, torch.ones(1, 1 if operation == "triu_unvec" else 2, 2, device=device)) is None
-    ]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -115,7 +115,7 @@ def dropcov(
     # Gate and mask go into the covariance as its scale: no second copy of the features, and no matrix but the triangle
     # that is returned. The other way is one full covariance, from which s follows by a product, scaled element by
     # element. It takes longer, and keeps full matrices for the backward pass. Its time for forward and backward over
-    # that of this way, on one and on two CPU cores (python -m benchmarks.dropcov): (16, 256, 14x14) 1.4, 1.3;
+    # that of this way, on one and on two CPU cores (python -m benchmarks dropcov): (16, 256, 14x14) 1.4, 1.3;
     # (64, 256, 7x7) 2.3, 2.7; (16, 128, 7x7) 1.7, 1.3; (4, 64, 7x7) 1.1, 1.0; and less only where positions outnumber
     # channels by far, (8, 256, 28x28) 0.9, 0.8.
     return covariance.covariance_pool(features, kept * (1 + weight), triu, precision, backend)[0]

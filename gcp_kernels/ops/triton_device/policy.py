@@ -1,7 +1,7 @@
 """Launch choices of the Triton backend: a frozen table, and pure functions of shape, precision and architecture.
 
 No choice here has been timed on a GPU: where one has a reason, it was read from machine code. All compile on
-their architecture, and spill no more registers than ``benchmarks/static_gate.py`` allows (``python -m
+their architecture, and spill no more registers than ``benchmarks/codegen/gate.py`` allows (``python -m
 benchmarks.static`` prints the figures, with ``--variants`` those of other inputs too). The thresholds between forms are
 estimates, and say of what.
 """

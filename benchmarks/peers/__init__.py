@@ -1,0 +1,1 @@
+"""The implementations that the pooling is measured against, and the truth that all of them are held to."""

@@ -1,0 +1,1 @@
+"""Time and memory of the pooling on this machine, beside its peers."""

@@ -1,0 +1,1 @@
+"""The search for launch configurations of the Triton kernels."""

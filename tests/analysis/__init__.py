@@ -1,0 +1,1 @@
+"""gcp_kernels.analysis against losses, spectra and networks whose every number is known."""

@@ -1,0 +1,1 @@
+"""Triton and CUDA kernels: interpreted, emulated, compiled, and on a GPU."""

@@ -1,0 +1,1 @@
+"""Layers of gcp_kernels.nn, in the conventions of torch.nn."""

@@ -1,0 +1,1 @@
+"""What tests share: inputs, exact values, tolerances, stand-ins and watchers. No test is here."""

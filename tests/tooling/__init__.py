@@ -1,0 +1,1 @@
+"""Commands, benchmarks, builds, and how the checkout itself is kept: layers, documents, promises."""
