@@ -19,6 +19,7 @@ import torch
 from gcp_kernels.commands.lost_gpu import why_lost
 from tests.support import torchvision_stand_in  # noqa: F401  before anything imports torchvision
 from tests.support.backend_pairs import DEVICES, runnable
+from tests.support.emulated import emulation, library  # noqa: F401  fixtures
 
 # Deterministic mode, which poisons fresh memory (below), wants this set before CUDA starts.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

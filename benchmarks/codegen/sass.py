@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
@@ -63,13 +64,13 @@ def product_loops(found: Sequence[Instruction]) -> Iterator[dict[str, int]]:
         for address, name, rest in found
         if name == "BRA" and (target := re.search(r"\b0x([0-9a-f]+)", rest)) and int(target[1], 16) <= address
     ]
-    bodies = {
-        (start, end): [(name, rest) for address, name, rest in found if start <= address <= end] for start, end in spans
-    }
-    loops = [span for span, body in bodies.items() if any(TENSOR_CORE.fullmatch(name) for name, _ in body)]
+    addresses = [address for address, _, _ in found]
+    products = [address for address, name, _ in found if TENSOR_CORE.fullmatch(name)]
+    loops = {span for span in spans if bisect_left(products, span[0]) < bisect_right(products, span[1])}
     for start, end in sorted(loops):
         if not any(start <= other[0] and other[1] <= end and other != (start, end) for other in loops):
-            yield counted_kinds(bodies[start, end])
+            body = found[bisect_left(addresses, start) : bisect_right(addresses, end)]
+            yield counted_kinds([(name, rest) for _, name, rest in body])
 
 
 def counted_kinds(body: Sequence[tuple[str, str]]) -> dict[str, int]:

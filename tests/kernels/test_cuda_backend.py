@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
-import sys
 
 import pytest
 import torch
@@ -16,24 +14,15 @@ from gcp_kernels.ops.cuda_device import extension
 from gcp_kernels.ops.isqrt_pool import cuda as isqrt
 from tests.support import inputs, oracle, tolerances
 from tests.support.cuda_emulation.operators import EmulatedOperators
-from tests.support.cuda_emulation.pooling import CSRC, SHARED_LIMITS, Emulation
+from tests.support.cuda_emulation.pooling import SHARED_LIMITS
+from tests.support.emulated import needs_emulation
 from tests.support.scaled_covariance import scales
 
-pytestmark = [
-    pytest.mark.same_without_gpu,
-    pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++"),
-    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux (fibres, protected pages)"),
-    pytest.mark.skipif(not CSRC.is_dir(), reason="needs the source tree"),
-]
+pytestmark = [pytest.mark.same_without_gpu, needs_emulation]
 
 cuda = backends.BACKENDS["cuda"]
 POOLING = ("isqrt_pool", "covariance_pool")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-
-
-@pytest.fixture(scope="module")
-def library(tmp_path_factory) -> Emulation:
-    return Emulation(CSRC, tmp_path_factory.mktemp("pooling"))
 
 
 @pytest.fixture

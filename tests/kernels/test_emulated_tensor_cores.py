@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
-
 import pytest
 import torch
 
-from tests.support.cuda_emulation.pooling import CSRC, TENSOR_CORES, Emulation
+from tests.support.cuda_emulation.pooling import TENSOR_CORES
+from tests.support.emulated import needs_emulation
 
-pytestmark = [
-    pytest.mark.same_without_gpu,
-    pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++"),
-    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux (fibres, protected pages)"),
-    pytest.mark.skipif(not CSRC.is_dir(), reason="needs the source tree"),
-]
+pytestmark = [pytest.mark.same_without_gpu, needs_emulation]
 
 # Addends of one element beside a sum of 1, by position along k, and what comes of them in units of 2^-24 beyond 1: a
 # multiple of 2, which is what float32 can hold there.
@@ -26,17 +19,6 @@ ADDENDS = [
     ({0: -24, 8: -24}, {"V100": 0, "sm_80": 0, "sm_90": 2}),  # in different steps where there are two or more
     ({0: -23, 1: -24, 2: -24}, {"V100": 2, "sm_80": 4, "sm_90": 4}),
 ]
-
-
-@pytest.fixture(scope="module")
-def library(tmp_path_factory) -> Emulation:
-    return Emulation(CSRC, tmp_path_factory.mktemp("tensor_cores"), "-DFAST_ONLY", "-DCHANNELS_ONLY")
-
-
-@pytest.fixture
-def emulation(library) -> Emulation:
-    library.tensor_core = TENSOR_CORES["sm_80"]
-    return library
 
 
 @pytest.mark.parametrize(("addends", "expected"), ADDENDS, ids=range(len(ADDENDS)))

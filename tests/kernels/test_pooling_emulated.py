@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
-
 import pytest
 import torch
 
 from tests.support import inputs, oracle, tolerances
 from tests.support.accuracy import name_of
-from tests.support.cuda_emulation.pooling import CSRC, PLANES, SHARED_LIMITS, TENSOR_CORES, Emulation, guarded_copy
+from tests.support.cuda_emulation.pooling import PLANES, SHARED_LIMITS, guarded_copy
 from tests.support.emulated import (
     BFLOAT16,
     FLOAT16,
@@ -19,16 +16,12 @@ from tests.support.emulated import (
     check_covariance,
     check_pooling,
     check_strided_gradients,
+    needs_emulation,
     upstream,
 )
 from tests.support.scaled_covariance import scales
 
-pytestmark = [
-    pytest.mark.same_without_gpu,
-    pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++"),
-    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux (fibres, protected pages)"),
-    pytest.mark.skipif(not CSRC.is_dir(), reason="needs the source tree"),
-]
+pytestmark = [pytest.mark.same_without_gpu, needs_emulation]
 
 
 # C, M, iterations, precision, output, dtype, GPU whose shared memory it must do with. Where a sample does not fit, some
@@ -68,18 +61,6 @@ COVARIANCES = [
     (176, 49, "fast", "full", FLOAT16, FLOAT16, "sm_80"),
     (256, 196, "high", "triu", FLOAT32, FLOAT32, "sm_120"),
 ]
-
-
-@pytest.fixture(scope="session")
-def library(tmp_path_factory) -> Emulation:
-    return Emulation(CSRC, tmp_path_factory.mktemp("pooling"), "-Wall", "-Wextra", "-Werror")
-
-
-@pytest.fixture
-def emulation(library) -> Emulation:
-    library.shared_limit, library.backwards, library.grid = SHARED_LIMITS["sm_90"], False, 2
-    library.tensor_core = TENSOR_CORES["sm_80"]  # the least accurate
-    return library
 
 
 @pytest.mark.parametrize(("c", "m", "n_iter", "precision", "output", "dtype", "gpu"), SAMPLES, ids=name_of)

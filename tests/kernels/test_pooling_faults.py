@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ import torch
 from gcp_kernels.ops.sides import POSITIONS
 from tests.support import inputs
 from tests.support.cuda_emulation import pooling
-from tests.support.cuda_emulation.pooling import CSRC, SHARED_LIMITS, Emulation, LaunchFailed
+from tests.support.cuda_emulation.pooling import CSRC, SHARED_LIMITS, Emulation, LaunchFailed, compiled
 from tests.support.emulated import (
     FLOAT16,
     FLOAT32,
@@ -20,14 +19,10 @@ from tests.support.emulated import (
     check_pooling,
     check_strided_gradients,
     check_triangle,
+    needs_emulation,
 )
 
-pytestmark = [
-    pytest.mark.same_without_gpu,
-    pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++"),
-    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux (fibres, protected pages)"),
-    pytest.mark.skipif(not CSRC.is_dir(), reason="needs the source tree"),
-]
+pytestmark = [pytest.mark.same_without_gpu, needs_emulation]
 
 # What is wrong, the file, its text, what it becomes, and the status with which the launch must end.
 FAULTS = [
@@ -200,7 +195,7 @@ def planted(folder: Path, *faults: tuple[str, str, str], only: str = "-DCHANNELS
         (source,) = (path for path in (folder / "csrc").rglob("*") if f"/{path}".endswith(f"/{file}"))
         assert text in source.read_text(), "the kernel has changed: plant this fault in its new text"
         source.write_text(source.read_text().replace(text, fault))
-    return Emulation(folder / "csrc", folder, *(["-DFAST_ONLY"] if fast else []), only)
+    return Emulation(compiled(folder / "csrc", folder, *(["-DFAST_ONLY"] if fast else []), only))
 
 
 def run_everything(emulation: Emulation) -> None:

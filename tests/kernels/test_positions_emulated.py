@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
 from itertools import product
 
 import pytest
@@ -13,15 +11,10 @@ from gcp_kernels.ops.cuda_device.side import side_of
 from gcp_kernels.ops.sides import CHANNELS, POSITIONS
 from tests.support import inputs
 from tests.support.accuracy import name_of
-from tests.support.cuda_emulation.pooling import CSRC, PLANES, SHARED_LIMITS, TENSOR_CORES, Emulation, guarded_copy
-from tests.support.emulated import BFLOAT16, FLOAT16, FLOAT32, check_pooling, check_triangle, upstream
+from tests.support.cuda_emulation.pooling import PLANES, SHARED_LIMITS, guarded_copy
+from tests.support.emulated import BFLOAT16, FLOAT16, FLOAT32, check_pooling, check_triangle, needs_emulation, upstream
 
-pytestmark = [
-    pytest.mark.same_without_gpu,
-    pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++"),
-    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux (fibres, protected pages)"),
-    pytest.mark.skipif(not CSRC.is_dir(), reason="needs the source tree"),
-]
+pytestmark = [pytest.mark.same_without_gpu, needs_emulation]
 
 # Every number of channels meets every number of positions. The other choices change with their number, so that each
 # meets the others; what takes seconds under emulation ("high" beyond 100 positions) has shapes of its own below.
@@ -39,18 +32,6 @@ HIGH = [
 ]
 # Sides of one sample in streamed form, whatever it is: some matrices in the slab, features in several panels.
 SCARCE = 45_000
-
-
-@pytest.fixture(scope="session")
-def library(tmp_path_factory) -> Emulation:
-    return Emulation(CSRC, tmp_path_factory.mktemp("positions"), "-Wall", "-Wextra", "-Werror")
-
-
-@pytest.fixture
-def emulation(library) -> Emulation:
-    library.shared_limit, library.backwards, library.grid = SHARED_LIMITS["sm_90"], False, 2
-    library.tensor_core = TENSOR_CORES["sm_80"]  # the least accurate
-    return library
 
 
 def strided(x: torch.Tensor, channels_last: bool) -> torch.Tensor:

@@ -6,8 +6,6 @@ and on a GPU a thousand times, where it would show if what is copied from a slab
 
 from __future__ import annotations
 
-import shutil
-import sys
 from typing import Any
 
 import pytest
@@ -18,7 +16,8 @@ from gcp_kernels.ops.sides import CHANNELS, POSITIONS, Side
 from gcp_kernels.precision import PLANES
 from tests.support import inputs, tolerances
 from tests.support.cuda_emulation.operators import EmulatedOperators
-from tests.support.cuda_emulation.pooling import CSRC, SHARED_LIMITS, Emulation
+from tests.support.cuda_emulation.pooling import SHARED_LIMITS
+from tests.support.emulated import needs_emulation
 from tests.support.extension import gpu
 from tests.support.scaled_covariance import scales
 
@@ -86,12 +85,9 @@ def assert_streamed_as_resident(
             assert all(map(torch.equal, streamed, expected)), f"time {number}, {limit} bytes of shared memory"
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux (fibres, protected pages)")
-@pytest.mark.skipif(not CSRC.is_dir(), reason="needs the source tree")
-def test_emulated(tmp_path):
+@needs_emulation
+def test_emulated(emulation):
     """Two CTAs for three samples, so that slabs are used again."""
-    emulation = Emulation(CSRC, tmp_path)
     for side, shape in SHAPES.items():
         layout = emulation.layout if side == CHANNELS else emulation.positions_layout
         size = shape[:1] if side == CHANNELS else shape

@@ -9,24 +9,19 @@ import ctypes
 import mmap
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests.support.cuda_emulation.guarded import GuardedBuffer, guarded_copy
+from tests.support.emulated import needs_emulation
 
 ROOT = Path(__file__).parents[2]
 EMULATION = ROOT / "tests" / "support" / "cuda_emulation"
 CSRC = ROOT / "csrc"
 
-pytestmark = [
-    pytest.mark.same_without_gpu,
-    pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++"),
-    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux (fibres, protected pages)"),
-    pytest.mark.skipif(not CSRC.is_dir(), reason="needs the source tree"),
-]
+pytestmark = [pytest.mark.same_without_gpu, needs_emulation]
 
 ELEMENTS = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2, torch.float64: 3}
 BATCH = 3

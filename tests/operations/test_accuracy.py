@@ -28,20 +28,24 @@ from tests.support.accuracy import (
     upstream,
     value_and_gradient,
 )
+from tests.support.pairwise import pairwise
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory")
 
-# (C, M): every pair of small sizes, and of the large ones those that take a different course in some kernel.
+# dtype, C and M: every pair of small ones, apart for those that Triton's interpreter can take, and every pair of those
+# that it cannot; and of the large sizes those that take a different course in some kernel, in two dtypes.
+LARGE = [(96, 2), (96, 49), (128, 49), (128, 196), (200, 1), (200, 49), (256, 49), (256, 196)]
 SIZES = [
-    *((c, m) for c in (1, 3, 16, 48, 64) for m in (1, 2, 49, 196)),
-    *((96, 2), (96, 49), (128, 49), (128, 196), (200, 1), (200, 49), (256, 49), (256, 196)),
+    *pairwise(DTYPES, (1, 3, 16), (1, 2, 49, 196)),
+    *pairwise(DTYPES, (48, 64), (1, 2, 49, 196)),
+    *((dtype, *size) for i, size in enumerate(LARGE) for dtype in (DTYPES[i % 2], DTYPES[2 + i // 2 % 2])),
 ]
+COVARIANCES = ((1, 49), (3, 1), (3, 2), (48, 49), (130, 196))
 ITERATIONS = (1, 2, 3, 5, 7)
 
 
 @pytest.mark.operation("isqrt_pool")
-@pytest.mark.parametrize(("c", "m"), SIZES)
-@pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
+@pytest.mark.parametrize(("dtype", "c", "m"), SIZES, ids=name_of)
 def test_sizes(dtype: torch.dtype, c: int, m: int, backend: str, device: str) -> None:
     check_pooling(inputs.relu_features(3 if c < 64 else 1, c, m, dtype), backend, device)
 
@@ -54,17 +58,15 @@ def test_iterations(dtype: torch.dtype, n_iter: int, backend: str, device: str) 
 
 
 @pytest.mark.operation("isqrt_pool")
-@pytest.mark.parametrize("c", [5, 64])
-@pytest.mark.parametrize("spectrum", inputs.SPECTRA)
-@pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
+@pytest.mark.parametrize(("dtype", "spectrum", "c"), pairwise(DTYPES, list(inputs.SPECTRA), (5, 64)), ids=name_of)
 def test_spectra(dtype: torch.dtype, spectrum: str, c: int, backend: str, device: str) -> None:
     check_pooling(inputs.SPECTRA[spectrum](2, c, 49, dtype), backend, device)
 
 
 @pytest.mark.operation("isqrt_pool")
-@pytest.mark.parametrize("precision", ["fast", "high"])
-@pytest.mark.parametrize("spectrum", inputs.SPECTRA)
-@pytest.mark.parametrize("dtype", DTYPES[1:], ids=name_of)
+@pytest.mark.parametrize(
+    ("dtype", "spectrum", "precision"), pairwise(DTYPES[1:], list(inputs.SPECTRA), ("fast", "high")), ids=name_of
+)
 def test_precision_asked_for(dtype: torch.dtype, spectrum: str, precision: str, backend: str, device: str) -> None:
     check_pooling(inputs.SPECTRA[spectrum](2, 64, 49, dtype), backend, device, precision=precision)
 
@@ -115,10 +117,11 @@ def test_precision_is_of_no_effect_on_float64(backend: str, device: str) -> None
 
 
 @pytest.mark.operation("covariance_pool")
-@pytest.mark.parametrize(("c", "m"), [(1, 49), (3, 1), (3, 2), (48, 49), (130, 196)])
-@pytest.mark.parametrize("spectrum", inputs.SPECTRA)
-@pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
-def test_covariance(dtype: torch.dtype, spectrum: str, c: int, m: int, backend: str, device: str) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "spectrum", "size"), pairwise(DTYPES, list(inputs.SPECTRA), COVARIANCES), ids=name_of
+)
+def test_covariance(dtype: torch.dtype, spectrum: str, size: tuple[int, int], backend: str, device: str) -> None:
+    c, m = size
     if dtype == torch.float16 and spectrum in NOT_FOR_FLOAT16_COVARIANCE:
         pytest.skip("the covariance is out of the range of float16")
     x = inputs.SPECTRA[spectrum](2, c, m, dtype)
@@ -140,9 +143,7 @@ def test_covariance(dtype: torch.dtype, spectrum: str, c: int, m: int, backend: 
 
 
 @pytest.mark.operation("newton_schulz_sqrt")
-@pytest.mark.parametrize("n_iter", ITERATIONS)
-@pytest.mark.parametrize("c", [1, 3, 16, 64, 130])
-@pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
+@pytest.mark.parametrize(("dtype", "c", "n_iter"), pairwise(DTYPES, (1, 3, 16, 64, 130), ITERATIONS), ids=name_of)
 def test_newton_schulz(dtype: torch.dtype, c: int, n_iter: int, backend: str, device: str) -> None:
     cov = inputs.covariance_matrices(2, c, dtype)
     skip_unless_it_runs(backend, "newton_schulz_sqrt", cov.to(device))

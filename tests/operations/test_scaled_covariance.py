@@ -13,6 +13,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from gcp_kernels import covariance_pool, reference
 from tests.support import inputs, oracle, tolerances
 from tests.support.accuracy import DTYPES, NOT_FOR_FLOAT16_COVARIANCE, name_of, skip_unless_it_runs, upstream
+from tests.support.pairwise import pairwise
 from tests.support.scaled_covariance import (
     NAMES,
     OUTPUTS,
@@ -22,6 +23,8 @@ from tests.support.scaled_covariance import (
     unfused_values,
     value_and_gradients,
 )
+
+SIZES = ((1, 49), (3, 1), (3, 2), (48, 49), (130, 196))
 
 
 def check(x: Tensor, scale: Tensor, backend: str, device: str, precision: str | None = None) -> None:
@@ -57,10 +60,9 @@ def test_two_channels_by_hand(device: str) -> None:
 
 @pytest.mark.usefixtures("poisoned_memory")
 @pytest.mark.operation("covariance_pool")
-@pytest.mark.parametrize(("c", "m"), [(1, 49), (3, 1), (3, 2), (48, 49), (130, 196)])
-@pytest.mark.parametrize("spectrum", inputs.SPECTRA)
-@pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
-def test_accuracy(dtype: torch.dtype, spectrum: str, c: int, m: int, backend: str, device: str) -> None:
+@pytest.mark.parametrize(("dtype", "spectrum", "size"), pairwise(DTYPES, list(inputs.SPECTRA), SIZES), ids=name_of)
+def test_accuracy(dtype: torch.dtype, spectrum: str, size: tuple[int, int], backend: str, device: str) -> None:
+    c, m = size
     if dtype == torch.float16 and spectrum in NOT_FOR_FLOAT16_COVARIANCE:
         pytest.skip("the covariance is out of the range of float16")
     check(inputs.SPECTRA[spectrum](2, c, m, dtype), scales(2, c, dtype), backend, device)
@@ -170,9 +172,10 @@ def test_constant_sample_gives_exact_zeros_and_zero_gradients(
 
 @pytest.mark.usefixtures("poisoned_memory")
 @pytest.mark.operation("covariance_pool")
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
-@pytest.mark.parametrize("where", ["x", "scale", "grad"])
-@pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
+@pytest.mark.parametrize(
+    ("dtype", "where", "bad"), pairwise(DTYPES, ("x", "scale", "grad"), (float("nan"), float("inf"), -float("inf"))),
+    ids=name_of,
+)  # fmt: skip
 def test_nan_or_infinity_stays_in_its_sample(
     dtype: torch.dtype, where: str, bad: float, backend: str, device: str
 ) -> None:

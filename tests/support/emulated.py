@@ -2,14 +2,55 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import shutil
+import sys
+
+import pytest
 import torch
 
 from gcp_kernels import reference
 from gcp_kernels.ops.sides import CHANNELS, POSITIONS
 from tests.support import inputs, oracle, tolerances
-from tests.support.cuda_emulation.pooling import guarded_copy
+from tests.support.cuda_emulation.pooling import CSRC, SHARED_LIMITS, TENSOR_CORES, Emulation, compiled, guarded_copy
 
 FLOAT16, BFLOAT16, FLOAT32, FLOAT64 = torch.float16, torch.bfloat16, torch.float32, torch.float64
+
+
+def why_not() -> str | None:
+    """Say what the emulation lacks here."""
+    if shutil.which("g++") is None:
+        return "needs g++"
+    if not sys.platform.startswith("linux"):
+        return "needs Linux (fibres, protected pages)"
+    return None if CSRC.is_dir() else "needs the source tree"
+
+
+needs_emulation = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory) -> Emulation:
+    """Compile the kernels as they are once for all tests of a run: where it has several processes, in the first."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    folder = folder / "pooling_emulation"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        made = folder / "made"
+        if not made.exists():
+            made.symlink_to(compiled(CSRC, folder, "-Wall", "-Wextra", "-Werror"))
+    return Emulation(made.resolve())
+
+
+@pytest.fixture
+def emulation(library) -> Emulation:
+    library.shared_limit, library.backwards, library.grid = SHARED_LIMITS["sm_90"], False, 2
+    library.tensor_core = TENSOR_CORES["sm_80"]  # the least accurate
+    return library
 
 
 def upstream(x: torch.Tensor, output: str) -> torch.Tensor:

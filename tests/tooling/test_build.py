@@ -93,12 +93,19 @@ def test_without_cuda(tree):
 STUB = """// Launches without kernels.
 #include "covariance_pool/launch.h"
 #include "isqrt_pool/launch.h"
+#include "isqrt_pool/positions/launch.h"
 
 namespace gcp_kernels {
 cudaError_t isqrt_pool_forward_launch(const IsqrtPoolForwardArguments&, unsigned, cudaStream_t) {
   return cudaErrorNotSupported;
 }
 cudaError_t isqrt_pool_backward_launch(const IsqrtPoolBackwardArguments&, unsigned, cudaStream_t) {
+  return cudaErrorNotSupported;
+}
+cudaError_t isqrt_pool_positions_forward_launch(const PositionsForwardArguments&, unsigned, cudaStream_t) {
+  return cudaErrorNotSupported;
+}
+cudaError_t isqrt_pool_positions_backward_launch(const PositionsBackwardArguments&, unsigned, cudaStream_t) {
   return cudaErrorNotSupported;
 }
 cudaError_t covariance_pool_forward_launch(const CovariancePoolForwardArguments&, unsigned, cudaStream_t) {
@@ -114,8 +121,9 @@ cudaError_t covariance_pool_backward_launch(const CovariancePoolBackwardArgument
 @pytest.mark.skipif(NVCC is None, reason="needs nvcc")
 def test_with_cuda(tree):
     # The pooling kernels compile for minutes, as this installation's own build has shown; here it is about the wheel.
-    for name in ("isqrt_pool/forward.cu", "isqrt_pool/backward.cu", "covariance_pool/launch.cu"):
-        (tree / "csrc" / name).unlink()
+    for source in (tree / "csrc").rglob("*.cu"):
+        if source.parent.name != "triangle":
+            source.unlink()
     (tree / "csrc" / "stub.cu").write_text(STUB)
     result = pip_wheel(tree, GCP_KERNELS_CUDA="1", TORCH_CUDA_ARCH_LIST="9.0", MAX_JOBS="2")
     name, build = only_wheel(tree, result)

@@ -29,7 +29,6 @@ from gcp_kernels.ops import times
 from gcp_kernels.ops.cuda_device.side import side_of
 from gcp_kernels.ops.sides import CHANNELS, POSITIONS
 from tests.support import inputs
-from tests.support.cuda_emulation.pooling import CSRC, Emulation
 from tests.support.machine_code import code_of
 
 pytestmark = pytest.mark.same_without_gpu
@@ -124,9 +123,8 @@ SMALL = Case(256, 40, 4, 5, n_iter=2, dtype="float16", precision="high")
 
 @readable
 @pytest.mark.slow
-def test_a_walk_multiplies_as_often_as_the_emulated_source(kernels, tmp_path):
+def test_a_walk_multiplies_as_often_as_the_emulated_source(kernels, emulation):
     """Both passes on both sides, of a small and of a middle matrix of channels."""
-    emulation = Emulation(CSRC, tmp_path)
     for case in (SMALL, replace(SMALL, channels=80, precision="fast")):
         x = inputs.relu_features(1, case.channels, case.positions, torch.float16)
         executed = []

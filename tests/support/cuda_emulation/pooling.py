@@ -75,26 +75,24 @@ class Layout:
     room: int
 
 
-class Emulation:
-    """The kernels of one copy of csrc, run in one order of threads, with a GPU's shared memory and rounding."""
+def compiled(csrc: Path, build: Path, *options: str) -> Path:
+    """Compile the kernels of a copy of csrc for the CPU, into a library in ``build``.
 
-    def __init__(self, csrc: Path, build: Path, *options: str) -> None:
-        library = build / "pooling_emulated.so"
-        command = [
-            "g++",
-            "-std=c++17",
-            "-shared",
-            "-fPIC",
-            "-O1",
-            "-Wno-unknown-pragmas",
-            "-U_FORTIFY_SOURCE",
-            *options,
-        ]
-        # An out-of-bounds index or a signed overflow traps, without a sanitizer library.
-        command += ["-fsanitize=alignment,bounds,signed-integer-overflow,shift", "-fsanitize-undefined-trap-on-error"]
-        command += [f"-I{HERE}", f"-I{csrc}", PRIMITIVES, str(HERE / "pooling_emulated.cpp"), "-o", str(library)]
-        done = subprocess.run(command, check=False, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+    An out-of-bounds index or a signed overflow traps there, without a sanitizer library.
+    """
+    library = build / "pooling_emulated.so"
+    command = ["g++", "-std=c++17", "-shared", "-fPIC", "-O1", "-Wno-unknown-pragmas", "-U_FORTIFY_SOURCE", *options]
+    command += ["-fsanitize=alignment,bounds,signed-integer-overflow,shift", "-fsanitize-undefined-trap-on-error"]
+    command += [f"-I{HERE}", f"-I{csrc}", PRIMITIVES, str(HERE / "pooling_emulated.cpp"), "-o", str(library)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return library
+
+
+class Emulation:
+    """The kernels of a compiled library, run in one order of threads, with a GPU's shared memory and rounding."""
+
+    def __init__(self, library: Path) -> None:
         self._library = ctypes.CDLL(str(library))
         self.shared_limit = SHARED_LIMITS["sm_90"]
         self.backwards = False
