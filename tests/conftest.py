@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from gcp_kernels.commands.lost_gpu import why_lost
+from gcp_kernels.ops.cuda_device.extension import why_not_loaded
 from tests.support import torchvision_stand_in  # noqa: F401  before anything imports torchvision
 from tests.support.backend_pairs import DEVICES, runnable
 from tests.support.emulated import emulation, library  # noqa: F401  fixtures
@@ -96,11 +97,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     # Files that take minutes come first: the last one to start may then end while another process still has work.
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
-    if torch.cuda.is_available():
-        return
+    missing = {"extension": why_not_loaded()}
+    if not torch.cuda.is_available():
+        missing["gpu"] = "needs a CUDA GPU, none is visible to torch"
     for item in items:
-        if item.get_closest_marker("gpu"):
-            item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU, none is visible to torch"))
+        for marker, reason in missing.items():
+            if reason is not None and item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -10,12 +10,12 @@ import torch
 from gcp_kernels import covariance_pool, fused_gcp
 from gcp_kernels.ops import backends
 from gcp_kernels.ops.covariance_pool import cuda as covariance
-from gcp_kernels.ops.cuda_device import extension
 from gcp_kernels.ops.isqrt_pool import cuda as isqrt
 from tests.support import inputs, oracle, tolerances
 from tests.support.cuda_emulation.operators import EmulatedOperators
 from tests.support.cuda_emulation.pooling import SHARED_LIMITS
 from tests.support.emulated import needs_emulation
+from tests.support.extension import built
 from tests.support.scaled_covariance import scales
 
 pytestmark = [pytest.mark.same_without_gpu, needs_emulation]
@@ -139,8 +139,6 @@ def test_vmap_and_compile(operators):
 
 
 # --- what it says of tensors that it cannot take ---
-
-built = pytest.mark.skipif(extension.why_not_loaded() is not None, reason=str(extension.why_not_loaded()))
 
 
 @pytest.fixture

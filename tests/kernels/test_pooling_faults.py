@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
 import torch
+from _pytest.mark import ParameterSet
 
 from gcp_kernels.ops.sides import POSITIONS
 from tests.support import inputs
@@ -188,11 +190,41 @@ COVARIANCE_FAULTS = [
 ]  # fmt: skip
 
 
+# One of each kind that the emulation tells apart, and of each way in which a result is wrong: with the other tests. All
+# of them are for `make mutation`, since each has its kernels compiled.
+WITH_THE_TESTS = {
+    "no barrier before staged features are used", "barrier that one warp skips", "shuffle that some lanes skip",
+    "a matrix beyond shared memory", "features beyond the last position", "a streamed column used before it arrived",
+    "two iterations in one begun too early", "sixteen bytes at an address that is not aligned",
+    "z q used before it is written", "the identity of the factor forgotten", "words beyond the slabs",
+    "the other half of a matrix forgotten",
+}  # fmt: skip
+
+
+def cases(faults: Mapping[str, tuple[object, ...]]) -> list[ParameterSet]:
+    """Give faults as parameters of a test, by their names."""
+    return [
+        pytest.param(*fault, id=name, marks=pytest.mark.slow if name in WITH_THE_TESTS else pytest.mark.mutation)
+        for name, fault in faults.items()
+    ]
+
+
+def by_name(faults: Sequence[tuple[object, ...]]) -> dict[str, tuple[object, ...]]:
+    found = {str(name): tuple(rest) for name, *rest in faults}
+    assert len(found) == len(faults)
+    return found
+
+
+def source_of(csrc: Path, file: str) -> Path:
+    (source,) = (path for path in csrc.rglob("*") if f"/{path}".endswith(f"/{file}"))
+    return source
+
+
 def planted(folder: Path, *faults: tuple[str, str, str], only: str = "-DCHANNELS_ONLY", fast: bool = True) -> Emulation:
     """Build the kernels of a side with some of their text replaced."""
     shutil.copytree(CSRC, folder / "csrc")
     for file, text, fault in faults:
-        (source,) = (path for path in (folder / "csrc").rglob("*") if f"/{path}".endswith(f"/{file}"))
+        source = source_of(folder / "csrc", file)
         assert text in source.read_text(), "the kernel has changed: plant this fault in its new text"
         source.write_text(source.read_text().replace(text, fault))
     return Emulation(compiled(folder / "csrc", folder, *(["-DFAST_ONLY"] if fast else []), only))
@@ -207,11 +239,21 @@ def run_everything(emulation: Emulation) -> None:
         check_pooling(emulation, inputs.relu_features(1, c, 19, FLOAT32), n_iter, "fast", "triu")
 
 
-def test_everything_passes_unbroken(tmp_path):
-    run_everything(planted(tmp_path))
+def test_the_texts_of_all_faults_are_there_and_named_ones_too():
+    of_files = [(fault[1], fault[2]) for fault in (*FAULTS, *POSITIONS_FAULTS, *COVARIANCE_FAULTS)]
+    of_files += [(file, text) for faults in SLAB_FAULTS.values() for file, text, _ in faults]
+    of_files += [("staged_gradient.cuh", text) for text, _ in GRADIENT_FAULTS.values()]
+    for file, text in of_files:
+        assert text in source_of(CSRC, file).read_text(), f"{file} has changed: plant this fault in its new text"
+    lists = (*map(by_name, (FAULTS, POSITIONS_FAULTS, COVARIANCE_FAULTS)), SLAB_FAULTS, GRADIENT_FAULTS)
+    assert set().union(*lists) >= WITH_THE_TESTS
 
 
-@pytest.mark.parametrize(("file", "text", "fault", "statuses"), [pytest.param(*f[1:], id=f[0]) for f in FAULTS])
+def test_everything_passes_unbroken(emulation):
+    run_everything(emulation)
+
+
+@pytest.mark.parametrize(("file", "text", "fault", "statuses"), cases(by_name(FAULTS)))
 def test_a_planted_fault_is_caught(tmp_path, file, text, fault, statuses):
     broken = planted(tmp_path, (file, text, fault))
     with pytest.raises(AssertionError) as caught:
@@ -227,13 +269,11 @@ def run_covariance(emulation: Emulation) -> None:
     check_covariance(emulation, inputs.relu_features(2, 70, 19, FLOAT16), None, "high", "triu")
 
 
-@pytest.mark.parametrize(
-    ("file", "text", "fault", "statuses"), [pytest.param(*f[1:], id=f[0]) for f in COVARIANCE_FAULTS]
-)
-def test_a_planted_fault_of_covariances_is_caught(tmp_path, file, text, fault, statuses):
-    run_covariance(planted(tmp_path / "right", fast=False))
+@pytest.mark.parametrize(("file", "text", "fault", "statuses"), cases(by_name(COVARIANCE_FAULTS)))
+def test_a_planted_fault_of_covariances_is_caught(emulation, tmp_path, file, text, fault, statuses):
+    run_covariance(emulation)
     with pytest.raises(AssertionError) as caught:
-        run_covariance(planted(tmp_path / "wrong", (file, text, fault), fast=False))
+        run_covariance(planted(tmp_path, (file, text, fault), fast=False))
     status = caught.value.status if isinstance(caught.value, LaunchFailed) else 0
     assert status in statuses, caught.value
 
@@ -250,7 +290,7 @@ GRADIENT_FAULTS = {
 }
 
 
-@pytest.mark.parametrize(("text", "fault"), GRADIENT_FAULTS.values(), ids=GRADIENT_FAULTS)
+@pytest.mark.parametrize(("text", "fault"), cases(GRADIENT_FAULTS))
 def test_a_fault_of_strided_gradients_is_caught(tmp_path, text, fault):
     broken = planted(tmp_path, ("staged_gradient.cuh", text, fault))
     broken.shared_limit = SHARED_LIMITS["sm_90"]
@@ -258,6 +298,7 @@ def test_a_fault_of_strided_gradients_is_caught(tmp_path, text, fault):
         check_strided_gradients(broken, inputs.relu_features(2, 100, 19, FLOAT32), "fast")
 
 
+@pytest.mark.mutation
 def test_a_gradient_staged_where_a_matrix_is_still_read_is_caught(tmp_path):
     broken = planted(
         tmp_path,
@@ -269,7 +310,7 @@ def test_a_gradient_staged_where_a_matrix_is_still_read_is_caught(tmp_path):
     assert caught.value.status == pooling.RACE
 
 
-@pytest.mark.parametrize("faults", SLAB_FAULTS.values(), ids=SLAB_FAULTS)
+@pytest.mark.parametrize("faults", cases({name: (faults,) for name, faults in SLAB_FAULTS.items()}))
 def test_a_fault_of_slabs_is_caught(tmp_path, faults):
     broken = planted(tmp_path, *faults)
     broken.shared_limit = 16_000
@@ -300,13 +341,11 @@ def run_positions(emulation: Emulation) -> None:
     check_triangle(emulation, 70, 20, FLOAT16)
 
 
-def test_everything_passes_unbroken_on_the_side_of_the_positions(tmp_path):
-    run_positions(planted(tmp_path, only="-DPOSITIONS_ONLY"))
+def test_everything_passes_unbroken_on_the_side_of_the_positions(emulation):
+    run_positions(emulation)
 
 
-@pytest.mark.parametrize(
-    ("file", "text", "fault", "statuses"), [pytest.param(*f[1:], id=f[0]) for f in POSITIONS_FAULTS]
-)
+@pytest.mark.parametrize(("file", "text", "fault", "statuses"), cases(by_name(POSITIONS_FAULTS)))
 def test_a_planted_fault_on_the_side_of_the_positions_is_caught(tmp_path, file, text, fault, statuses):
     broken = planted(tmp_path, (file, text, fault), only="-DPOSITIONS_ONLY")
     with pytest.raises(AssertionError) as caught:

@@ -227,7 +227,11 @@ def test_every_check_passes_unbroken(emulation):
     check_everything(emulation)
 
 
-@pytest.mark.parametrize("planted", [pytest.param(f[1:], id=f[0]) for f in FAULTS])
+# Every fifth with the other tests, all of them for `make mutation`.
+CASES = [pytest.param(f[1:], id=f[0], marks=[pytest.mark.mutation] if i % 5 else []) for i, f in enumerate(FAULTS)]
+
+
+@pytest.mark.parametrize("planted", CASES)
 def test_a_planted_fault_is_caught(tmp_path, planted):
     text, fault, *elsewhere = planted
     shutil.copytree(CSRC, tmp_path / "csrc")

@@ -29,6 +29,7 @@ from gcp_kernels.ops import times
 from gcp_kernels.ops.cuda_device.side import side_of
 from gcp_kernels.ops.sides import CHANNELS, POSITIONS
 from tests.support import inputs
+from tests.support.extension import built
 from tests.support.machine_code import code_of
 
 pytestmark = pytest.mark.same_without_gpu
@@ -121,6 +122,7 @@ def kernels():
 SMALL = Case(256, 40, 4, 5, n_iter=2, dtype="float16", precision="high")
 
 
+@built
 @readable
 @pytest.mark.slow
 def test_a_walk_multiplies_as_often_as_the_emulated_source(kernels, emulation):
@@ -141,6 +143,7 @@ def test_a_walk_multiplies_as_often_as_the_emulated_source(kernels, emulation):
             assert found.microseconds > found.floor
 
 
+@built
 @readable
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", RATES)
@@ -167,6 +170,7 @@ def test_the_command(arch, tmp_path, capsys):
     assert [row["measured_us"] for row in rows] == [None, None, 3000.0, 4000.0]
 
 
+@built
 @readable
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", [(64, 196), (256, 49)], ids=str)

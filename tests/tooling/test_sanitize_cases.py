@@ -23,14 +23,13 @@ from benchmarks.sanitize.checks import (
     cuda_checks,
 )
 from benchmarks.sanitize.outcome import matrices_of, outcome_of
-from gcp_kernels.ops.cuda_device import extension
+from tests.support.extension import built
 
 pytestmark = pytest.mark.same_without_gpu
 
 ROOT = Path(__file__).parents[2]
 USERS = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
 CPU = torch.device("cpu")
-built = pytest.mark.skipif(extension.why_not_loaded() is not None, reason=str(extension.why_not_loaded()))
 
 # Kernels with what their launch choice is made of, without what the shape of the samples adds: first those that the
 # checks of an architecture ask Triton for, then those of every shipped configuration.

@@ -44,6 +44,7 @@ def rows() -> list[ExtensionRow]:
     return read(static_extension.binary())
 
 
+@built
 @readable
 def test_every_kernel_is_there_for_every_architecture(rows):
     architectures = {row.arch for row in rows}
@@ -76,6 +77,7 @@ def test_the_default_architectures_serve_every_gpu_without_translation():
     assert not runs("9.0", "10.0")
 
 
+@built
 @readable
 def test_there_is_machine_code_for_every_architecture_of_the_build(rows):
     """That of 10.0, too, where nvcc knew it: by default it is among them."""
@@ -84,6 +86,7 @@ def test_there_is_machine_code_for_every_architecture_of_the_build(rows):
     assert {str(row.arch) for row in rows} == codes
 
 
+@built
 @readable
 def test_no_kernel_spills_and_products_run_on_tensor_cores(rows):
     assert [f"sm_{row.arch} {row.kernel} {row.variant}: {row.problems}" for row in rows if row.problems] == []
@@ -93,6 +96,7 @@ def test_no_kernel_spills_and_products_run_on_tensor_cores(rows):
         assert 32 * warps * row.figures.registers <= 65536, f"{row.kernel} {row.variant} finds no room"
 
 
+@built
 @readable
 def test_the_command_prints_every_kernel_and_every_layout(rows, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(static_extension, "read", lambda path: rows)  # disassembling takes half a minute
@@ -116,6 +120,7 @@ def test_a_kernel_that_has_grown_too_long_is_found():
     assert problem == "its 14849 instructions take more than 232 KiB"
 
 
+@built
 @readable
 @pytest.mark.skipif(NVCC is None, reason="needs nvcc")
 def test_a_spill_is_found(tmp_path):
@@ -134,6 +139,7 @@ def test_a_spill_is_found(tmp_path):
     assert row.problems[0].startswith("it spills")
 
 
+@built
 @readable
 @pytest.mark.skipif(NVCC is None, reason="needs nvcc")
 def test_a_call_of_the_host_is_found(tmp_path):
