@@ -1,5 +1,8 @@
 # make demo         set up .venv here and train on real digits, with average and with covariance pooling
-# make test         set up .venv here and run every test
+# make test         set up .venv here and run the tests that show that everything works, in minutes
+# make test-all     build the CUDA extension for every architecture, where nvcc is, and run the other tests: more inputs,
+#                   builds, compilers, machine code
+# make mutation     plant faults, each of which a test must catch
 # make test-oldest  set up an environment of the oldest Python, torch, Triton and numpy that pyproject.toml promises, and
 #                   one of the next torch, and run what depends on them: operators, compilation, transforms, layers,
 #                   interpreted and compiled kernels. Several GB to download
@@ -18,6 +21,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch
+JOBS ?= $(shell $(PYTHON) -c "import os; print(min(8, len(os.sched_getaffinity(0))))" 2> /dev/null || echo 1)
 OPTIONS ?=
 EXTRAS ?= demo,test,bench,dev
 PYTHON310 ?= python3.10
@@ -29,7 +33,13 @@ demo: $(VENV)/.ready
 	$(VENV)/bin/python -m experiments demo
 
 test: $(VENV)/.ready
-	$(VENV)/bin/python -m pytest $(OPTIONS)
+	$(PYTEST) -m "$(QUICK)" $(OPTIONS)
+
+test-all: $(VENV)/.extension
+	$(PYTEST) -m "$(REST)" $(OPTIONS)
+
+mutation: $(VENV)/.ready
+	$(PYTEST) -m mutation $(OPTIONS)
 
 lint: $(VENV)/.ready
 	$(VENV)/bin/ruff check
@@ -57,6 +67,19 @@ $(VENV)/.ready: pyproject.toml setup.py tests/support/model_libraries.py $(shell
 	$(VENV)/bin/pip install --quiet --no-deps "pytorchcv==0.0.74"
 	$(VENV)/bin/python tests/support/model_libraries.py $(TORCH)
 	touch $@
+
+# Where it cannot be built, setup.py says why, and so do the tests that want it.
+$(VENV)/.extension: $(VENV)/.ready
+	$(PIP) --no-build-isolation --no-deps --editable .
+	touch $@
+
+# Python compiles what it imports, rather than pip all that torch has.
+PIP = $(VENV)/bin/pip install --quiet --no-compile --disable-pip-version-check
+# What is set already is left as it is.
+FOR_THIS_GPU = $$($(VENV)/bin/python -c "import os, torch; \
+  print('' if 'GCP_KERNELS_CUDA' in os.environ or 'TORCH_CUDA_ARCH_LIST' in os.environ else \
+  'TORCH_CUDA_ARCH_LIST=%d.%d' % torch.cuda.get_device_capability() if torch.cuda.is_available() else \
+  'GCP_KERNELS_CUDA=0')")
 
 # Nothing of the package is installed: the tests run in the checkout, beside whatever VENV has built there. The
 # interpreter of Triton 3.6 cannot run with numpy 2.4 or newer.

@@ -6,6 +6,7 @@ Without a GPU the Triton kernels are interpreted on the CPU, so every test of a 
 import importlib.util
 import os
 import signal
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -93,7 +94,9 @@ def give_memory_back() -> None:
         torch.cuda.empty_cache()
 
 
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their markers
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    sample(items)
     # Files that take minutes come first: the last one to start may then end while another process still has work.
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
@@ -104,6 +107,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for marker, reason in missing.items():
             if reason is not None and item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def sample(items: list[pytest.Item]) -> None:
+    """Mark as thorough all but every n-th case of a test that is marked ``sampled(n)``."""
+    seen: Counter[str] = Counter()
+    for item in items:
+        if marker := item.get_closest_marker("sampled"):
+            (n,) = marker.args
+            name = item.nodeid.partition("[")[0]
+            if seen[name] % n:
+                item.add_marker(pytest.mark.thorough)
+            seen[name] += 1
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -134,6 +134,7 @@ def test_a_result_that_changes_now_and_then_is_seen():
         assert_repeats([torch.tensor([NAN])], lambda: [torch.tensor([NAN])], 200)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("case", list(cases()), ids=name_of)
 def test_triton_launches_repeat_bit_for_bit(case: KernelCase, poisoned_slabs: list[torch.Size]) -> None:
     held = Pass(case, DEVICE)

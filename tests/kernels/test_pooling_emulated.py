@@ -63,6 +63,7 @@ COVARIANCES = [
 ]
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(("c", "m", "n_iter", "precision", "output", "dtype", "gpu"), SAMPLES, ids=name_of)
 def test_isqrt_pool(emulation, c, m, n_iter, precision, output, dtype, gpu):
     emulation.shared_limit = SHARED_LIMITS[gpu]
@@ -76,6 +77,7 @@ def test_covariance_pool(emulation, c, m, precision, output, dtype, scale_dtype,
     check_covariance(emulation, inputs.relu_features(2, c, m, dtype), scale, precision, output)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("precision", ["fast", "high"])
 @pytest.mark.parametrize("spectrum", inputs.SPECTRA)
 def test_every_spectrum(emulation, spectrum, precision):
@@ -98,6 +100,7 @@ def test_every_spectrum_of_a_covariance(emulation, spectrum):
 SMALL = [(c, m, n_iter) for c in (16, 30, 64) for m in (1, 49, 196) for n_iter in (1, 2, 5)]
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(("c", "m", "n_iter"), SMALL)
 def test_every_small_size(emulation, c, m, n_iter):
     """The dtype and the precision change with the size, so that each meets the others."""
@@ -116,6 +119,7 @@ def test_strides(emulation, kind):
     check_pooling(emulation, guarded_copy(x, strides), 3, "high", "triu")
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("dtype", [FLOAT16, FLOAT32])
 @pytest.mark.parametrize(("c", "precision"), [(20, "high"), (100, "fast"), (100, "high"), (150, "fast")])
 def test_strides_of_the_gradient(emulation, c, precision, dtype):

@@ -39,6 +39,7 @@ def strided(x: torch.Tensor, channels_last: bool) -> torch.Tensor:
     return guarded_copy(x, (c * m, 1, c)) if channels_last else x
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(("c", "m"), SHAPES)
 def test_every_shape(emulation, c, m):
     number = SHAPES.index((c, m))
@@ -49,6 +50,7 @@ def test_every_shape(emulation, c, m):
     check_pooling(emulation, x, n_iter, precision, ("triu", "full")[number // 2 % 2], side=POSITIONS)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(("c", "m", "n_iter", "output", "dtype", "gpu"), HIGH, ids=name_of)
 def test_high(emulation, c, m, n_iter, output, dtype, gpu):
     emulation.shared_limit = SHARED_LIMITS[gpu]
@@ -68,6 +70,7 @@ def test_few_and_many_iterations(emulation, n_iter, precision):
     assert grad_x.isfinite().all()
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("precision", ["fast", "high"])
 @pytest.mark.parametrize("spectrum", inputs.SPECTRA)
 def test_every_spectrum(emulation, spectrum, precision):
@@ -133,6 +136,7 @@ def test_both_sides_agree(emulation):
     torch.testing.assert_close(*results, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("dtype", [FLOAT32, FLOAT16, BFLOAT16])
 @pytest.mark.parametrize(("c", "m"), [(70, 20), (45, 100), (37, 150)])
 def test_a_triangle_is_read_as_a_matrix_is(emulation, c, m, dtype):

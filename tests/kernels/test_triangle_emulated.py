@@ -125,6 +125,7 @@ def check_unvec(
     assert torch.equal(vector, before)
 
 
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize("channels", CHANNELS)
 @pytest.mark.parametrize("layout", ["contiguous", "transposed", "sliced", "same sample", "constant rows"])
 @pytest.mark.parametrize("fold", [False, True], ids=["upper", "fold"])
@@ -133,6 +134,7 @@ def test_triu_vec(emulation, channels, layout, fold):
         check_vec(emulation, channels, layout, fold=fold, backwards=backwards)
 
 
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize("channels", CHANNELS)
 @pytest.mark.parametrize("layout", ["contiguous", "sliced", "same sample", "constant"])
 @pytest.mark.parametrize("mirror", [False, True], ids=["zero", "mirror"])

@@ -70,6 +70,7 @@ def test_two_runs_are_bitwise_equal_and_so_is_a_sample_alone(form, monkeypatch):
         assert torch.equal(one[1:], third)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("precision", "n_iter"), [("fast", 3), ("high", 4)])
 def test_forms_agree_with_one_another(precision, n_iter, monkeypatch):
     x, grad = inputs.relu_features(1, 20, 49, torch.float32), torch.randn(1, 210)
@@ -100,12 +101,14 @@ def test_features_whose_squares_overflow_are_nan_and_not_zero(form):
         assert result.isnan().all()
 
 
+@pytest.mark.sampled(2)
 @in_every_form
 @pytest.mark.usefixtures("form_forced")
 def test_upstream_gradients_of_any_magnitude(form):
     check_gradient_of([1e30, 1e-30, 1e-37])
 
 
+@pytest.mark.sampled(2)
 @in_every_form
 @pytest.mark.usefixtures("form_forced")
 def test_subnormal_upstream_gradients(form):
@@ -113,6 +116,7 @@ def test_subnormal_upstream_gradients(form):
     check_gradient_of([1e-41, 1e-43])
 
 
+@pytest.mark.sampled(4)
 @in_every_form
 @pytest.mark.parametrize(("n_iter", "precision"), [(12, "fast"), (12, "high"), (40, "high")])
 def test_many_iterations_of_a_well_conditioned_matrix(n_iter, precision, form, monkeypatch):
@@ -131,6 +135,7 @@ def test_many_iterations_with_a_dead_channel(form, monkeypatch):
     assert gradient.isfinite().all()
 
 
+@pytest.mark.sampled(5)
 @in_every_form
 @pytest.mark.usefixtures("poisoned_memory", "form_forced")
 @pytest.mark.parametrize(("layout", "upstream", "output"), COMBINATIONS)
@@ -166,6 +171,7 @@ SCALES: dict[str, Callable[[Tensor], Tensor]] = {
 SCALED = [(*pair, scaled) for pair, scaled in zip(COMBINATIONS, SCALES, strict=True)]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.usefixtures("poisoned_memory", "small_covariance_tiles")
 @pytest.mark.parametrize(("layout", "upstream", "output", "scaled"), SCALED)
 def test_strides_of_a_scaled_covariance_change_nothing(layout, upstream, output, scaled):

@@ -66,6 +66,7 @@ COVARIANCES = [
 ]
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(("c", "m", "n_iter", "precision", "output", "dtype"), FEATURES, ids=name_of)
 @pytest.mark.parametrize("form", forms.FORMS)
 def test_features(form, c, m, n_iter, precision, output, dtype, monkeypatch):
@@ -73,6 +74,7 @@ def test_features(form, c, m, n_iter, precision, output, dtype, monkeypatch):
     forms.check_pooling(inputs.relu_features(2 if c <= 16 else 1, c, m, dtype), n_iter, precision, output)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(("c", "n_iter", "precision", "dtype"), MATRICES, ids=name_of)
 @pytest.mark.parametrize("form", forms.FORMS)
 def test_matrices(form, c, n_iter, precision, dtype, monkeypatch):
@@ -80,6 +82,7 @@ def test_matrices(form, c, n_iter, precision, dtype, monkeypatch):
     forms.check_root(inputs.covariance_matrices(2 if c <= 16 else 1, c, dtype), n_iter, precision)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("c", "m", "precision", "dtype", "scale_dtype"), COVARIANCES, ids=name_of)
 def test_covariances(c, m, precision, dtype, scale_dtype, monkeypatch):
     plain = importlib.import_module("gcp_kernels.ops.covariance_pool.triton.launch")
@@ -90,6 +93,7 @@ def test_covariances(c, m, precision, dtype, scale_dtype, monkeypatch):
         forms.check_covariance(inputs.relu_features(b, c, m, dtype), scale, precision, output)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("spectrum", [name for name in inputs.SPECTRA if name != "relu"])
 @pytest.mark.parametrize("form", forms.FORMS)
 def test_spectra(form, spectrum, monkeypatch):

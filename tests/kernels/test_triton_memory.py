@@ -67,6 +67,7 @@ def test_the_watch_sees_what_it_should(monkeypatch):
     assert watch.launches == 5
 
 
+@pytest.mark.sampled(2)
 @interpreted
 @pytest.mark.parametrize("output", ["triu", "full"])
 @pytest.mark.parametrize("form", forms.FORMS)
@@ -126,6 +127,7 @@ KINDS = ("features_triu", "features_full", "matrices")
 WIDE = [*product(forms.FORMS, KINDS), *product(["positions_shared"], KINDS[:2])]
 
 
+@pytest.mark.sampled(5)
 @interpreted
 @pytest.mark.skipif(not hasattr(mmap, "MAP_PRIVATE"), reason="needs private mappings")
 @pytest.mark.parametrize("dim", [1, 2])
@@ -153,6 +155,7 @@ def test_samples_that_span_2_to_the_31_elements(form, kind, dim, monkeypatch):
         assert torch.equal(ours, same)
 
 
+@pytest.mark.sampled(3)
 @interpreted
 @pytest.mark.skipif(not hasattr(mmap, "MAP_PRIVATE"), reason="needs private mappings")
 @pytest.mark.parametrize("dim", [1, 2])
@@ -231,6 +234,7 @@ def test_the_alignment_of_features_divides_what_offsets_are_made_of():
     assert launch.alignment(64, of((512, 64, 1)), of((520, 68, 1))) == 4
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("m", [4, 8, 12, 20])
 @pytest.mark.parametrize("form", forms.FORMS)
 def test_wider_loads_change_nothing(form, m, monkeypatch):

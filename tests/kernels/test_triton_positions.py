@@ -39,6 +39,7 @@ FEATURES = [
 ]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("c", "m", "n_iter", "precision", "output", "dtype"), FEATURES, ids=name_of)
 def test_features(c, m, n_iter, precision, output, dtype, monkeypatch):
     form = forms.POSITION_FORMS[FEATURES.index((c, m, n_iter, precision, output, dtype)) % 2]
@@ -46,6 +47,7 @@ def test_features(c, m, n_iter, precision, output, dtype, monkeypatch):
     forms.check_pooling(inputs.relu_features(2 if c <= 17 else 1, c, m, dtype), n_iter, precision, output)
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("precision", ["fast", "high"])
 @pytest.mark.parametrize("spectrum", [name for name in inputs.SPECTRA if name != "relu"])
 def test_the_promise_is_kept_on_every_spectrum(spectrum, precision, monkeypatch):
@@ -117,6 +119,7 @@ def test_an_upstream_gradient_that_is_in_other_channels_alone(monkeypatch):
     tolerances.assert_promise_kept(gradient, exact, "high", "gradient")
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(("layout", "upstream", "output"), COMBINATIONS)
 def test_strides_of_features_and_upstream_gradient_change_nothing(layout, upstream, output, monkeypatch):
     form = forms.POSITION_FORMS[COMBINATIONS.index((layout, upstream, output)) % 2]

@@ -57,12 +57,14 @@ def choice_of(
     return Phases(tiling, splits=-(-summed // chunk), chunk=chunk, side=side)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("form", "c", "m", "n_iter", "precision", "output", "dtype"), FEATURES, ids=name_of)
 def test_features(form, c, m, n_iter, precision, output, dtype, monkeypatch):
     forms.force(monkeypatch, choice_of(form, c, m, tiling=SMALL if c <= 40 else LARGE))
     forms.check_pooling(inputs.relu_features(3 if m <= 2 else 1, c, m, dtype), n_iter, precision, output)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("spectrum", [name for name in inputs.SPECTRA if name != "relu"])
 def test_spectra(spectrum, monkeypatch):
     index = list(inputs.SPECTRA).index(spectrum)
@@ -121,6 +123,7 @@ def test_forms_and_sides_agree_with_one_another(precision, monkeypatch):
             tolerances.assert_promise_kept(one, other.double(), precision, "another form or side")
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("magnitude", [1e30, 1e-37, 1e-41])
 def test_upstream_gradients_of_any_magnitude(magnitude, monkeypatch):
     forms.force(monkeypatch, choice_of("persistent", C, M))
@@ -132,6 +135,7 @@ def test_upstream_gradients_of_any_magnitude(magnitude, monkeypatch):
     assert (gradient.double() - exact).norm() <= bound
 
 
+@pytest.mark.sampled(3)
 @in_every_form
 @pytest.mark.parametrize(("layout", "upstream", "output"), COMBINATIONS)
 def test_strides_change_nothing(form, layout, upstream, output, monkeypatch):

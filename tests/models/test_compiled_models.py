@@ -63,6 +63,7 @@ BACKENDS = {
 }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(("name", "backend"), BACKENDS.items())
 def test_a_converted_model_is_one_graph(name: str, backend: str) -> None:
     compare(CASES[name], backend)

@@ -44,6 +44,7 @@ COVARIANCES = ((1, 49), (3, 1), (3, 2), (48, 49), (130, 196))
 ITERATIONS = (1, 2, 3, 5, 7)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.operation("isqrt_pool")
 @pytest.mark.parametrize(("dtype", "c", "m"), SIZES, ids=name_of)
 def test_sizes(dtype: torch.dtype, c: int, m: int, backend: str, device: str) -> None:
@@ -57,12 +58,14 @@ def test_iterations(dtype: torch.dtype, n_iter: int, backend: str, device: str) 
     check_pooling(inputs.relu_features(2, 24, 49, dtype), backend, device, n_iter=n_iter)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.operation("isqrt_pool")
 @pytest.mark.parametrize(("dtype", "spectrum", "c"), pairwise(DTYPES, list(inputs.SPECTRA), (5, 64)), ids=name_of)
 def test_spectra(dtype: torch.dtype, spectrum: str, c: int, backend: str, device: str) -> None:
     check_pooling(inputs.SPECTRA[spectrum](2, c, 49, dtype), backend, device)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.operation("isqrt_pool")
 @pytest.mark.parametrize(
     ("dtype", "spectrum", "precision"), pairwise(DTYPES[1:], list(inputs.SPECTRA), ("fast", "high")), ids=name_of

@@ -109,6 +109,7 @@ def assert_compiles(function: Function, examples: list[tuple[Tensor, ...]], back
         assert_same(torch.autograd.grad(value, leaves, grad), torch.autograd.grad(expected, leaves, grad), "gradient")
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.usefixtures("fresh_compiler")
 @pytest.mark.parametrize("dynamic", [None, True])
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -197,6 +198,7 @@ def layers() -> dict[str, tuple[nn.Module, tuple[int, ...]]]:
     return {name: (layer.double().eval(), shape) for name, (layer, shape) in made.items()}
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.usefixtures("fresh_compiler")
 @pytest.mark.parametrize("dynamic", [None, True])
 @pytest.mark.parametrize("name", layers())

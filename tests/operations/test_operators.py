@@ -125,6 +125,7 @@ def test_every_registered_operator_is_checked_here() -> None:
     assert registered == set(COVERED)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("layout", INPUTS)
 @pytest.mark.parametrize("operator", COVERED)
 def test_opcheck(operator: str, layout: str, device: str) -> None:
