@@ -59,6 +59,7 @@ def test_one_epoch_end_to_end(tmp_path, capsys, no_timing):
     assert out.strip().endswith(demo.verdict(accuracies[:1], accuracies[1:]))
 
 
+@pytest.mark.thorough
 def test_same_seed_same_numbers_other_seed_others(capsys, no_timing):
     needs_training_packages()
     tables = []

@@ -39,6 +39,7 @@ def runs(tmp_path_factory):
     return folder, dict(zip(scenarios, endings, strict=True)), errors
 
 
+@pytest.mark.thorough
 @distributed
 def test_a_killed_process_ends_the_other_and_both_resume(runs):
     folder, endings, _ = runs
@@ -96,6 +97,7 @@ if "RANK" in os.environ:
 """
 
 
+@pytest.mark.thorough
 @distributed
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="threads are told from /proc")
 def test_threads_that_outlive_the_process_group_do_not_abort_a_finished_run(tmp_path):
