@@ -12,8 +12,11 @@
 # VENV     where the virtual environment goes
 # TORCH    what pip is asked for as torch when VENV is made: a version if the newest is not wanted, or an index too, as in
 #          "torch --index-url URL"; torchvision comes from there as well
-# OPTIONS  for pytest: "-n 2 --dist loadfile" runs the tests in two processes
+# JOBS     processes of tests at a time (a core each, eight at most)
+# OPTIONS  more options for pytest
 # EXTRAS   of pyproject.toml, what VENV has besides torch; with docs too the tests build the site
+# GCP_KERNELS_CUDA  1 to build the extension whatever is here, 0 to leave it out. Without it VENV has it for the GPU that
+#          is here, if one is, and only for that; make test-all builds it for every architecture
 # PYTHON310, PYTHON312  the interpreters of test-oldest
 #
 # make clean first, to make VENV again with other values.
@@ -27,7 +30,12 @@ EXTRAS ?= demo,test,bench,dev
 PYTHON310 ?= python3.10
 PYTHON312 ?= python3.12
 
-.PHONY: demo test test-oldest lint docs clean
+# A file of tests stays in one process: some build or compile something once for all of their tests.
+PYTEST = $(VENV)/bin/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+QUICK = not slow and not thorough and not mutation
+REST = (slow or thorough or extension) and not mutation
+
+.PHONY: demo test test-all mutation test-oldest lint docs clean
 
 demo: $(VENV)/.ready
 	$(VENV)/bin/python -m experiments demo
@@ -61,10 +69,10 @@ endef
 $(VENV)/.ready: pyproject.toml setup.py tests/support/model_libraries.py $(shell find csrc -type f)
 	$(call check_interpreter,$(PYTHON))
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet "setuptools>=77" ninja
-	$(VENV)/bin/pip install --quiet $(TORCH)
-	$(VENV)/bin/pip install --quiet --no-build-isolation --editable ".[$(EXTRAS)]"
-	$(VENV)/bin/pip install --quiet --no-deps "pytorchcv==0.0.74"
+	$(PIP) "setuptools>=77" ninja
+	$(PIP) $(TORCH)
+	env $(FOR_THIS_GPU) $(PIP) --no-build-isolation --editable ".[$(EXTRAS)]"
+	$(PIP) --no-deps "pytorchcv==0.0.74"
 	$(VENV)/bin/python tests/support/model_libraries.py $(TORCH)
 	touch $@
 
@@ -108,7 +116,7 @@ docs: .venv-docs/.ready
 .venv-docs/.ready: pyproject.toml
 	$(call check_interpreter,$(PYTHON))
 	$(PYTHON) -m venv .venv-docs
-	.venv-docs/bin/pip install --quiet $$(.venv-docs/bin/python -c '$(NAMES)')
+	.venv-docs/bin/pip install --quiet --no-compile --disable-pip-version-check $$(.venv-docs/bin/python -c '$(NAMES)')
 	touch $@
 
 clean:

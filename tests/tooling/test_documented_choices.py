@@ -3,11 +3,11 @@
 import re
 
 import pytest
-from documents import flowing, table
 
-from benchmarks import predict_launch
 from benchmarks.cases import Case
+from benchmarks.codegen.cost_model import launch as predict_launch
 from gcp_kernels.ops import times
+from tests.support.documents import flowing, table
 
 # By what a row of the table names: the architectures that have that much shared memory.
 ARCHITECTURES = {"H100, H200, B200": (90, 100), "A100": (80,), "GeForce 30, 40 and 50": (86, 89, 120)}

@@ -7,11 +7,11 @@ from statistics import fmean
 
 import pytest
 import torch
-from documents import FIRST, PASSES, assert_shown, flowing, log_of, only, table, text_of
 
 from gcp_kernels import covariance_pool, fused_gcp, matrix_power, newton_schulz_sqrt
 from gcp_kernels.commands import selftest
 from gcp_kernels.precision import PROMISED_ERRORS
+from tests.support.documents import FIRST, PASSES, assert_shown, flowing, log_of, only, table, text_of
 
 PRECISION = "docs/precision.md"
 

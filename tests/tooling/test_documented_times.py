@@ -6,10 +6,22 @@ from functools import cache
 from itertools import product
 
 import pytest
-from documents import CPU, FIRST, PASSES, RESULTS, STEP, assert_shown, flowing, log_of, only, table, text_of
 
-from benchmarks.predict_floor import useful
+from benchmarks.codegen.cost_model.floor import useful
 from gcp_kernels.ops import times
+from tests.support.documents import (
+    CPU,
+    FIRST,
+    PASSES,
+    RESULTS,
+    STEP,
+    assert_shown,
+    flowing,
+    log_of,
+    only,
+    table,
+    text_of,
+)
 
 MIB = 2**20
 # By the heading of their column.

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 # The runs that are committed: on a CPU; on an H100 first contact and passes, passes again, and training steps.
 CPU, FIRST, PASSES, STEP = "cpu-epyc-1-thread", "h100-2026-11-27", "h100-2026-11-27-second", "h100-2026-11-27-network"
