@@ -72,6 +72,7 @@ def test_a_loss_that_is_not_finite_ends_all_processes(runs):
     assert "the training loss is " in errors
 
 
+@pytest.mark.thorough
 @distributed
 def test_torchrun_trains_the_same_and_tests_every_image_once(runs, tmp_path):
     folder, _, _ = runs

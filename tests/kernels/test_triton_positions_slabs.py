@@ -80,6 +80,7 @@ def test_many_iterations(form, n_iter, precision, monkeypatch):
     forms.check_pooling(inputs.relu_features(1, 60, 20, FLOAT32), n_iter, precision, "triu")
 
 
+@pytest.mark.thorough
 def test_many_iterations_of_a_constant_sample(monkeypatch):
     """Its factor would grow to 1.5^40; and that of the sample beside it is kept in the same unit."""
     forms.force(monkeypatch, choice_of("persistent", 40, 9, programs=1))

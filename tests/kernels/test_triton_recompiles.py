@@ -19,7 +19,7 @@ COMPILING = {name: value for name, value in os.environ.items() if name != "TRITO
 PROGRAM = """
 import collections, json, sys, torch
 from dataclasses import replace
-from benchmarks.codegen.triton_kernels import Case, launched
+from benchmarks.codegen.triton_kernels import KernelCase, launched
 from gcp_kernels.ops.sides import POSITIONS
 from gcp_kernels.ops.triton_device import policy
 from gcp_kernels.ops.triton_device.architecture import Architecture
@@ -46,7 +46,7 @@ for form, choice in FORMS.items():
             for b, n_iter, m in json.loads(sys.argv[1]):
                 m = 1 if source == "matrix" else m
                 size = {"source": source, "b": b, "m": m, "n_iter": n_iter, "triu": source != "matrix"}
-                for kernel in launched(Case(choice(b, m), backward, "high", torch.float32, 64, **size), 90):
+                for kernel in launched(KernelCase(choice(b, m), backward, "high", torch.float32, 64, **size), 90):
                     # One that is launched twice in a pass, for two purposes.
                     name = kernel.name + (", no panels" if "no panels" in kernel.configuration else "")
                     asked[name].add(kernel.specialization)

@@ -106,6 +106,7 @@ def test_high_keeps_its_promise_on_the_side_of_the_positions(monkeypatch):
     assert max(errors("rank_one_plus_noise")) < tolerances.PROMISE["high"]
 
 
+@pytest.mark.thorough
 def test_one_accumulator_for_a_whole_sum_would_not(monkeypatch):
     AMPERE.install(monkeypatch)
     forms.force(monkeypatch, forms.Persistent(TILING, programs=1))

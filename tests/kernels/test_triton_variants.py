@@ -37,6 +37,7 @@ print(json.dumps([sorted({kernel.variant for kernel in kernels.values()}), failu
 """
 
 
+@pytest.mark.thorough
 def test_kernels_of_every_kind_of_input_compile():
     """Channels last once did not: a stride of 1 is a constant for Triton, and is no number for all that takes one."""
     done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=ROOT, env=COMPILING, capture_output=True, text=True)

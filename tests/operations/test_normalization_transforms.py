@@ -208,6 +208,7 @@ def test_compile_a_layer(name: str, dynamic: bool | None, device: str) -> None:
     assert_compiles(layer.to(device), batches, "aot_eager", dynamic)
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(" " in sys.prefix, reason="torch's own compiler cannot link from a path with a space")
 @pytest.mark.usefixtures("fresh_compiler")
 @pytest.mark.parametrize("name", ["GCP_power", "TokenFusionHead_sum"])

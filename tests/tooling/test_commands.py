@@ -62,6 +62,7 @@ def test_selftest_passes_here(monkeypatch, capsys):
     assert "triton   cpu     isqrt_pool" in report or torch.cuda.is_available()
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("fault", ["value", "gradient", "nan"])
 def test_selftest_finds_a_wrong_backend(monkeypatch, capsys, fault):
     right = gcp_kernels.covariance_pool

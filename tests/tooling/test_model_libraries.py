@@ -83,6 +83,7 @@ def environment(tmp_path_factory) -> Environment:
     return Environment(tmp_path_factory.mktemp("environment"))
 
 
+@pytest.mark.thorough
 def test_what_loads_is_kept_and_what_does_not_is_left_out(environment):
     done = environment.set_up("torch==2.13.0+cuda")
     assert (done.returncode, done.stderr) == (0, "")

@@ -230,10 +230,10 @@ def test_a_kernel_without_products_needs_no_tensor_cores():
 OVERSIZED = """
 import json, torch
 from benchmarks.codegen import static
-from benchmarks.codegen.triton_kernels import Case, launched
+from benchmarks.codegen.triton_kernels import KernelCase, launched
 from gcp_kernels.ops.triton_device.policy import OnChip
 choice = OnChip({block_c}, 32, warps={warps})
-case = Case(choice, backward={backward}, precision="fast", dtype=torch.bfloat16, c={block_c})
+case = KernelCase(choice, backward={backward}, precision="fast", dtype=torch.bfloat16, c={block_c})
 print(json.dumps([row.as_dict() for row in static.measure(launched(case, {arch}), jobs=1)]))
 """
 

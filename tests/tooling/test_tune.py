@@ -279,6 +279,7 @@ def test_it_refuses_without_a_gpu():
     assert done.stdout == ""
 
 
+@pytest.mark.thorough
 def test_a_dry_run_lists_what_is_legal():
     done = typed(
         "on-chip-backward", "--precision", "fast", "--dry-run", "--arch", "90", "--only", "16, block_m=32, warps=1"
