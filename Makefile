@@ -7,6 +7,7 @@
 #                   one of the next torch, and run what depends on them: operators, compilation, transforms, layers,
 #                   interpreted and compiled kernels. Several GB to download
 # make docs         build the documentation into site/, with an environment of its own, .venv-docs, which needs no torch
+# make wheel        build the source distribution and from it the wheel into dist/, and try the wheel: info and selftest
 #
 # PYTHON   the interpreter to start from
 # VENV     where the virtual environment goes
@@ -35,7 +36,7 @@ PYTEST = $(VENV)/bin/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-
 QUICK = not slow and not thorough and not mutation
 REST = (slow or thorough or extension) and not mutation
 
-.PHONY: demo test test-all mutation test-oldest lint docs clean
+.PHONY: demo test test-all mutation test-oldest lint docs wheel clean
 
 demo: $(VENV)/.ready
 	$(VENV)/bin/python -m experiments demo
@@ -110,6 +111,15 @@ test-torch-%: .venv-torch-%/.ready
 NAMES = import pathlib, re; \
   print(*re.findall(r"\"(.*?)\"", re.search(r"^docs = \[(.*?)\]$$", pathlib.Path("pyproject.toml").read_text(), re.M | re.S)[1]))
 
+# From the source distribution, as whoever has only that would; tried in an environment that has nothing of this one.
+wheel: $(VENV)/.ready
+	rm -rf dist .venv-wheel
+	$(VENV)/bin/python -m build --no-isolation --outdir dist
+	$(PYTHON) -m venv .venv-wheel
+	.venv-wheel/bin/pip install --quiet --no-compile --disable-pip-version-check $(TORCH) dist/*.whl
+	cd dist && ../.venv-wheel/bin/gcp-kernels info && ../.venv-wheel/bin/gcp-kernels selftest
+	ls -l dist
+
 docs: .venv-docs/.ready
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
 
@@ -120,4 +130,4 @@ docs: .venv-docs/.ready
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-torch-* .venv-docs site build *.egg-info gcp_kernels/_build_info.py gcp_kernels/_C*.so gcp_demo.png
+	rm -rf $(VENV) .venv-torch-* .venv-docs .venv-wheel site dist build *.egg-info gcp_kernels/_build_info.py gcp_kernels/_C*.so gcp_demo.png

@@ -7,6 +7,7 @@ import os
 import platform
 import shutil
 import subprocess
+from datetime import date
 from pathlib import Path
 
 import torch
@@ -36,6 +37,7 @@ def environment(device: torch.device) -> dict[str, str | float]:
         "python": platform.python_version(),
         "gcp_kernels": gcp_kernels.__version__,
         "commit": commit(),
+        "date": date.today().isoformat(),
         "threads": torch.get_num_threads(),
         "cpus": os.cpu_count() or 0,
     }
@@ -70,6 +72,11 @@ def commit() -> str:
         return head + ("+changes" if git("status", "--porcelain") else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+def heading(command: str, *versions: str) -> str:
+    """Give the first line of a table without a machine: the command, the commit, the date, and versions."""
+    return f"{command}   ({', '.join([f'commit {commit()}', date.today().isoformat(), *versions])})\n"
 
 
 def git(*arguments: str) -> str:

@@ -24,7 +24,7 @@ from gcp_kernels.architectures import TARGETS
 from gcp_kernels.commands.argument_types import new_file
 from gcp_kernels.commands.atomic_files import write_text
 
-from ..speed.run import commit
+from ..environment import commit, heading
 from .gate import KIB, SHARED_LIMIT, Figures, problems
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     started = time.perf_counter()
     rows = []
+    print(heading("python -m benchmarks static", f"Triton {importlib.import_module('triton').__version__}"))
     for arch in args.arch:
         print_header(arch)
         for row in measure(shipped(arch, args.variants, args.only), args.jobs):

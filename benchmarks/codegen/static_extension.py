@@ -25,9 +25,10 @@ import torch
 from gcp_kernels.architectures import TARGETS
 from gcp_kernels.commands.argument_types import new_file
 from gcp_kernels.commands.atomic_files import write_text
-from gcp_kernels.ops.cuda_device.extension import why_not_loaded
+from gcp_kernels.ops.cuda_device.extension import build_detail, why_not_loaded
 from gcp_kernels.precision import PLANES
 
+from ..environment import heading
 from .gate import KIB, Figures
 from .sass import SPILL, counted
 
@@ -101,6 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"python -m benchmarks static-extension has nothing to read: {reason}", file=sys.stderr)
         return 2
     rows = read(binary())
+    print(heading("python -m benchmarks static-extension", build_detail()))
     print(f"{'arch':<8}{'regs':>5}{'stack':>6}{'LDL':>5}{'STL':>5}{'HMMA':>6}{'LDSM':>6}{'SASS':>7}  kernel")
     for row in rows:
         figures = row.figures
