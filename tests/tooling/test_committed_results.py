@@ -1,4 +1,4 @@
-"""benchmarks/results: each run says its commit, versions and date, is small, and is of files that can be checked out."""
+"""benchmarks/results: each run says its commit, versions and date, is small, and its files can be checked out."""
 
 import re
 from pathlib import Path
