@@ -16,6 +16,7 @@ import torch
 
 from tests.support.cuda_emulation.guarded import GuardedBuffer, guarded_copy
 from tests.support.emulated import needs_emulation
+from tests.support.pairwise import pairwise
 
 ROOT = Path(__file__).parents[2]
 EMULATION = ROOT / "tests" / "support" / "cuda_emulation"
@@ -125,19 +126,19 @@ def check_unvec(
     assert torch.equal(vector, before)
 
 
-@pytest.mark.sampled(7)
-@pytest.mark.parametrize("channels", CHANNELS)
-@pytest.mark.parametrize("layout", ["contiguous", "transposed", "sliced", "same sample", "constant rows"])
-@pytest.mark.parametrize("fold", [False, True], ids=["upper", "fold"])
+VEC_LAYOUTS = ["contiguous", "transposed", "sliced", "same sample", "constant rows"]
+UNVEC_LAYOUTS = ["contiguous", "sliced", "same sample", "constant"]
+
+
+@pytest.mark.sampled(4)
+@pytest.mark.parametrize(("channels", "layout", "fold"), pairwise(CHANNELS, VEC_LAYOUTS, (False, True)))
 def test_triu_vec(emulation, channels, layout, fold):
     for backwards in (False, True):
         check_vec(emulation, channels, layout, fold=fold, backwards=backwards)
 
 
-@pytest.mark.sampled(7)
-@pytest.mark.parametrize("channels", CHANNELS)
-@pytest.mark.parametrize("layout", ["contiguous", "sliced", "same sample", "constant"])
-@pytest.mark.parametrize("mirror", [False, True], ids=["zero", "mirror"])
+@pytest.mark.sampled(4)
+@pytest.mark.parametrize(("channels", "layout", "mirror"), pairwise(CHANNELS, UNVEC_LAYOUTS, (False, True)))
 def test_triu_unvec(emulation, channels, layout, mirror):
     for backwards in (False, True):
         check_unvec(emulation, channels, layout, mirror=mirror, backwards=backwards)

@@ -1,5 +1,6 @@
 // C entries that run the pooling kernels of csrc under emulation, for ctypes. With FAST_ONLY those of "fast"
-// iSQRT-COV pooling alone, and with CHANNELS_ONLY or POSITIONS_ONLY those of one side, which compile in less time.
+// iSQRT-COV pooling alone, with CHANNELS_ONLY or POSITIONS_ONLY those of one side, and with COVARIANCE_ONLY those of
+// plain covariances, which compile in less time.
 #include "emulation.h"
 // Behind the emulation, which the kernels take for CUDA.
 #include "covariance_pool/backward.cuh"
@@ -78,7 +79,7 @@ void positions_layout_of(int channels, int positions, int planes, int backward, 
 
 long products_executed() { return cuda_emulation::counters->products; }
 
-#ifndef POSITIONS_ONLY
+#if !defined(POSITIONS_ONLY) && !defined(COVARIANCE_ONLY)
 
 int isqrt_pool_forward_emulated(const Features* x, const SymmetricOutput* pooled, float* centre, float* trace,
                                 char* slabs, std::int64_t batch, int n_iter, int planes, int shared_limit,
@@ -113,7 +114,7 @@ int isqrt_pool_backward_emulated(const SymmetricGradient* grad, const Features* 
 }
 
 #endif
-#ifndef CHANNELS_ONLY
+#if !defined(CHANNELS_ONLY) && !defined(COVARIANCE_ONLY)
 
 int isqrt_pool_positions_forward_emulated(const Features* x, const SymmetricOutput* pooled, float* centre, float* trace,
                                           char* slabs, std::int64_t batch, int n_iter, int planes, int shared_limit,
