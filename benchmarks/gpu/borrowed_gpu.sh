@@ -42,9 +42,9 @@ kernels_in_cache() {
   find "$TRITON_CACHE_DIR" -mindepth 1 -maxdepth 1 | wc -l
 }
 
-# Parts of gpu_check.sh, their limits being a share of so many minutes; results into OUT.
+# Parts of gpu-check, their limits being a share of so many minutes; results into OUT.
 check() {
-  benchmarks/gpu_check.sh --python "$PYTHON" --minutes "$1" --only "$2" --pack "$out" "$work" &
+  "$PYTHON" -m benchmarks gpu-check --python "$PYTHON" --minutes "$1" --only "$2" --pack "$out" "$work" &
   child=$!
   wait "$child"
 }
@@ -87,7 +87,7 @@ tests() {
 figures() {
   unpack triton.tgz
   # Not into OUT, which has enough files. The extension was carried along: this sees that it can be loaded.
-  benchmarks/gpu_check.sh --python "$PYTHON" --minutes 11 --only build "$work"
+  "$PYTHON" -m benchmarks gpu-check --python "$PYTHON" --minutes 11 --only build "$work"
   into table.txt 170 "$PYTHON" -m benchmarks run --output "$work/benchmark" --group network --group channels \
     --provider gcp_kernels --provider autograd --provider average --budget 110
   into auto.txt 160 "$PYTHON" -m benchmarks run --output "$work/auto" --group auto --budget 130

@@ -35,7 +35,8 @@ pytestmark = [
 # Each notes its arguments in a line, as they can be typed. Python answers for torch as in test_gpu_check.py.
 NOTE = '#!/usr/bin/env bash\nprintf "%q " "$NAME" "$@" >> "$CALLS"; echo >> "$CALLS"\n'
 STAND_INS = {
-    "python3": "[[ ${1:-} == - ]] && { cat > /dev/null; printf '9.0\\nNVIDIA H100 (made up)\\n78\\n'; }\n"
+    "python3": f'[[ "$*" == "-m benchmarks gpu-check "* ]] && exec {shlex.quote(sys.executable)} "$@"\n'
+    "[[ ${1:-} == - ]] && { cat > /dev/null; printf '9.0\\nNVIDIA H100 (made up)\\n78\\n'; }\n"
     '[[ "$*" == *"benchmarks run"* ]] && mkdir -p "$5"\nexit 0\n',
     "nvidia-smi": "exit 0\n",
     "ncu": "exit 0\n",

@@ -85,7 +85,7 @@ def test_a_stopped_run_keeps_what_it_found(tmp_path, workers):
     running.send_signal(signal.SIGTERM)
     os.killpg(running.pid, signal.SIGTERM)
     printed, _ = running.communicate(timeout=60)
-    assert time.monotonic() - begun < 20, "no longer than gpu_check.sh waits before it kills"
+    assert time.monotonic() - begun < 20, "no longer than gpu-check waits before it kills"
     assert running.returncode == pytest.ExitCode.INTERRUPTED, printed
     assert printed.count("stopped by SIGTERM") == 1
     assert workers or "stopped by SIGTERM in test_tiny.py::test_hangs" in printed
