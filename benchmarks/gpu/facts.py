@@ -18,7 +18,7 @@ FIRST_READ = ("summary.txt", "machine.txt", "kernels.log", "gpu.log", "tests.log
 
 
 def printed(*command: str, both: bool = False) -> str | None:
-    """What a command prints; none where it is not there or fails."""
+    """Return what a command prints; none where it is not there or fails."""
     errors = subprocess.STDOUT if both else subprocess.DEVNULL
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors)
@@ -55,7 +55,7 @@ def record_machine(path: Path, python: str) -> None:
 
 
 def pack(folder: Path, packed: Path) -> None:
-    """What is read first, as it is, and everything in an archive; seven files, in no folder of their own."""
+    """Pack what is read first, as it is, and everything in an archive; seven files, in no folder of their own."""
     for name in FIRST_READ:
         if (folder / name).is_file():
             shutil.copyfile(folder / name, packed / name.replace("/", "-"))

@@ -53,8 +53,8 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="python -m benchmarks gpu-check", usage="%(prog)s [options] [FOLDER]", allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Checks and measures gcp_kernels on the GPU of this machine. FOLDER is made for the logs, tables and\n"
-        "plots; by default gpu_check_<GPU>_<date>. Its summary.txt has a line for each part: passed, FAILED or\n"
+        description="Checks and measures gcp_kernels on the GPU of this machine. FOLDER is made for the logs, tables\n"
+        "and plots; by default gpu_check_<GPU>_<date>. Its summary.txt has a line for each part: passed, FAILED or\n"
         "skipped, and the seconds. The exit status is 0 when every part passed or was skipped by an option, 1 when\n"
         "one failed, 2 when nothing could begin.\n\nParts, in this order:\n" + "\n".join(listed),
     )  # fmt: skip
@@ -180,7 +180,7 @@ class Check:
         return int(time.monotonic() - self.begun)
 
     def tell(self, line: str, mode: str = "a") -> None:
-        """A line of the summary, which is on the terminal too."""
+        """Add a line to the summary, which is on the terminal too."""
         with open(self.folder / "summary.txt", mode, encoding="utf-8") as summary:
             print(line, file=summary)
         print(line, flush=True)

@@ -10,8 +10,8 @@ from typing import TextIO
 
 # What a part is for, in the order in which they run.
 PARTS = {
-    "build": "the extension, in place, for this GPU's architecture alone; one that is there and newer than its sources\n"
-    "is taken as it is",
+    "build": "the extension, in place, for this GPU's architecture alone; one that is there and newer than its\n"
+    "sources is taken as it is",
     "info": "python -m gcp_kernels info: which backend serves what, and why not",
     "kernels": "python -m benchmarks first-contact: every kernel in every form once, in processes that may crash",
     "selftest": "python -m gcp_kernels selftest: every backend against the float64 reference",
@@ -157,5 +157,5 @@ class Part:
 
 
 def typed(words: list[str]) -> str:
-    """A command as it can be typed."""
+    """Write a command as it can be typed."""
     return " ".join(re.sub(r"[^\w@%+=:./-]", r"\\\g<0>", word) or "''" for word in words)

@@ -1,4 +1,4 @@
-"""python -m benchmarks gpu-check, run with a stand-in for Python: which parts run, how, and that every failure shows."""
+"""python -m benchmarks gpu-check, with a stand-in for Python: which parts run, how, and that every failure shows."""
 
 import os
 import re
