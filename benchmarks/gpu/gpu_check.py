@@ -72,7 +72,7 @@ def parser() -> argparse.ArgumentParser:
                       "about an hour, so give --minutes")  # fmt: skip
     add("--pack", "DIR", "at the end, also when interrupted: what matters most, and an archive of everything, in seven "
         "files at most, for a machine from which only a few files can be brought")  # fmt: skip
-    add("--python", "FILE", "the interpreter (PYTHON if set, else python3, else python), which has torch")
+    add("--python", "FILE", "the interpreter, which has torch (PYTHON if set, else the one that runs this)")
     made.add_argument("--list", action="store_true", help="print the parts, and end")
     return made
 
@@ -128,9 +128,7 @@ class Check:
         return "--skip" if part in self.args.skip else ""
 
     def find_gpu(self) -> None:
-        named = self.args.python or os.environ.get("PYTHON") or shutil.which("python3") or shutil.which("python")
-        if not named:
-            fail_early("there is no python3; name one with --python")
+        named = self.args.python or os.environ.get("PYTHON") or sys.executable
         found = shutil.which(named)
         if found is None:
             fail_early(f"there is no '{named}'; name an interpreter with --python")
