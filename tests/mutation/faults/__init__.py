@@ -1,0 +1,8 @@
+"""The planted faults, in a file for each part of the layers."""
+
+from .applications import APPLICATIONS
+from .kernels import KERNELS
+from .mathematics import MATHEMATICS
+from .package import PACKAGE
+
+FAULTS = (*MATHEMATICS, *KERNELS, *PACKAGE, *APPLICATIONS)

@@ -1,0 +1,138 @@
+"""Faults of the Triton kernels, their launch choices, and the CUDA backend."""
+
+from ..fault import Fault
+
+TRITON = "gcp_kernels/ops/triton_device"
+COVARIANCE = "gcp_kernels/ops/covariance_pool/triton/kernels.py"
+CUDA = "gcp_kernels/ops/cuda_device"
+
+KERNELS = (
+    Fault(
+        "Triton: positions beyond the last are not masked",
+        "triton",
+        f"{TRITON}/features.py",
+        "return tl.where(inside, tile.to(tl.float32) - shift[:, None] - centre[:, None], 0.0)",
+        "return tile.to(tl.float32) - shift[:, None] - centre[:, None]",
+        ("test_triton_kernels.py",),
+    ),
+    Fault(
+        "Triton: a result is stored transposed in memory of features",
+        "triton",
+        f"{TRITON}/features.py",
+        "pointers = out.data + rows[:, None] * out.stride_c + positions[None, :] * out.stride_m",
+        "pointers = out.data + rows[:, None] * out.M + positions[None, :]",
+        ("test_triton_kernels.py", "test_triton_edges.py"),
+    ),
+    Fault(
+        "Triton: packed indices are of the lower triangle",
+        "triton",
+        f"{TRITON}/triangle.py",
+        "return rows * C - rows * (rows - 1) // 2 + columns - rows",
+        "return columns * (columns + 1) // 2 + rows",
+        ("test_triton_kernels.py",),
+    ),
+    Fault(
+        "Triton: the diagonal of a triangle's gradient is not doubled",
+        "triton",
+        f"{TRITON}/triangle.py",
+        "return tl.where(r == c, 2 * tile, tile)",
+        "return tile",
+        ("test_triton_kernels.py",),
+    ),
+    Fault(
+        "Triton: mirrored tiles of a slab are not transposed",
+        "triton",
+        f"{TRITON}/tiles.py",
+        "tl.store(high_plane + at_mirror, tl.trans(high))",
+        "tl.store(high_plane + at_mirror, high)",
+        ("test_triton_variants.py", "test_triton_kernels.py"),
+    ),
+    Fault(
+        "Triton: a tangent of a product lacks L dR",
+        "triton",
+        f"{TRITON}/tiles.py",
+        "            d_total = accumulate(left_high, left_low, d_right_high, d_right_low, d_total, PLANES)\n",
+        "",
+        ("test_triton_variants.py", "test_triton_kernels.py"),
+    ),
+    Fault(
+        "Triton: the covariance is scaled on one side",
+        "triton",
+        COVARIANCE,
+        "left, right = left * row_scale[:, None], right * column_scale[:, None]",
+        "left, right = left * row_scale[:, None], right",
+        ("test_scaled_covariance.py",),
+    ),
+    Fault(
+        "Triton: the gradient of the scale is that of its square",
+        "triton",
+        COVARIANCE,
+        "total_scale += tl.sum(tile * h, axis=1)",
+        "total_scale += tl.sum(tile * h, axis=1) * row_scale",
+        ("test_scaled_covariance.py",),
+    ),
+    Fault(
+        "Triton: what does not fit takes a small block on chip",
+        "triton",
+        f"{TRITON}/policy.py",
+        "fitting = [config for config in on_chip if m <= config.block_m]",
+        "fitting = list(on_chip)",
+        ("test_triton_config.py", "test_triton_choices.py"),
+    ),
+    Fault(
+        "Triton: more programs than there are samples",
+        "triton",
+        f"{TRITON}/policy.py",
+        "programs = min(b, per_multiprocessor * arch.multiprocessors, affordable)",
+        "programs = min(per_multiprocessor * arch.multiprocessors, affordable)",
+        ("test_triton_config.py", "test_triton_choices.py"),
+    ),
+    Fault(
+        "Triton: slabs without tangents are allotted backward",
+        "triton",
+        f"{TRITON}/slab.py",
+        "return (2 if tangents else 1) * MATRICES * PLANES * side * side",
+        "return MATRICES * PLANES * side * side",
+        ("test_triton_config.py", "test_triton_memory.py"),
+    ),
+    Fault(
+        "Triton: capability 10.x is not refused",
+        "triton",
+        f"{TRITON}/backend.py",
+        "if major in (10, 11):",
+        "if major in (11,):",
+        ("test_triton_choices.py",),
+    ),
+    Fault(
+        "CUDA: float64 is not refused",
+        "cuda",
+        f"{CUDA}/backend.py",
+        "POOLING_DTYPES = (torch.float16, torch.bfloat16, torch.float32)",
+        "POOLING_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)",
+        ("test_cuda_backend.py", "test_extension.py"),
+    ),
+    Fault(
+        "CUDA: the side is chosen by five sevenths of the blocks",
+        "cuda",
+        f"{CUDA}/side.py",
+        "6 * -(-m // BLOCK) < 5 * -(-c // BLOCK)",
+        "7 * -(-m // BLOCK) < 5 * -(-c // BLOCK)",
+        ("test_sides.py", "test_cuda_backend.py"),
+    ),
+    Fault(
+        "CUDA: planes and side change places in a call backward",
+        "cuda",
+        "gcp_kernels/ops/isqrt_pool/cuda.py",
+        "trace, n_iter, triu, planes, positions, grad_x)",
+        "trace, n_iter, planes, triu, positions, grad_x)",
+        ("test_cuda_backend.py",),
+    ),
+    Fault(
+        "CUDA: centre and result change places in a call",
+        "cuda",
+        "gcp_kernels/ops/covariance_pool/cuda.py",
+        "covariance_pool(x, scale, triu, planes, pooled, centre)",
+        "covariance_pool(x, scale, triu, planes, centre, pooled)",
+        ("test_cuda_backend.py",),
+    ),
+)
