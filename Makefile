@@ -48,6 +48,7 @@ test-all: $(VENV)/.extension
 	$(PYTEST) -m "$(REST)" $(OPTIONS)
 
 mutation: $(VENV)/.ready
+	$(VENV)/bin/python -m tests.mutation
 	$(PYTEST) -m mutation $(OPTIONS)
 
 lint: $(VENV)/.ready
