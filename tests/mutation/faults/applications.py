@@ -54,7 +54,7 @@ APPLICATIONS = (
         ("test_training.py", "test_experiments.py"),
     ),
     Fault(
-        "training: the saved options may have others beside them",
+        "training: a resumed run takes other options than were saved",
         "experiments",
         f"{TRAINING}/configuration.py",
         "            if saved[name] != value\n",
@@ -150,7 +150,7 @@ APPLICATIONS = (
         ("test_tune.py",),
     ),
     Fault(
-        "roofline: the sides are taken for the dearer one",
+        "roofline: operations of the side that needs more are counted",
         "benchmarks",
         "roofline.py",
         "return b * min(flop_on_channels",

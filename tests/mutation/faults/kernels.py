@@ -16,7 +16,7 @@ KERNELS = (
         ("test_triton_kernels.py",),
     ),
     Fault(
-        "Triton: a result is stored transposed in memory of features",
+        "Triton: gradients are stored as if they were contiguous",
         "triton",
         f"{TRITON}/features.py",
         "pointers = out.data + rows[:, None] * out.stride_c + positions[None, :] * out.stride_m",
@@ -120,7 +120,7 @@ KERNELS = (
         ("test_sides.py", "test_cuda_backend.py"),
     ),
     Fault(
-        "CUDA: planes and side change places in a call backward",
+        "CUDA: planes and triu change places in a call backward",
         "cuda",
         "gcp_kernels/ops/isqrt_pool/cuda.py",
         "trace, n_iter, triu, planes, positions, grad_x)",

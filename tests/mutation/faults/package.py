@@ -4,7 +4,7 @@ from ..fault import Fault
 
 PACKAGE = (
     Fault(
-        "layers: the gate is drawn for evaluation too",
+        "layers: channels are dropped in evaluation too",
         "layers",
         "gcp_kernels/nn/dropcov.py",
         "training=self.training,",
@@ -76,7 +76,7 @@ PACKAGE = (
         ("test_replace_pool_errors.py",),
     ),
     Fault(
-        "replace_pool: a subclass of a known model is converted",
+        "replace_pool: the model is left in evaluation mode",
         "integrations",
         "gcp_kernels/integrations/replacement.py",
         "    conversions[type(model)](model, request)\n",
@@ -92,7 +92,7 @@ PACKAGE = (
         ("test_replace_pool_errors.py",),
     ),
     Fault(
-        "replace_pool: the stride is halved, not dropped",
+        "replace_pool: the stride is dropped along one axis only",
         "integrations",
         "gcp_kernels/integrations/stride.py",
         "layer.stride = (1, 1)",
@@ -108,7 +108,7 @@ PACKAGE = (
         ("test_replace_pool.py", "test_replace_pool_timm.py"),
     ),
     Fault(
-        "analysis: the gradient moves uphill to half of the way",
+        "analysis: steps along the gradient are half as long",
         "analysis",
         "gcp_kernels/analysis/landscape.py",
         "target, loss_fn, d * gradient)",
