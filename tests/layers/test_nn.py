@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import gcp_kernels
-from gcp_kernels.nn import GCP, rename_reduction_keys
+from gcp_kernels.nn import GCP, DropCov, rename_reduction_keys
 
 pytestmark = pytest.mark.versions
 
@@ -131,3 +131,13 @@ def test_checkpoint_with_layer_reduce_loads_after_renaming(prefix):
 def test_renaming_refuses_two_entries_for_one_name():
     with pytest.raises(ValueError, match=r"conv_dr_block\.0\.weight"):
         rename_reduction_keys({"layer_reduce.weight": 1, "conv_dr_block.0.weight": 2})
+
+
+@pytest.mark.parametrize("layer", [GCP, DropCov])
+@pytest.mark.parametrize("option", ["channel_dim", "output", "precision", "backend"])
+def test_every_option_is_passed_on(layer, option):
+    """The function refuses what the layer did not have when it was made."""
+    pool = layer(4, dim=6, dtype=torch.float64)
+    setattr(pool, option, 7 if option == "channel_dim" else "none")
+    with pytest.raises(ValueError, match=option):
+        pool(torch.randn(2, 4, 3, 3, dtype=torch.float64))

@@ -1,5 +1,6 @@
 """``python -m gcp_kernels``: info, selftest, and the command line itself."""
 
+import math
 import re
 import subprocess
 import sys
@@ -160,3 +161,7 @@ def test_wrong_arguments_exit_with_2_and_say_what_is_allowed(arguments, capsys):
         main(arguments)
     assert exit_.value.code == 2
     assert "usage: gcp_kernels" in capsys.readouterr().err
+
+
+def test_selftest_counts_nan_as_the_largest_error():
+    assert math.isnan(max([1.0, float("nan"), 2.0], key=selftest._nan_is_largest))

@@ -84,6 +84,7 @@ APPLICATIONS = (
         'return error if error == error else float("inf")',
         "return error if error == error else 0.0",
         ("test_commands.py",),
+        "nan_as",
     ),
     Fault(
         "commands: a file is written in its place at once",

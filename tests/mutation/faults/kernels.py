@@ -21,7 +21,8 @@ KERNELS = (
         f"{TRITON}/features.py",
         "pointers = out.data + rows[:, None] * out.stride_c + positions[None, :] * out.stride_m",
         "pointers = out.data + rows[:, None] * out.M + positions[None, :]",
-        ("test_triton_kernels.py", "test_triton_edges.py"),
+        ("test_layouts.py",),
+        "triton",
     ),
     Fault(
         "Triton: packed indices are of the lower triangle",

@@ -170,7 +170,8 @@ MATHEMATICS = (
         NORMALISATION,
         "trace_term = inner(twice_g, iterates.last) / 2",
         "trace_term = inner(twice_g, iterates.last) / -2",
-        ("test_operators.py", "test_semantics.py"),
+        ("test_accuracy.py",),
+        "sizes and torch and float64",
     ),
     Fault(
         "torch: the trace term lacks <q, P> on the positions",
@@ -194,7 +195,8 @@ MATHEMATICS = (
         ITERATION,
         "torch.sub(square, w[-1], alpha=13 / 9, out=factor)",
         "torch.sub(square, w[-1], alpha=12 / 9, out=factor)",
-        ("test_operators.py", "test_accuracy.py"),
+        ("test_accuracy.py",),
+        "sizes and torch and float64",
     ),
     Fault(
         "torch: the derivative takes P for its transpose",
@@ -202,7 +204,8 @@ MATHEMATICS = (
         ITERATION,
         "torch.sub(square, w[-1], alpha=9 / 2, out=spare), p.mT, alpha=1 / 16)",
         "torch.sub(square, w[-1], alpha=9 / 2, out=spare), p, alpha=1 / 16)",
-        ("test_operators.py", "test_semantics.py"),
+        ("test_accuracy.py",),
+        "sizes and torch and float64",
     ),
     Fault(
         "torch: the diagonal of a triangle's gradient is not doubled",
@@ -210,7 +213,8 @@ MATHEMATICS = (
         f"{OPS}/torch_device/triangle.py",
         "    out.diagonal(dim1=-2, dim2=-1).mul_(2)\n",
         "",
-        ("test_operators.py", "test_scaled_covariance.py"),
+        ("test_accuracy.py",),
+        "sizes and torch and float64",
     ),
     Fault(
         "torch: strips of a triangle start one element late",
