@@ -131,6 +131,13 @@ def test_what_is_no_change_and_what_is_not_judged(compared, change, code, said):
     assert said in compared(measured(), measured(seed=1, **change))[1]
 
 
+def test_quartiles_that_overlap_are_no_change(compared):
+    slow = measured(seed=1, gcp_kernels=1.2)
+    assert compared(measured(), slow)[0] == 1
+    wide = [replace(row, ratio_low=row.ratio / 2, ratio_high=row.ratio * 2) for row in slow]
+    assert compared(measured(), wide)[0] == 0
+
+
 def test_steps_of_a_network_are_compared_too(compared):
     before, after = (
         [replace(row, provider=row.provider.removesuffix("[torch]"), baseline="gcp_kernels") for row in found]
