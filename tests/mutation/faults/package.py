@@ -75,7 +75,7 @@ PACKAGE = (
         "gcp_kernels/integrations/replacement.py",
         "if wrapper_attribute(model) is not None:",
         "if False:",
-        ("test_replace_pool_errors.py",),
+        ("test_replace_pool_errors.py", "test_wrappers.py"),
     ),
     Fault(
         "replace_pool: the model is left in evaluation mode",
