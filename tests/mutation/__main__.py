@@ -18,6 +18,8 @@ from .faults import FAULTS
 from .verdict import CAUGHT, Verdict, judge
 
 HERE = Path(__file__).resolve().parents[2]
+# What `make test` runs.
+QUICK = "not slow and not thorough and not mutation"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,7 +57,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--layer", choices=LAYERS, help="faults of this layer")
     parser.add_argument("--jobs", type=int, default=2, metavar="N", help="faults at a time (2)")
     parser.add_argument(
-        "-m", dest="markers", default="not slow", metavar="MARKEXPR", help='which tests, as for pytest ("not slow")'
+        "-m", dest="markers", default=QUICK, metavar="MARKEXPR", help=f"which tests, as for pytest ({QUICK!r})"
     )
     parser.add_argument("--checkout", type=Path, default=HERE, metavar="DIR", help="plant there instead of here")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the table there")

@@ -129,7 +129,7 @@ APPLICATIONS = (
     Fault(
         "static gate: spilled registers are accepted",
         "benchmarks",
-        "static_gate.py",
+        "gate.py",
         "if figures.stack > SPILL_LIMIT:",
         "if figures.stack > 100 * SPILL_LIMIT:",
         ("test_static.py", "test_tune.py"),
@@ -137,7 +137,7 @@ APPLICATIONS = (
     Fault(
         "static gate: products need no tensor cores",
         "benchmarks",
-        "static_gate.py",
+        "gate.py",
         "if figures.products and not sum(figures.tensor_cores.values()):",
         "if False:",
         ("test_static.py",),
@@ -145,7 +145,7 @@ APPLICATIONS = (
     Fault(
         "tune: what does not compile is legal",
         "benchmarks",
-        "tune_search.py",
+        "search.py",
         "if not problems or option == entry.shipped:",
         "if True:",
         ("test_tune.py",),

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.mutation.__main__ import main
+from tests.mutation.__main__ import QUICK, main
 from tests.mutation.checkout import Checkout
 from tests.mutation.fault import LAYERS, Fault, PlantingError
 from tests.mutation.faults import FAULTS
 from tests.mutation.verdict import CAUGHT, judge
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).parents[2]
 TWICE = Fault("twice is thrice", "reference", "twice.py", "2 * x", "3 * x", ("test_twice.py",), "doubles")
 
 TESTS = """
@@ -85,3 +85,7 @@ def test_the_command_lists_and_refuses(capsys):
     assert main(["--only", "no such fault"]) == 2
     with pytest.raises(SystemExit):
         main(["--jobs", "0"])
+
+
+def test_as_default_the_tests_are_those_of_make_test():
+    assert f"\nQUICK = {QUICK}\n" in (ROOT / "Makefile").read_text(encoding="utf-8")
