@@ -8,6 +8,7 @@ from torch import nn
 
 from experiments import training
 from experiments.training import POOLS, PUBLISHED_EPOCHS, DigitsBatches, build_network, learning_rate_factor
+from experiments.training.configuration import TrainingConfig
 from experiments.training.mixed_precision import MixedPrecision
 
 
@@ -97,3 +98,28 @@ def test_a_step_whose_scaled_gradients_overflow_is_left_out():
         ]
     assert unchanged == [True, False]
     assert arithmetic.scaler.get_scale() == 2.0**27
+
+
+def test_the_order_is_that_of_the_seed_and_the_epoch():
+    images, labels = torch.rand(64, 1, 8, 8), torch.arange(64)
+    digits = training.DigitsSplit(images, labels, images, labels)
+
+    def order(seed, epoch):
+        batches = DigitsBatches(digits, batch_size=10, seed=seed).training(epoch)
+        return torch.cat([own for _, own in batches]).tolist()
+
+    orders = [order(seed, epoch) for seed in (0, 1) for epoch in (1, 2)]
+    assert all(sorted(one) == labels.tolist() for one in orders)
+    assert len({tuple(one) for one in orders}) == len(orders)
+    assert order(1, 2) == orders[-1]
+
+
+def test_accuracy_is_measured_in_evaluation_mode():
+    labels = torch.arange(10)
+    network = nn.Sequential(nn.Dropout(0.9)).train()
+    assert training.accuracy(network, torch.eye(10), labels) == 100
+
+
+def test_the_optimiser_is_the_published_one():
+    config = TrainingConfig.from_options({"device": "cpu"}, processes=1)
+    assert (config.lr, config.momentum, config.weight_decay, config.seed) == (0.1, 0.9, 1e-4, 0)

@@ -189,3 +189,13 @@ def test_layer_takes_maps_sequences_and_tokens(shape: tuple[int, ...], channel_d
     if layer.conv_dr_block is not None:
         features = layer.conv_dr_block(features.unsqueeze(-1)).flatten(2)
     tolerances.assert_same_float64(y, reference.triu_vec(reference.isqrt_pool(features)), "pooled")
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_the_gradient_has_the_channels_where_the_features_have_them(pool: str, device: str) -> None:
+    """A convolution in channels_last would copy any other."""
+    x = torch.randn(2, 6, 4, 5, device=device)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        leaf = x.to(memory_format=layout).requires_grad_()
+        (gradient,) = torch.autograd.grad(POOLS[pool][0](leaf).sum(), leaf)
+        assert gradient.is_contiguous(memory_format=layout)

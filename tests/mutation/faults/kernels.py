@@ -16,15 +16,6 @@ KERNELS = (
         ("test_triton_kernels.py",),
     ),
     Fault(
-        "Triton: gradients are stored as if they were contiguous",
-        "triton",
-        f"{TRITON}/features.py",
-        "pointers = out.data + rows[:, None] * out.stride_c + positions[None, :] * out.stride_m",
-        "pointers = out.data + rows[:, None] * out.M + positions[None, :]",
-        ("test_layouts.py",),
-        "triton",
-    ),
-    Fault(
         "Triton: packed indices are of the lower triangle",
         "triton",
         f"{TRITON}/triangle.py",
@@ -118,7 +109,8 @@ KERNELS = (
         f"{CUDA}/side.py",
         "6 * -(-m // BLOCK) < 5 * -(-c // BLOCK)",
         "7 * -(-m // BLOCK) < 5 * -(-c // BLOCK)",
-        ("test_sides.py", "test_cuda_backend.py"),
+        ("test_positions_emulated.py",),
+        "side_of_a_shape",
     ),
     Fault(
         "CUDA: planes and triu change places in a call backward",
