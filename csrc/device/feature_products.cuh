@@ -7,9 +7,9 @@
 namespace gcp_kernels {
 
 // Tensor cores cut off what they add instead of rounding it, in the least accurate ones two times for each block column
-// by up to 2^-23 of the sum (tests/support/cuda_emulation/tensor_cores.h): n columns may take 2^-22 n, which over the positions
-// of a video would be 1e-4. So they sum no more than so many columns in a row, and the totals of these are rounded: in
-// one plane, "fast", what a hundredth of its promise of 2.5e-3 allows, in two, "high", a third of 5e-6.
+// by up to 2^-23 of the sum (tests/support/cuda_emulation/tensor_cores.h): n columns may take 2^-22 n, which over the
+// positions of a video would be 1e-4. So they sum no more than so many columns in a row, and the totals of these are
+// rounded: in one plane, "fast", what a hundredth of its promise of 2.5e-3 allows, in two, "high", a third of 5e-6.
 __device__ constexpr int most_summed_columns(int planes) { return planes == 1 ? 64 : 8; }
 
 // Totals in float32 take the last two planes of the pass: few sizes need them, and the features are staged before them.
