@@ -74,6 +74,7 @@ def test_same_seed_same_numbers_other_seed_others(capsys, no_timing):
     assert torch.equal(torch.get_rng_state(), before), "the demo leaves the global random state alone"
 
 
+@pytest.mark.thorough
 def test_a_record_has_the_settings_and_the_accuracies_that_were_printed(tmp_path, capsys, no_timing):
     needs_training_packages()
     record, printed = tmp_path / "runs.jsonl", []

@@ -49,6 +49,7 @@ def test_a_killed_process_ends_the_other_and_both_resume(runs):
     assert [row["step"] for row in rows(folder / "whole" / "landscape.csv")] == ["20"]
 
 
+@pytest.mark.thorough
 @distributed
 def test_three_processes_resume_to_the_same_digits(runs):
     folder, endings, _ = runs
@@ -57,6 +58,7 @@ def test_three_processes_resume_to_the_same_digits(runs):
     assert_same_result(folder / "killed 3", folder / "whole 3")
 
 
+@pytest.mark.thorough
 @distributed
 def test_masks_differ_between_processes(runs):
     folder, _, _ = runs
@@ -64,6 +66,7 @@ def test_masks_differ_between_processes(runs):
     assert not torch.equal(first["cpu"], second["cpu"])
 
 
+@pytest.mark.thorough
 @distributed
 def test_a_loss_that_is_not_finite_ends_all_processes(runs):
     _, endings, errors = runs

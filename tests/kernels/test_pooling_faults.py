@@ -194,7 +194,7 @@ COVARIANCE_FAULTS = [
 # of them are for `make mutation`, since each has its kernels compiled.
 WITH_THE_TESTS = {
     "no barrier before staged features are used", "barrier that some lanes skip", "shuffle that some lanes skip",
-    "a matrix beyond shared memory", "features beyond the last position", "z q used before it is written",
+    "features beyond the last position", "z q used before it is written",
     "sixteen bytes at an address that is not aligned", "the identity of the factor forgotten",
 }  # fmt: skip
 

@@ -85,6 +85,7 @@ def assert_streamed_as_resident(
             assert all(map(torch.equal, streamed, expected)), f"time {number}, {limit} bytes of shared memory"
 
 
+@pytest.mark.thorough
 @needs_emulation
 def test_emulated(emulation):
     """Two CTAs for three samples, so that slabs are used again."""

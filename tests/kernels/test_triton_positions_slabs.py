@@ -112,6 +112,7 @@ def test_two_runs_are_bitwise_equal_and_so_is_a_sample_alone(form, monkeypatch):
         assert torch.equal(one[1:2], third)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("precision", ["fast", "high"])
 def test_forms_and_sides_agree_with_one_another(precision, monkeypatch):
     x, grad = inputs.relu_features(1, 40, 20, FLOAT32), torch.randn(1, 820)

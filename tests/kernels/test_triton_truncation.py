@@ -92,6 +92,7 @@ def errors(spectrum: str) -> tuple[float, float]:
     )
 
 
+@pytest.mark.thorough
 def test_high_keeps_its_promise_where_bits_are_cut_off(monkeypatch):
     """On the spectrum that errs most: about 1e-6 and 2e-6, on rectified features 0.9e-6 and 0.5e-6."""
     AMPERE.install(monkeypatch)

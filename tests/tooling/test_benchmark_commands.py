@@ -284,6 +284,7 @@ def test_a_network_that_does_not_learn_is_not_timed():
     assert all(row.problem.startswith("failing: the losses") and row.milliseconds is None for row in found)
 
 
+@pytest.mark.thorough
 def test_end_to_end_of_a_resnet(tmp_path, capsys):
     if reason := end_to_end.why_not_torchvision():
         assert end_to_end.main([]) == 2

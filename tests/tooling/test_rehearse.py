@@ -173,6 +173,7 @@ def noted(folder, *tests):
     return notes
 
 
+@pytest.mark.thorough
 def test_what_tests_launch_is_noted_and_compiled_once(tmp_path):
     """The real chain: a test launches in name, its kernel is compiled, packed, and found again."""
     (tmp_path / "test_tiny.py").write_text(LAUNCHES)
@@ -189,6 +190,7 @@ def test_what_tests_launch_is_noted_and_compiled_once(tmp_path):
     assert sorted(packed.rglob("*")) == before, "nothing was compiled again"
 
 
+@pytest.mark.thorough
 def test_what_tests_launch_on_a_gpu_is_compiled_their_own_kernels_too(tmp_path):
     """The modules of these are tests, which nobody else can import. What wants the interpreter launches nothing."""
     chosen = "(any_number_of_parts and 63) or the_watch_sees_what_it_should"

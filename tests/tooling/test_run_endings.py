@@ -117,6 +117,7 @@ def test_a_test_that_catches_the_end_does_not_keep_the_run_going(tmp_path):
     assert set(reported(tmp_path)) == {"test_compiles"}
 
 
+@pytest.mark.thorough
 def test_a_worker_without_the_gpu_ends_and_another_goes_on(tmp_path):
     pytest.importorskip("xdist")
     done = subprocess.run(
