@@ -6,11 +6,11 @@
 # make test-oldest  set up an environment of the oldest Python, torch, Triton and numpy that pyproject.toml promises, and
 #                   one of the next torch, and run what depends on them: operators, compilation, transforms, layers,
 #                   interpreted and compiled kernels. Several GB to download
-# make docs         build the documentation into site/, with an environment of its own, .venv-docs, which needs no torch
+# make docs         build the documentation into site/, with an environment of its own, which needs no torch
 # make wheel        build the source distribution and from it the wheel into dist/, and try the wheel: info and selftest
 #
 # PYTHON   the interpreter to start from
-# VENV     where the virtual environment goes
+# VENV     where the virtual environment goes; DOCS_VENV that of make docs
 # TORCH    what pip is asked for as torch when VENV is made: a version if the newest is not wanted, or an index too, as in
 #          "torch --index-url URL"; torchvision comes from there as well
 # JOBS     processes of tests at a time (a core each, eight at most)
@@ -24,6 +24,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+DOCS_VENV ?= .venv-docs
 TORCH ?= torch
 JOBS ?= $(shell $(PYTHON) -c "import os; print(min(8, len(os.sched_getaffinity(0))))" 2> /dev/null || echo 1)
 OPTIONS ?=
@@ -34,7 +35,8 @@ PYTHON312 ?= python3.12
 # A file of tests stays in one process: some build or compile something once for all of their tests.
 PYTEST = $(VENV)/bin/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 QUICK = not slow and not thorough and not mutation
-REST = (slow or thorough or extension) and not mutation
+# Tensors beyond 2^31 elements, one at a time, are a part of gpu-check.
+REST = (slow or thorough or extension) and not (gpu and slow)
 
 .PHONY: demo test test-all mutation test-oldest lint docs wheel clean
 
@@ -48,8 +50,8 @@ test-all: $(VENV)/.extension
 	$(PYTEST) -m "$(REST)" $(OPTIONS)
 
 mutation: $(VENV)/.ready
-	$(VENV)/bin/python -m tests.mutation
-	$(PYTEST) -m mutation $(OPTIONS)
+	status=0; $(VENV)/bin/python -m tests.mutation --jobs $(JOBS) || status=1; \
+	  $(PYTEST) -m mutation $(OPTIONS) || status=1; exit $$status
 
 lint: $(VENV)/.ready
 	$(VENV)/bin/ruff check
@@ -68,7 +70,7 @@ endef
 # The build compiles against torch, so torch comes first and the build is not isolated from it. pytorchcv is the peer
 # that tests and benchmarks compare with; its dependencies are left out because they would replace torch. torchvision
 # and timm have the models that the integrations convert, and are left out where none loads beside this torch.
-$(VENV)/.ready: pyproject.toml setup.py tests/support/model_libraries.py $(shell find csrc -type f)
+$(VENV)/.ready: pyproject.toml setup.py tests/support/model_libraries.py tests/support/extension_for_this_gpu.py $(shell find csrc -type f)
 	$(call check_interpreter,$(PYTHON))
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) "setuptools>=77" ninja
@@ -85,11 +87,7 @@ $(VENV)/.extension: $(VENV)/.ready
 
 # Python compiles what it imports, rather than pip all that torch has.
 PIP = $(VENV)/bin/pip install --quiet --no-compile --disable-pip-version-check
-# What is set already is left as it is.
-FOR_THIS_GPU = $$($(VENV)/bin/python -c "import os, torch; \
-  print('' if 'GCP_KERNELS_CUDA' in os.environ or 'TORCH_CUDA_ARCH_LIST' in os.environ else \
-  'TORCH_CUDA_ARCH_LIST=%d.%d' % torch.cuda.get_device_capability() if torch.cuda.is_available() else \
-  'GCP_KERNELS_CUDA=0')")
+FOR_THIS_GPU = $$($(VENV)/bin/python tests/support/extension_for_this_gpu.py)
 
 # Nothing of the package is installed: the tests run in the checkout, beside whatever VENV has built there. The
 # interpreter of Triton 3.6 cannot run with numpy 2.4 or newer.
@@ -121,14 +119,14 @@ wheel: $(VENV)/.ready
 	cd dist && ../.venv-wheel/bin/gcp-kernels info && ../.venv-wheel/bin/gcp-kernels selftest
 	ls -l dist
 
-docs: .venv-docs/.ready
-	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
+docs: $(DOCS_VENV)/.ready
+	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --strict
 
-.venv-docs/.ready: pyproject.toml
+$(DOCS_VENV)/.ready: pyproject.toml
 	$(call check_interpreter,$(PYTHON))
-	$(PYTHON) -m venv .venv-docs
-	.venv-docs/bin/pip install --quiet --no-compile --disable-pip-version-check $$(.venv-docs/bin/python -c '$(NAMES)')
+	$(PYTHON) -m venv $(DOCS_VENV)
+	$(DOCS_VENV)/bin/pip install --quiet --no-compile --disable-pip-version-check $$($(DOCS_VENV)/bin/python -c '$(NAMES)')
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-torch-* .venv-docs .venv-wheel site dist build *.egg-info gcp_kernels/_build_info.py gcp_kernels/_C*.so gcp_demo.png
+	rm -rf $(VENV) .venv-torch-* $(DOCS_VENV) .venv-wheel site dist build *.egg-info gcp_kernels/_build_info.py gcp_kernels/_C*.so gcp_demo.png

@@ -6,7 +6,6 @@ Without a GPU the Triton kernels are interpreted on the CPU, so every test of a 
 import importlib.util
 import os
 import signal
-from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,7 +18,7 @@ import torch
 
 from gcp_kernels.commands.lost_gpu import why_lost
 from gcp_kernels.ops.cuda_device.extension import why_not_loaded
-from tests.support import torchvision_stand_in  # noqa: F401  before anything imports torchvision
+from tests.support import sampling  # the second before anything imports torchvision
 from tests.support.backend_pairs import DEVICES, runnable
 from tests.support.emulated import emulation, library  # noqa: F401  fixtures
 
@@ -55,11 +54,6 @@ def pytest_configure(config: pytest.Config) -> None:
     # Who stops the run for taking too long still gets the failures so far, and the file of --junit-xml. timeout sends
     # the signal to workers too, who have to be there until the process that reports has heard of it as well.
     signal.signal(signal.SIGTERM, stop_later if hasattr(config, "workerinput") else stop)
-    for line in (
-        "gpu: needs a CUDA GPU",
-        "operation(name): run on each backend, on each device, that can run the operation",
-    ):
-        config.addinivalue_line("markers", line)
     if os.environ.get("TRITON_INTERPRET") == "1" and importlib.util.find_spec("triton") is not None:
         from tests.support import triton_interpreter
 
@@ -96,7 +90,7 @@ def give_memory_back() -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before tests are chosen by their markers
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    sample(items)
+    sampling.sample(items)
     # Files that take minutes come first: the last one to start may then end while another process still has work.
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
@@ -107,18 +101,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for marker, reason in missing.items():
             if reason is not None and item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=reason))
-
-
-def sample(items: list[pytest.Item]) -> None:
-    """Mark as thorough all but every n-th case of a test that is marked ``sampled(n)``."""
-    seen: Counter[str] = Counter()
-    for item in items:
-        if marker := item.get_closest_marker("sampled"):
-            (n,) = marker.args
-            name = item.nodeid.partition("[")[0]
-            if seen[name] % n:
-                item.add_marker(pytest.mark.thorough)
-            seen[name] += 1
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

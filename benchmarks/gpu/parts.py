@@ -122,7 +122,7 @@ class Part:
         return self.pytest("--junit-xml", f"{self.folder}/gpu.xml", "-m", "gpu and not slow and not own_part")
 
     def tests(self) -> int:
-        selected = ["-m", "not gpu"]
+        selected = ["-m", "not gpu and not mutation"]
         if not self.all_tests:
             self.say(
                 "left out, because a GPU adds nothing to them (--all-tests runs them): tests that are marked "

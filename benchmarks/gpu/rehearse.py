@@ -38,7 +38,7 @@ ALSO_READ = (*LOADED, ".ttir", ".ttgir")
 UNPACKED = "/tmp/tc"
 GROUP = "__grp__"
 # Tests of the steps themselves, of what they call, and of what they rely on.
-STEPS = "borrowed_gpu"
+STEPS = "borrowed"
 # Tests that launch Triton's kernels: without those that a GPU adds nothing to, that compile for themselves, or that
 # launch others on a GPU.
 NOTED = "not slow and not same_without_gpu and not kernels_of_checks"

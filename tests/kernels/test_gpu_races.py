@@ -63,14 +63,11 @@ def cases() -> Iterator[KernelCase]:
             if not ON_GPU:
                 if backward == (precision == "fast"):
                     continue  # one precision for each direction: what is repeated there has nothing to lose
-                here = [
-                    case(forms.choice_of(form, 20, 17, tiling=SMALL, programs=2, parts=2), c=20)
-                    for form in (*forms.FORMS, *forms.POSITION_FORMS)
-                ]
+                for form in (*forms.FORMS, *forms.POSITION_FORMS):
+                    yield case(forms.choice_of(form, 20, 17, tiling=SMALL, programs=2, parts=2), c=20)
                 for choice in (Persistent(SMALL, 2, side=POSITIONS), Phases(SMALL, splits=2, chunk=16, side=POSITIONS)):
-                    here.append(case(choice, c=20))
-                here.append(case(SMALL, c=20, source="scaled features"))
-                yield from here[backward::2]  # and of neighbours one in each direction
+                    yield case(choice, c=20)
+                yield case(SMALL, c=20, source="scaled features")
                 continue
             on_chip = (table.on_chip_backward if backward else table.on_chip_forward)[planes]
             yield from (case(choice, c=choice.block_c) for choice in on_chip)
@@ -137,6 +134,7 @@ def test_a_result_that_changes_now_and_then_is_seen():
         assert_repeats([torch.tensor([NAN])], lambda: [torch.tensor([NAN])], 200)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("case", list(cases()), ids=name_of)
 def test_triton_launches_repeat_bit_for_bit(case: KernelCase, poisoned_slabs: list[torch.Size]) -> None:
     held = Pass(case, DEVICE)

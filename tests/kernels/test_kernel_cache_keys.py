@@ -13,7 +13,7 @@ from tests.support.kernel_sources import SOURCES, module_name
 
 pytest.importorskip("triton", reason="the kernels are Triton's")
 
-pytestmark = [pytest.mark.same_without_gpu, pytest.mark.versions, pytest.mark.borrowed_gpu]
+pytestmark = [pytest.mark.same_without_gpu, pytest.mark.versions, pytest.mark.borrowed]
 
 ROOT = Path(__file__).parents[2]
 # Interpreted kernels have no keys.
@@ -41,6 +41,7 @@ print(json.dumps({name: functions[name].cache_key for name in names}))
 ORDERS = (("ours first", "forwards"), ("ours first", "backwards"), ("library first", "backwards"))
 
 
+@pytest.mark.thorough
 def test_keys_do_not_depend_on_the_order_of_hashing():
     modules = [module_name(path) for path in SOURCES]
     running = [

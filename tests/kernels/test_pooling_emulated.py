@@ -96,7 +96,7 @@ def test_every_spectrum_of_a_covariance(emulation, spectrum):
     check_covariance(emulation, inputs.SPECTRA[spectrum](2, 30, 49, FLOAT32), scales(2, 30), "high", "full")
 
 
-# C, M and iterations that are small enough for every combination.
+# C, M and iterations that are small enough for every combination of them.
 SMALL = [(c, m, n_iter) for c in (16, 30, 64) for m in (1, 49, 196) for n_iter in (1, 2, 5)]
 
 

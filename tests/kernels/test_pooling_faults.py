@@ -193,7 +193,7 @@ COVARIANCE_FAULTS = [
 # One of each kind that the emulation tells apart, and of each way in which a result is wrong: with the other tests. All
 # of them are for `make mutation`, since each has its kernels compiled.
 WITH_THE_TESTS = {
-    "no barrier before staged features are used", "barrier that some lanes skip", "shuffle that some lanes skip",
+    "no barrier before staged features are used", "barrier that some lanes skip",
     "features beyond the last position", "z q used before it is written",
     "sixteen bytes at an address that is not aligned", "the identity of the factor forgotten",
 }  # fmt: skip
@@ -201,8 +201,9 @@ WITH_THE_TESTS = {
 
 def cases(faults: Mapping[str, tuple[object, ...]]) -> list[ParameterSet]:
     """Give faults as parameters of a test, by their names."""
+    marks = [pytest.mark.mutation]
     return [
-        pytest.param(*fault, id=name, marks=pytest.mark.slow if name in WITH_THE_TESTS else pytest.mark.mutation)
+        pytest.param(*fault, id=name, marks=marks + [pytest.mark.slow] * (name in WITH_THE_TESTS))
         for name, fault in faults.items()
     ]
 

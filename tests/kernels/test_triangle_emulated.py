@@ -231,7 +231,10 @@ def test_every_check_passes_unbroken(emulation):
 
 
 # Every fifth with the other tests, all of them for `make mutation`.
-CASES = [pytest.param(f[1:], id=f[0], marks=[pytest.mark.mutation] if i % 5 else []) for i, f in enumerate(FAULTS)]
+CASES = [
+    pytest.param(f[1:], id=f[0], marks=[pytest.mark.mutation] + [pytest.mark.slow] * (i % 5 == 0))
+    for i, f in enumerate(FAULTS)
+]
 
 
 @pytest.mark.parametrize("planted", CASES)

@@ -1,7 +1,7 @@
 """Every Triton kernel, in every form of launch, forward and backward, against exact values in float64.
 
-Each size, iteration count, precision, output and dtype of a list is run in two of the three forms, each form with two
-thirds of the list; not all combinations of them.
+Each size, iteration count, precision, output and dtype of a list is interpreted in two of the three forms, each form
+with two thirds of the list, and run on a GPU in all of them; not all combinations.
 Fresh memory is poisoned with NaN: slabs, parts of sums, and results, in which an element that no kernel writes shows.
 """
 
@@ -68,9 +68,10 @@ COVARIANCES = [
 
 
 def in_two_forms(cases):
-    """Give each case the form at its place, in turn, and the next one."""
+    """Give each case the form at its place, in turn, and the next one; on a GPU, which is fast, all of them."""
     count = len(forms.FORMS)
-    return [(forms.FORMS[(i + step) % count], *case) for step in (0, 1) for i, case in enumerate(cases)]
+    steps = range(2 if forms.INTERPRETED else count)
+    return [(forms.FORMS[(i + step) % count], *case) for step in steps for i, case in enumerate(cases)]
 
 
 @pytest.mark.sampled(3)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -73,20 +74,23 @@ def run(checkout: Checkout, arguments: Sequence[str]) -> Outcome:
         # A module that is planted and restored within a second would be taken from the cache of the other.
         added = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(PLUGIN), "RECORD_OUTCOME": str(record)}
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-p", "record_outcome"]
-        try:
-            done = subprocess.run(
-                [*command, *arguments],
-                cwd=checkout.root,
-                env={**os.environ, **added},
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                timeout=MOST_SECONDS,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            raise PlantingError(f"the tests took more than {MOST_SECONDS} s") from None
+        # With what its tests have started it can be ended as a whole.
+        with subprocess.Popen(
+            [*command, *arguments],
+            cwd=checkout.root,
+            env={**os.environ, **added},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        ) as process:
+            try:
+                printed, _ = process.communicate(timeout=MOST_SECONDS)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                raise PlantingError(f"the tests took more than {MOST_SECONDS} s") from None
         if not record.is_file():
-            last = (done.stderr or done.stdout).strip().splitlines()[-1:]
-            raise PlantingError(f"pytest ended with {done.returncode} and no outcome: {' '.join(last)}")
+            last = printed.strip().splitlines()[-1:]
+            raise PlantingError(f"pytest ended with {process.returncode} and no outcome: {' '.join(last)}")
         return Outcome(**json.loads(record.read_text(encoding="utf-8")))

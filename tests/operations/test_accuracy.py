@@ -1,4 +1,4 @@
-"""The public functions of every backend, against exact values in float64: every dtype, size and spectrum.
+"""The public functions of every backend, against exact values in float64: every dtype, size and spectrum, in pairs.
 
 Each comparison is of the value and of the gradient for a random upstream gradient, which for "full" output is not
 symmetric. Fresh memory is poisoned with NaN, so an element that no kernel writes is an error too.
@@ -28,16 +28,17 @@ from tests.support.accuracy import (
     upstream,
     value_and_gradient,
 )
-from tests.support.pairwise import pairwise
+from tests.support.pairwise import combined
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory")
 
-# dtype, C and M: every pair of small ones, apart for those that Triton's interpreter can take, and every pair of those
-# that it cannot; and of the large sizes those that take a different course in some kernel, in two dtypes.
+# dtype, C and M: every pair of small ones (on a GPU every combination), apart for those that Triton's interpreter can
+# take and for those that it cannot; and of the large sizes those that take a different course in some kernel, in two
+# dtypes.
 LARGE = [(96, 2), (96, 49), (128, 49), (128, 196), (200, 1), (200, 49), (256, 49), (256, 196)]
 SIZES = [
-    *pairwise(DTYPES, (1, 3, 16), (1, 2, 49, 196)),
-    *pairwise(DTYPES, (48, 64), (1, 2, 49, 196)),
+    *combined(DTYPES, (1, 3, 16), (1, 2, 49, 196)),
+    *combined(DTYPES, (48, 64), (1, 2, 49, 196)),
     *((dtype, *size) for i, size in enumerate(LARGE) for dtype in (DTYPES[i % 2], DTYPES[2 + i // 2 % 2])),
 ]
 COVARIANCES = ((1, 49), (3, 1), (3, 2), (48, 49), (130, 196))
@@ -60,7 +61,7 @@ def test_iterations(dtype: torch.dtype, n_iter: int, backend: str, device: str) 
 
 @pytest.mark.sampled(3)
 @pytest.mark.operation("isqrt_pool")
-@pytest.mark.parametrize(("dtype", "spectrum", "c"), pairwise(DTYPES, list(inputs.SPECTRA), (5, 64)), ids=name_of)
+@pytest.mark.parametrize(("dtype", "spectrum", "c"), combined(DTYPES, list(inputs.SPECTRA), (5, 64)), ids=name_of)
 def test_spectra(dtype: torch.dtype, spectrum: str, c: int, backend: str, device: str) -> None:
     check_pooling(inputs.SPECTRA[spectrum](2, c, 49, dtype), backend, device)
 
@@ -68,7 +69,7 @@ def test_spectra(dtype: torch.dtype, spectrum: str, c: int, backend: str, device
 @pytest.mark.sampled(4)
 @pytest.mark.operation("isqrt_pool")
 @pytest.mark.parametrize(
-    ("dtype", "spectrum", "precision"), pairwise(DTYPES[1:], list(inputs.SPECTRA), ("fast", "high")), ids=name_of
+    ("dtype", "spectrum", "precision"), combined(DTYPES[1:], list(inputs.SPECTRA), ("fast", "high")), ids=name_of
 )
 def test_precision_asked_for(dtype: torch.dtype, spectrum: str, precision: str, backend: str, device: str) -> None:
     check_pooling(inputs.SPECTRA[spectrum](2, 64, 49, dtype), backend, device, precision=precision)
@@ -121,7 +122,7 @@ def test_precision_is_of_no_effect_on_float64(backend: str, device: str) -> None
 
 @pytest.mark.operation("covariance_pool")
 @pytest.mark.parametrize(
-    ("dtype", "spectrum", "size"), pairwise(DTYPES, list(inputs.SPECTRA), COVARIANCES), ids=name_of
+    ("dtype", "spectrum", "size"), combined(DTYPES, list(inputs.SPECTRA), COVARIANCES), ids=name_of
 )
 def test_covariance(dtype: torch.dtype, spectrum: str, size: tuple[int, int], backend: str, device: str) -> None:
     c, m = size
@@ -146,7 +147,7 @@ def test_covariance(dtype: torch.dtype, spectrum: str, size: tuple[int, int], ba
 
 
 @pytest.mark.operation("newton_schulz_sqrt")
-@pytest.mark.parametrize(("dtype", "c", "n_iter"), pairwise(DTYPES, (1, 3, 16, 64, 130), ITERATIONS), ids=name_of)
+@pytest.mark.parametrize(("dtype", "c", "n_iter"), combined(DTYPES, (1, 3, 16, 64, 130), ITERATIONS), ids=name_of)
 def test_newton_schulz(dtype: torch.dtype, c: int, n_iter: int, backend: str, device: str) -> None:
     cov = inputs.covariance_matrices(2, c, dtype)
     skip_unless_it_runs(backend, "newton_schulz_sqrt", cov.to(device))

@@ -160,6 +160,7 @@ def of_features(alpha: float, power: Function = matrix_power, log: Function = ma
     return function
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("alpha", ALPHAS)
 @pytest.mark.parametrize(("c", "m"), [(3, 7), (4, 3), (5, 2), (4, 1), (1, 4)])
 def test_numerical_derivatives_by_features(c: int, m: int, alpha: float) -> None:

@@ -13,7 +13,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from gcp_kernels import covariance_pool, reference
 from tests.support import inputs, oracle, tolerances
 from tests.support.accuracy import DTYPES, NOT_FOR_FLOAT16_COVARIANCE, name_of, skip_unless_it_runs, upstream
-from tests.support.pairwise import pairwise
+from tests.support.pairwise import combined
 from tests.support.scaled_covariance import (
     NAMES,
     OUTPUTS,
@@ -60,7 +60,7 @@ def test_two_channels_by_hand(device: str) -> None:
 
 @pytest.mark.usefixtures("poisoned_memory")
 @pytest.mark.operation("covariance_pool")
-@pytest.mark.parametrize(("dtype", "spectrum", "size"), pairwise(DTYPES, list(inputs.SPECTRA), SIZES), ids=name_of)
+@pytest.mark.parametrize(("dtype", "spectrum", "size"), combined(DTYPES, list(inputs.SPECTRA), SIZES), ids=name_of)
 def test_accuracy(dtype: torch.dtype, spectrum: str, size: tuple[int, int], backend: str, device: str) -> None:
     c, m = size
     if dtype == torch.float16 and spectrum in NOT_FOR_FLOAT16_COVARIANCE:
@@ -173,7 +173,7 @@ def test_constant_sample_gives_exact_zeros_and_zero_gradients(
 @pytest.mark.usefixtures("poisoned_memory")
 @pytest.mark.operation("covariance_pool")
 @pytest.mark.parametrize(
-    ("dtype", "where", "bad"), pairwise(DTYPES, ("x", "scale", "grad"), (float("nan"), float("inf"), -float("inf"))),
+    ("dtype", "where", "bad"), combined(DTYPES, ("x", "scale", "grad"), (float("nan"), float("inf"), -float("inf"))),
     ids=name_of,
 )  # fmt: skip
 def test_nan_or_infinity_stays_in_its_sample(

@@ -70,9 +70,10 @@ def test_spectra_on_the_side_of_the_positions(spectrum, dtype):
     check_pooling(inputs.SPECTRA[spectrum](2, 64, 49, dtype), "torch", "cpu")
 
 
-def test_a_wide_layer():
+@pytest.mark.parametrize("c", [1024, pytest.param(2048, marks=pytest.mark.thorough)])
+def test_wide_layers(c):
     """A layer without a reduction of its channels."""
-    check_pooling(inputs.relu_features(1, 1024, 49, torch.float32), "torch", "cpu")
+    check_pooling(inputs.relu_features(1, c, 49, torch.float32), "torch", "cpu")
 
 
 @pytest.mark.parametrize("n_iter", [10, 20, 30])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import sys
@@ -33,6 +32,8 @@ needs_emulation = pytest.mark.skipif(why_not() is not None, reason=str(why_not()
 @pytest.fixture(scope="session")
 def library(tmp_path_factory) -> Emulation:
     """Compile the kernels as they are once for all tests of a run: where it has several processes, in the first."""
+    import fcntl  # conftest.py imports this module on systems without it, too
+
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent

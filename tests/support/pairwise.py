@@ -1,8 +1,15 @@
 """Few combinations of parameters in which every value of one meets every value of each other."""
 
 from collections.abc import Sequence
-from itertools import combinations
+from itertools import combinations, product
 from typing import Any
+
+import torch
+
+
+def combined(*parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
+    """Give every combination where a GPU makes each of them short, else :func:`pairwise`."""
+    return list(product(*parameters)) if torch.cuda.is_available() else pairwise(*parameters)
 
 
 def pairwise(*parameters: Sequence[Any]) -> list[tuple[Any, ...]]:

@@ -297,3 +297,8 @@ def test_end_to_end_of_a_resnet(tmp_path, capsys):
 
 def test_every_provider_has_a_colour():
     assert set(plot.COLOURS) == set(EVERYONE)
+
+
+def test_the_documentation_has_every_command():
+    page = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+    assert [name for name in commands.MODULES if not re.search(rf"`[^`|]*\b{name}\b", page)] == []

@@ -27,7 +27,7 @@ STEPS = {
 
 pytestmark = [
     pytest.mark.same_without_gpu,
-    pytest.mark.borrowed_gpu,
+    pytest.mark.borrowed,
     pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash"),
     pytest.mark.skipif(shutil.which("timeout") is None, reason="needs GNU coreutils"),
 ]

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.gpu import extension_file
 
-pytestmark = [pytest.mark.same_without_gpu, pytest.mark.borrowed_gpu]
+pytestmark = [pytest.mark.same_without_gpu, pytest.mark.borrowed]
 
 ROOT = Path(__file__).parents[2]
 DETAIL = '"""Written by setup.py."""\n\nCUDA_EXTENSION = {}\nDETAIL = {!r}\n'

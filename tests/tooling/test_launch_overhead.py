@@ -56,6 +56,7 @@ def triangle(c):
     return c * (c + 1) // 2
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("call", FUNCTIONS)
 @pytest.mark.parametrize("form", ["on chip", "persistent"])
 def test_a_call_with_one_launch_is_short(rows, form, call):

@@ -26,6 +26,7 @@ from benchmarks.peers.providers import PROVIDERS
 from benchmarks.rows import Row, Writer
 from gcp_kernels.architectures import BUILT, TARGETS
 from gcp_kernels.ops import times
+from gcp_kernels.ops.cuda_device.extension import build_detail
 from gcp_kernels.ops.cuda_device.side import side_of
 from gcp_kernels.ops.sides import CHANNELS, POSITIONS
 from tests.support import inputs
@@ -148,6 +149,8 @@ def test_a_walk_multiplies_as_often_as_the_emulated_source(kernels, emulation):
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", RATES)
 def test_the_command(arch, tmp_path, capsys):
+    if f"{arch / 10:.1f}" not in build_detail():
+        pytest.skip(f"the extension was built without sm_{arch}: {build_detail()}")
     run = tmp_path / "run.json"
     case = replace(SMALL, precision="fast", direction="inference")
     measured = [

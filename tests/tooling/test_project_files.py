@@ -39,9 +39,9 @@ def test_the_citation_has_the_papers_of_the_documentation():
 
 
 def test_workflows_call_what_anyone_can_call():
-    assert [path.name for path in WORKFLOWS] == ["ci.yml", "wheel.yml"]
+    assert [path.name for path in WORKFLOWS] == ["ci.yml", "weekly.yml", "wheel.yml"]
     commands = [re.findall(r"^ +- run: (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE) for path in WORKFLOWS]
-    assert commands == [["bash .ci/run"], ["make wheel"]]
+    assert commands == [["bash .ci/run"], ["make test-all mutation"], ["make wheel"]]
     for path in WORKFLOWS:
         assert "contents: read" in path.read_text(encoding="utf-8")
         assert "secrets" not in path.read_text(encoding="utf-8")

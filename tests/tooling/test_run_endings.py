@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.same_without_gpu, pytest.mark.versions, pytest.mark.borrowed_gpu]
+pytestmark = [pytest.mark.same_without_gpu, pytest.mark.versions, pytest.mark.borrowed]
 
 ROOT = Path(__file__).parents[2]
 WITH_WORKERS = pytest.param(
@@ -69,6 +69,7 @@ def reported(folder):
     return {one.get("name"): "passed" if one.find("failure") is None else "failed" for one in cases}
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("workers", [ALONE, WITH_WORKERS])
 def test_a_stopped_run_keeps_what_it_found(tmp_path, workers):
     running = subprocess.Popen(

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.support.extension import built
 from tests.support.kernel_sources import SOURCES, form_of
 
 pytest.importorskip("triton", reason="half of the kernels are Triton's")
@@ -21,7 +22,6 @@ from benchmarks.sanitize import checks as sanitize_cases
 from benchmarks.sanitize import sanitize
 from benchmarks.sanitize.checks import CHANNELS, ON_POSITIONS, FunctionCheck, LaunchCheck, Work
 from benchmarks.sanitize.outcome import matrices_of, outcome_of
-from gcp_kernels.ops.cuda_device import extension
 
 pytestmark = pytest.mark.same_without_gpu
 
@@ -41,6 +41,7 @@ print(json.dumps(sorted({(kernel.form, kernel.name, kernel.direction, kernel.pre
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("arch", [80, 90, 100, 120])
 def test_every_triton_kernel_is_launched(arch):
     done = subprocess.run(
@@ -85,7 +86,7 @@ def test_every_operation_and_channel_count_of_the_extension_is_there():
     assert len(set(map(str, found))) == len(found)
 
 
-@pytest.mark.skipif(extension.why_not_loaded() is not None, reason=str(extension.why_not_loaded()))
+@built
 @pytest.mark.parametrize("limit_kib", [99, 163, 227])
 def test_matrices_are_resident_in_some_checks_and_streamed_in_others(limit_kib):
     found = [one for one in sanitize_cases.checks(("cuda",), 90) if one.operation == "isqrt_pool"]

@@ -54,6 +54,7 @@ LIMITS_KIB = (99, 163, 227)
 DATA_CENTRE_KIB = (163, 227)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("arch", [80, 90, 120])
 def test_every_shipped_configuration_of_triton_is_launched(arch):
     done = subprocess.run(

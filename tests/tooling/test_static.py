@@ -28,6 +28,8 @@ ROOT = Path(__file__).parents[2]
 # Here kernels may be interpreted, which is decided once for a process; those to come shall compile them.
 COMPILING = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
 
+# Of those for which launches are configured; all of them unless some are named.
+ARCHITECTURES = tuple(map(int, os.environ.get("STATIC_ARCHITECTURES", "").split())) or static.ARCHITECTURES
 FORMS = {"on chip", "persistent", "phases", "covariance"}
 GOOD = Figures(
     registers=255, stack=SPILL_LIMIT, loads=60, stores=60, shared=99 * KIB, tensor_memory=512, products=3,
@@ -51,7 +53,7 @@ def rows(tmp_path_factory):
     if reason := compiling_reason():
         pytest.skip(f"kernels cannot be compiled here: {reason}")
     file = tmp_path_factory.mktemp("static") / "rows.jsonl"
-    done = python("-m", "benchmarks", "static", "--json", str(file))
+    done = python("-m", "benchmarks", "static", "--arch", *map(str, ARCHITECTURES), "--json", str(file))
     assert file.exists(), done.stderr
     found = [json.loads(line) for line in file.read_text().splitlines()]
     # The exit status says what the rows say.
@@ -60,6 +62,8 @@ def rows(tmp_path_factory):
 
 
 def of(rows, arch):
+    if arch not in ARCHITECTURES:
+        pytest.skip(f"STATIC_ARCHITECTURES names {', '.join(map(str, ARCHITECTURES))} alone")
     found = [row for row in rows if row["arch"] == arch]
     assert found
     return found
@@ -165,7 +169,7 @@ def test_every_kernel_in_the_sources_is_compiled(rows):
         for name in re.findall(r"^def (\w+_kernel)\(", source.read_text(encoding="utf-8"), flags=re.MULTILINE)
     }
     assert {form for form, _ in written} == FORMS
-    for arch in static.ARCHITECTURES:
+    for arch in ARCHITECTURES:
         assert {(row["form"], row["kernel"]) for row in of(rows, arch)} == written
 
 
@@ -247,6 +251,7 @@ def compiled(**values):
     return row
 
 
+@pytest.mark.thorough
 def test_an_oversized_configuration_is_found_to_spill():
     row = compiled(block_c=128, warps=8, backward=True, arch=80)
     assert row["stack"] > 0
@@ -255,6 +260,7 @@ def test_an_oversized_configuration_is_found_to_spill():
     assert any("spills" in problem for problem in row["problems"])
 
 
+@pytest.mark.thorough
 def test_what_does_not_compile_is_a_row_with_one_line():
     row = compiled(block_c=48, warps=4, backward=False, arch=80)
     (problem,) = row["problems"]

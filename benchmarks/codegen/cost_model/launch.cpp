@@ -12,7 +12,7 @@
 namespace gcp_kernels {
 namespace {
 
-// Tensors are told apart by the upper bits of their addresses: regions of predict_memory.py.
+// Tensors are told apart by the upper bits of their addresses: regions of memory.py.
 template <typename T = void>
 T* region(std::uint64_t number) {
   return reinterpret_cast<T*>(number << 36);

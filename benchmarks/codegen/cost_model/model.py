@@ -102,7 +102,7 @@ def predict(case: Case, launch: Launch, kernel: CudaKernel, rates: Rates) -> Pre
     if found.executed < count.products:
         raise ValueError(
             f"{launch.kernel} executes {found.executed} products of blocks for {case.label}, and benchmarks/"
-            f"predict_floor.py holds {count.products} to be useful"
+            f"floor.py holds {count.products} to be useful"
         )
     return found
 
