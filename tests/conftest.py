@@ -18,9 +18,10 @@ import torch
 
 from gcp_kernels.commands.lost_gpu import why_lost
 from gcp_kernels.ops.cuda_device.extension import why_not_loaded
-from tests.support import sampling  # the second before anything imports torchvision
+from tests.support import sampling
 from tests.support.backend_pairs import DEVICES, runnable
 from tests.support.emulated import emulation, library  # noqa: F401  fixtures
+from tests.support.torchvision_stand_in import FOR_TESTS  # noqa: F401  before anything imports torchvision
 
 # Deterministic mode, which poisons fresh memory (below), wants this set before CUDA starts.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

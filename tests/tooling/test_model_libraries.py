@@ -8,6 +8,7 @@ import subprocess
 import sys
 import venv
 import zipfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -162,3 +163,10 @@ def test_make_says_at_once_that_an_interpreter_will_not_do(tmp_path, pretence, m
     assert done.returncode != 0
     assert message in done.stderr
     assert not (tmp_path / "venv").exists()
+
+
+def test_what_is_in_the_folder_for_tests_is_found_by_tests():
+    """Here conftest.py has looked there. Else the tests of models would be skipped, and nobody would notice."""
+    if not torchvision_stand_in.FOR_TESTS.is_dir():
+        pytest.skip("there is no such folder in this environment")
+    assert find_spec("torchvision") is not None
