@@ -22,7 +22,8 @@ from benchmarks.codegen.ahead_of_time import check
 from benchmarks.codegen.triton_kernels import launched, shipped, variants
 
 kernels, failures = {}, {}
-for case in shipped(90):
+# Every other configuration: kinds of input make other kernels of other functions, not of other tiles.
+for case in list(shipped(90))[::2]:
     few = replace(case, variant="7 x 7", m=1 if case.source == "matrix" else 49)
     fews = () if case.on_positions else (few, replace(few, variant="7 x 7 channels last", channels_last=True))
     for variant in (*variants(case), *fews):

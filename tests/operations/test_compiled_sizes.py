@@ -1,4 +1,4 @@
-"""Networks and functions under inductor where sizes change: one graph, with the results and gradients of eager.
+"""Networks and functions under torch.compile where sizes change: one graph, with the results and gradients of eager.
 
 Compilations take seconds each, so that several layers share one. "automatic" is what torch.compile does by itself, a
 graph for the first size and one for all others; "dynamic" leaves all sizes open at once.
@@ -69,11 +69,17 @@ def assert_as_close(actual: list[Tensor], expected: list[Tensor], tolerance: flo
         torch.testing.assert_close(one, other, rtol=0, atol=tolerance * float(max(other.abs().max(), largest / 100)))
 
 
-@pytest.mark.parametrize(("kind", "dynamic"), [(Maps, None), (Tokens, True)], ids=["automatic", "dynamic"])
-def test_training_and_evaluation_with_changing_images(kind: type[nn.Module], dynamic: bool | None) -> None:
+# That inductor makes code for open sizes is seen below, of every function.
+WAYS = [(Maps, None, "inductor"), (Tokens, True, "aot_eager")]
+
+
+@pytest.mark.parametrize(("kind", "dynamic", "backend"), WAYS, ids=["automatic", "dynamic"])
+def test_training_and_evaluation_with_changing_images(
+    kind: type[nn.Module], dynamic: bool | None, backend: str
+) -> None:
     network = kind()
     plain = copy.deepcopy(network)
-    compiled = torch.compile(network, fullgraph=True, dynamic=dynamic)
+    compiled = torch.compile(network, fullgraph=True, dynamic=dynamic, backend=backend)
     for shape in IMAGES:
         images = torch.randn(shape)
         assert_as_close(step(compiled, images, *network.parameters()), step(plain, images, *plain.parameters()), 1e-4)

@@ -126,9 +126,10 @@ def test_every_registered_operator_is_checked_here() -> None:
 
 
 # opcheck takes a second for each list of arguments: every operator meets two layouts, an operator and its backward
-# operator, which are neighbours, different ones.
+# operator, which are neighbours, different ones. Both values of the flags are for the operators that users call; those
+# of a backward operator change with the layout.
 OTHERS = list(INPUTS)[1:]
-CHECKED = [(name, "float64", flag) for name in COVERED for flag in (True, False)]
+CHECKED = [(name, "float64", flag) for name in COVERED for flag in (True, False) if flag or "_backward" not in name]
 CHECKED += [(name, OTHERS[i % len(OTHERS)], i // len(OTHERS) % 2 == 0) for i, name in enumerate(COVERED)]
 
 
