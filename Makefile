@@ -13,7 +13,7 @@
 # VENV     where the virtual environment goes; DOCS_VENV that of make docs
 # TORCH    what pip is asked for as torch when VENV is made: a version if the newest is not wanted, or an index too, as in
 #          "torch --index-url URL"; torchvision comes from there as well
-# JOBS     processes of tests at a time (a core each, eight at most)
+# JOBS     processes of tests at a time (a core each, eight at most); on a GPU each takes some GiB of its memory
 # OPTIONS  more options for pytest
 # EXTRAS   of pyproject.toml, what VENV has besides torch; with docs too the tests build the site
 # GCP_KERNELS_CUDA  1 to build the extension whatever is here, 0 to leave it out. Without it VENV has it for the GPU that

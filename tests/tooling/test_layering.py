@@ -150,6 +150,13 @@ def test_no_test_imports_a_test():
     assert not wrong
 
 
+def test_what_needs_the_extension_is_marked_and_not_skipped_by_itself():
+    """Else it would be in no tier of CI: `make test` has no extension, `make test-all` goes by the marker."""
+    texts = {path: path.read_text(encoding="utf-8") for path in modules(ROOT / "tests")}
+    assert sum("@built" in text for text in texts.values()) > 5
+    assert [path.name for path, text in texts.items() if re.search(r"skipif\([^\n]*_loaded", text)] == []
+
+
 def test_a_class_of_the_benchmarks_has_a_name_of_its_own():
     found = Counter(
         node.name
