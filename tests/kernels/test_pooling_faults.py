@@ -190,8 +190,8 @@ COVARIANCE_FAULTS = [
 ]  # fmt: skip
 
 
-# One of each kind that the emulation tells apart, and of each way in which a result is wrong: with the other tests. All
-# of them are for `make mutation`, since each has its kernels compiled.
+# A race, a barrier and lanes that diverge, memory that is not there, slabs, what is undefined, and a wrong result: with
+# the other tests. All of them are for `make mutation`, since each has its kernels compiled.
 WITH_THE_TESTS = {
     "no barrier before staged features are used", "barrier that some lanes skip",
     "features beyond the last position", "z q used before it is written",
