@@ -1,4 +1,5 @@
-// The operators of the extension, and the module that Python imports to register them.
+// The operators of the extension, and the module that Python imports to register them. Without Python the library
+// registers them when it is loaded.
 //
 // Only the LibTorch stable ABI and the limited Python API are used, so that one binary serves every
 // torch >= 2.10 and every Python >= 3.10.
@@ -17,12 +18,14 @@ STABLE_TORCH_LIBRARY(gcp_kernels_cuda, library) {
   library.def(
       "isqrt_pool(Tensor x, int n_iter, bool triu, int planes, bool positions, Tensor(a!) pooled, Tensor(b!) "
       "centre, Tensor(c!) trace, int? shared_limit=None) -> ()");
+  library.def("isqrt_pool_inference(Tensor x, int n_iter, bool triu, int planes, bool positions) -> Tensor");
   library.def(
       "isqrt_pool_backward(Tensor grad, Tensor x, Tensor centre, Tensor trace, int n_iter, bool triu, int planes, bool "
       "positions, Tensor(a!) grad_x, int? shared_limit=None) -> ()");
   library.def(
       "covariance_pool(Tensor x, Tensor? scale, bool triu, int planes, Tensor(a!) pooled, Tensor(b!) centre, int? "
       "shared_limit=None) -> ()");
+  library.def("covariance_pool_inference(Tensor x, Tensor? scale, bool triu, int planes) -> Tensor");
   library.def(
       "covariance_pool_backward(Tensor grad, Tensor x, Tensor? scale, Tensor centre, bool triu, Tensor(a!) grad_x, "
       "Tensor(b!)? grad_scale, int? shared_limit=None) -> ()");
@@ -43,8 +46,10 @@ STABLE_TORCH_LIBRARY_IMPL(gcp_kernels_cuda, CompositeExplicitAutograd, library) 
   library.impl("triu_vec", TORCH_BOX(&gcp_kernels::triu_vec));
   library.impl("triu_unvec", TORCH_BOX(&gcp_kernels::triu_unvec));
   library.impl("isqrt_pool", TORCH_BOX(&gcp_kernels::isqrt_pool));
+  library.impl("isqrt_pool_inference", TORCH_BOX(&gcp_kernels::isqrt_pool_inference));
   library.impl("isqrt_pool_backward", TORCH_BOX(&gcp_kernels::isqrt_pool_backward));
   library.impl("covariance_pool", TORCH_BOX(&gcp_kernels::covariance_pool));
+  library.impl("covariance_pool_inference", TORCH_BOX(&gcp_kernels::covariance_pool_inference));
   library.impl("covariance_pool_backward", TORCH_BOX(&gcp_kernels::covariance_pool_backward));
   library.impl("device_error", TORCH_BOX(&gcp_kernels::device_error));
   library.impl("shared_memory_limit", TORCH_BOX(&gcp_kernels::shared_memory_limit));
@@ -53,6 +58,9 @@ STABLE_TORCH_LIBRARY_IMPL(gcp_kernels_cuda, CompositeExplicitAutograd, library) 
   library.impl("positions_pooling_error", TORCH_BOX(&gcp_kernels::positions_pooling_error));
   library.impl("pooling_error", TORCH_BOX(&gcp_kernels::pooling_error));
 }
+
+// Weak: in a program without Python, which loads the operators by themselves, nobody asks for the module.
+#pragma weak PyModule_Create2
 
 PyMODINIT_FUNC PyInit__C() {
   static PyModuleDef module = {PyModuleDef_HEAD_INIT, "_C", nullptr, 0, nullptr, nullptr, nullptr, nullptr, nullptr};

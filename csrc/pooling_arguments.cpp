@@ -1,5 +1,7 @@
 #include "pooling_arguments.h"
 
+#include <torch/csrc/stable/ops.h>
+
 #include "check.h"
 #include "policy.h"
 
@@ -43,7 +45,22 @@ void check_statistic(const Tensor& statistic, const Tensor& x, std::initializer_
   check_contiguous(statistic, operation, argument, ScalarType::Float);
 }
 
+Tensor allocate(const Tensor& x, std::initializer_list<int64_t> shape, ScalarType dtype) {
+  return torch::stable::new_empty(x, {shape.begin(), shape.size()}, dtype);
+}
+
 }  // namespace
+
+Tensor new_pooled(const Tensor& x, bool triu, const char* operation) {
+  check_cuda(x, operation, "x");
+  check(x.dim() == 3, operation, "x must have shape (B, C, M), got ", ShapeOf{x});
+  const int64_t batch = x.size(0), c = x.size(1);
+  return triu ? allocate(x, {batch, triangle_number(c)}, x.scalar_type()) : allocate(x, {batch, c, c}, x.scalar_type());
+}
+
+Tensor new_statistic(const Tensor& x, std::initializer_list<int64_t> shape) {
+  return allocate(x, shape, ScalarType::Float);
+}
 
 void check_shape(const Tensor& tensor, const Tensor& x, const char* operation, const char* argument,
                  std::initializer_list<int64_t> shape) {

@@ -21,6 +21,12 @@ Features features_of(const torch::stable::Tensor& x, int64_t most_channels, int6
 SymmetricOutput output_of(const torch::stable::Tensor& pooled, const torch::stable::Tensor& x, bool triu,
                           const char* operation);
 
+// Memory for such a result.
+torch::stable::Tensor new_pooled(const torch::stable::Tensor& x, bool triu, const char* operation);
+
+// Memory for a statistic: float32, where x is.
+torch::stable::Tensor new_statistic(const torch::stable::Tensor& x, std::initializer_list<int64_t> shape);
+
 // The gradient of such a result, of the dtype of x, any strides.
 SymmetricGradient gradient_of(const torch::stable::Tensor& grad, const torch::stable::Tensor& x, bool triu,
                               const char* operation);

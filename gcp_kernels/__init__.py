@@ -6,7 +6,7 @@ CVPR 2018); ``nn.GCP`` is the layer. See the README for the whole.
 
 from importlib.metadata import PackageNotFoundError, version
 
-from . import analysis, integrations, models, nn, reference
+from . import analysis, export, integrations, models, nn, reference
 from .functional import (
     covariance_pool,
     cross_covariance_pool,
@@ -34,6 +34,7 @@ __all__ = [
     "cross_covariance_pool",
     "dropcov",
     "elementwise_power",
+    "export",
     "fused_gcp",
     "integrations",
     "matrix_log",

@@ -35,7 +35,7 @@ def eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
     return eigenvalues.to(matrix.dtype), vectors.to(matrix.dtype)
 
 
-def _spectrum(a: Tensor, shift: float) -> tuple[Tensor, Tensor]:
+def spectrum(a: Tensor, shift: float) -> tuple[Tensor, Tensor]:
     """Find eigenvalues plus ``shift``, (..., C), and eigenvectors, (..., C, C), of the symmetric part; NaN for NaN."""
     a = (a + a.mT) / 2
     finite = a.isfinite().all(-1).all(-1)[..., None]
@@ -130,7 +130,7 @@ class _MatrixFunction(_OfMatrices):
 
     @staticmethod
     def forward(a: Tensor, p: float, shift: float) -> Tensor:
-        x, u = _spectrum(a, shift)
+        x, u = spectrum(a, shift)
         return (u * (x**p if p else x.log())[..., None, :]) @ u.mT
 
     @staticmethod
@@ -165,7 +165,7 @@ class _DerivativeOfMatrixFunction(_OfMatrices):
 
     @staticmethod
     def forward(a: Tensor, g: Tensor, p: float, shift: float) -> Tensor:
-        x, u = _spectrum(a, shift)
+        x, u = spectrum(a, shift)
         rotated = u.mT @ (g + g.mT) @ u / 2
         return u @ (_divided_difference(x[..., :, None], x[..., None, :], p) * rotated) @ u.mT
 
@@ -192,7 +192,7 @@ class _DerivativeWithTangent(_DerivativeOfMatrixFunction):
 
 def _second_derivative(a: Tensor, g: Tensor, h: Tensor, p: float, shift: float) -> Tensor:
     """Compute the derivative of L_f(A, G) by A in the direction H; it equals that of L_f(A, H) in the direction G."""
-    x, u = _spectrum(a, shift)
+    x, u = spectrum(a, shift)
     g_rotated, h_rotated = (u.mT @ (m + m.mT) @ u / 2 for m in (g, h))
     total = torch.zeros_like(a)
     for k in range(a.shape[-1]):

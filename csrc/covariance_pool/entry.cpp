@@ -35,6 +35,12 @@ void covariance_pool(const Tensor& x, std::optional<Tensor> scale, bool triu, in
   pool_on_stream(arguments, x, covariance_pool_forward_launch, kOperation);
 }
 
+Tensor covariance_pool_inference(const Tensor& x, std::optional<Tensor> scale, bool triu, int64_t planes) {
+  const Tensor pooled = new_pooled(x, triu, "covariance_pool_inference");
+  covariance_pool(x, scale, triu, planes, pooled, new_statistic(x, {x.size(0), x.size(1)}), std::nullopt);
+  return pooled;
+}
+
 void covariance_pool_backward(const Tensor& grad, const Tensor& x, std::optional<Tensor> scale, const Tensor& centre,
                               bool triu, const Tensor& grad_x, std::optional<Tensor> grad_scale,
                               std::optional<int64_t> shared_limit) {

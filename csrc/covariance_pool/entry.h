@@ -15,6 +15,10 @@ void covariance_pool(const torch::stable::Tensor& x, std::optional<torch::stable
                      int64_t planes, const torch::stable::Tensor& pooled, const torch::stable::Tensor& centre,
                      std::optional<int64_t> shared_limit);
 
+// The covariance alone, in memory of its own: for programs that only run a network forward.
+torch::stable::Tensor covariance_pool_inference(const torch::stable::Tensor& x,
+                                                std::optional<torch::stable::Tensor> scale, bool triu, int64_t planes);
+
 // Fills grad_x, shaped like x, any strides, and grad_scale, (B, C) contiguous, of the scale's dtype; given where the
 // scale is.
 void covariance_pool_backward(const torch::stable::Tensor& grad, const torch::stable::Tensor& x,

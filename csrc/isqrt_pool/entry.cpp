@@ -49,6 +49,13 @@ void isqrt_pool(const Tensor& x, int64_t n_iter, bool triu, int64_t planes, bool
   }
 }
 
+Tensor isqrt_pool_inference(const Tensor& x, int64_t n_iter, bool triu, int64_t planes, bool positions) {
+  const Tensor pooled = new_pooled(x, triu, "isqrt_pool_inference");
+  const Tensor centre = new_statistic(x, {x.size(0), x.size(1)}), trace = new_statistic(x, {x.size(0)});
+  isqrt_pool(x, n_iter, triu, planes, positions, pooled, centre, trace, std::nullopt);
+  return pooled;
+}
+
 void isqrt_pool_backward(const Tensor& grad, const Tensor& x, const Tensor& centre, const Tensor& trace, int64_t n_iter,
                          bool triu, int64_t planes, bool positions, const Tensor& grad_x,
                          std::optional<int64_t> shared_limit) {

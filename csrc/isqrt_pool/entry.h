@@ -15,6 +15,10 @@ void isqrt_pool(const torch::stable::Tensor& x, int64_t n_iter, bool triu, int64
                 const torch::stable::Tensor& pooled, const torch::stable::Tensor& centre,
                 const torch::stable::Tensor& trace, std::optional<int64_t> shared_limit);
 
+// The pooled features alone, in memory of their own: for programs that only run a network forward.
+torch::stable::Tensor isqrt_pool_inference(const torch::stable::Tensor& x, int64_t n_iter, bool triu, int64_t planes,
+                                           bool positions);
+
 // Fills grad_x, shaped like x, any strides, from the gradient of pooled and from what the forward pass left, on
 // whichever side that was.
 void isqrt_pool_backward(const torch::stable::Tensor& grad, const torch::stable::Tensor& x,

@@ -27,6 +27,8 @@ def declare(
     backward_fake: Callable[..., Any],
     check_backward: Callable[..., None],
     reference: Callable[..., Tensor],
+    decomposition: Callable[..., Tensor],
+    in_onnx: bool = True,
 ) -> tuple[Operator, Operator]:
     """Make the operators ``operation`` and ``operation``_backward of the library "gcp_kernels".
 
@@ -39,6 +41,8 @@ def declare(
         backward_fake: the same as ``fake``, for the backward operator.
         check_backward: the same as ``check``, for the backward operator.
         reference: the operation in plain PyTorch. It takes the inputs, and options by their names.
+        decomposition: what exported programs have instead of the forward operator, see :meth:`Operator.decompose_by`.
+        in_onnx: whether ONNX has the operators of the decomposition.
 
     Returns:
         The forward and the backward operator.
@@ -90,6 +94,7 @@ def declare(
             found[place] = gradient
         return tuple(found)
 
+    forward.decompose_by(decomposition, in_onnx)
     forward.differentiate_by(differentiate, keep)
     backward.differentiate_by(differentiate_again, keep_for_backward)
     return forward, backward

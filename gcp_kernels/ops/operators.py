@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gcp_kernels.transforms import drops_tangents, hides_operators, is_transforming, tangents_of_tangents
 
+from . import decompositions
 from .backends import implementation, select
 from .derivatives import push_forward
 from .dispatch import is_differentiated, is_idle
@@ -75,7 +76,7 @@ class Operator:
 
             return run
 
-        self._compute = compute
+        self._compute, self._fake = compute, fake
         LIBRARY.impl(name, below_autograd, "CompositeExplicitAutograd")
         for device_type, key in _AUTOCAST_DEVICES.items():
             LIBRARY.impl(name, under_autocast(device_type), key)
@@ -99,6 +100,16 @@ class Operator:
         if not torch.compiler.is_compiling() and is_transforming():
             return self._transformed(*args)
         return self._dispatched(*args)
+
+    def decompose_by(self, decomposition: Callable[..., Tensor], in_onnx: bool = True) -> None:
+        """Attach the operation in operators of torch, for programs that are to run without this package.
+
+        Args:
+            decomposition: returns the result alone, from the tensors and the options that it names in its signature.
+                It changes nothing in place.
+            in_onnx: whether ONNX has all operators that it takes.
+        """
+        decompositions.register(self._dispatched, self._fake, decomposition, in_onnx)
 
     def differentiate_by(self, differentiate: Callable[..., Any], save: Callable[..., None]) -> None:
         """Attach the backward formula, for each of the three ways in which an operator is called.

@@ -42,10 +42,11 @@ OF_MODELS = [
 USERS = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
 
 
-def as_a_user(script):
+def as_a_user(script, folder=ROOT):
     """Run a script in a fresh process, in which nothing replaces a library that does not load."""
+    users = {**USERS, "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), USERS.get("PYTHONPATH"))))}
     return subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, env=USERS, capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, "-c", script], cwd=folder, env=users, capture_output=True, text=True, timeout=300, check=False
     )
 
 
@@ -57,14 +58,22 @@ def run_in_order(snippets, name):
 
 
 @pytest.mark.parametrize(("page", "number"), SNIPPETS)
-def test_a_snippet_runs_by_itself_as_a_user_has_it(page, number):
+def test_a_snippet_runs_by_itself_as_a_user_has_it(page, number, tmp_path):
     snippet = snippets_of(page)[number]
+    if ".cuda()" in snippet:
+        if not torch.cuda.is_available():
+            pytest.skip("needs a CUDA GPU")
+    elif "aoti_compile_and_package" in snippet:
+        pytest.skip("tests/models/test_serving.py runs it, with the program in C++ that loads its package")
+    if "import onnxruntime" in snippet:
+        for library in ("onnxruntime", "onnxscript"):
+            pytest.importorskip(library)
     if "torch.compile(" in snippet and shutil.which("g++") is None:
         pytest.skip("torch.compile needs a C++ compiler here")
     libraries = [name for name in ("torchvision", "timm") if re.search(rf"^import {name}$", snippet, re.MULTILINE)]
     if libraries and (failed := as_a_user(f"import {', '.join(libraries)}")).returncode:
         pytest.skip(f"{' and '.join(libraries)} cannot be imported here: {failed.stderr.strip().splitlines()[-1]}")
-    done = as_a_user(snippet)
+    done = as_a_user(snippet, tmp_path)
     assert done.returncode == 0, done.stderr
 
 

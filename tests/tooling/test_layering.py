@@ -35,6 +35,7 @@ LAYERS = (
     "integrations",
     "nn",
     "functional",
+    "export",
     "ops",
     "reference",
     "wrappers",

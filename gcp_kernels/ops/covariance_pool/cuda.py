@@ -21,6 +21,12 @@ def covariance_pool(x: Tensor, scale: Tensor | None, triu: bool, precision: str)
     return pooled, centre
 
 
+def covariance_pool_inference(x: Tensor, scale: Tensor | None, triu: bool, precision: str) -> Tensor:
+    """Pool as :func:`covariance_pool` does, by the operator that exported programs call: it allocates its result."""
+    planes = PLANES[resolve_precision(precision, x.dtype)]
+    return operators("covariance_pool").covariance_pool_inference(x, scale, triu, planes)
+
+
 def covariance_pool_backward(
     grad: Tensor, x: Tensor, scale: Tensor | None, centre: Tensor, triu: bool, precision: str
 ) -> tuple[Tensor, Tensor]:

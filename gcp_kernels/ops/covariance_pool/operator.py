@@ -12,6 +12,7 @@ from gcp_kernels.validation import check_floating, check_scale, check_shape
 
 from ..library import declare
 from ..shapes import empty_gradient, empty_scale_gradient, pooled_shape
+from . import decomposition
 
 
 def _fake(x: Tensor, scale: Tensor | None, triu: bool, precision: str, backend: str) -> tuple[Tensor, Tensor]:
@@ -51,4 +52,5 @@ covariance_pool, covariance_pool_backward = declare(
     backward_fake=_backward_fake,
     check_backward=_check_backward,
     reference=_reference,
+    decomposition=decomposition.covariance_pool,
 )

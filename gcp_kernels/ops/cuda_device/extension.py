@@ -8,7 +8,15 @@ from typing import Any
 
 import torch  # its libraries must be in the process before the extension's are resolved
 
-__all__ = ["build_detail", "operators", "why_not_device", "why_not_loaded", "why_not_positions", "why_not_size"]
+__all__ = [
+    "build_detail",
+    "operators",
+    "require_loaded",
+    "why_not_device",
+    "why_not_loaded",
+    "why_not_positions",
+    "why_not_size",
+]
 
 
 @functools.cache
@@ -59,9 +67,18 @@ def operators(operation: str) -> Any:
     Raises:
         RuntimeError: the extension cannot be loaded.
     """
-    if (reason := why_not_loaded()) is not None:
-        raise RuntimeError(f"backend 'cuda' cannot run {operation}: {reason}")
+    require_loaded(f"backend 'cuda' cannot run {operation}")
     return torch.ops.gcp_kernels_cuda
+
+
+def require_loaded(failure: str) -> None:
+    """Load the extension.
+
+    Raises:
+        RuntimeError: it cannot be loaded; the message is ``failure`` and the reason.
+    """
+    if (reason := why_not_loaded()) is not None:
+        raise RuntimeError(f"{failure}: {reason}")
 
 
 def build_detail() -> str:

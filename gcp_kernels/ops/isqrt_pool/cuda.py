@@ -26,6 +26,12 @@ def isqrt_pool(
     return pooled, centre, trace, empty_iterates(x, c, n_iter, False)
 
 
+def isqrt_pool_inference(x: Tensor, n_iter: int, triu: bool, precision: str) -> Tensor:
+    """Pool as :func:`isqrt_pool` does, by the operator that exported programs call: it allocates its only result."""
+    planes = PLANES[resolve_precision(precision, x.dtype)]
+    return operators("isqrt_pool").isqrt_pool_inference(x, n_iter, triu, planes, on_positions(x.shape[1], x.shape[2]))
+
+
 def isqrt_pool_backward(
     grad: Tensor, x: Tensor, centre: Tensor, trace: Tensor, iterates: Tensor, n_iter: int, triu: bool, precision: str
 ) -> Tensor:

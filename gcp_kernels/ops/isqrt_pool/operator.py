@@ -9,6 +9,7 @@ from gcp_kernels.validation import check_at_least, check_floating, check_shape
 from ..library import declare
 from ..shapes import empty_gradient, empty_iterates, keeps_iterates, pooled_shape
 from ..torch_device.side import iterated_size
+from . import decomposition
 
 
 def _fake(
@@ -65,4 +66,5 @@ isqrt_pool, isqrt_pool_backward = declare(
     backward_fake=_backward_fake,
     check_backward=_check_backward,
     reference=_reference,
+    decomposition=decomposition.isqrt_pool,
 )

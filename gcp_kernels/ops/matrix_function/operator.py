@@ -11,6 +11,7 @@ from gcp_kernels.precision import accumulation_dtype
 from gcp_kernels.validation import check_floating, check_positive, check_shape
 
 from ..library import declare
+from . import decomposition
 
 
 def _outputs(cov: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -64,6 +65,8 @@ matrix_power, matrix_power_backward = declare(
     backward_fake=_power_backward_fake,
     check_backward=_check_backward,
     reference=reference.matrix_power,
+    decomposition=decomposition.matrix_power,
+    in_onnx=False,
 )
 matrix_log, matrix_log_backward = declare(
     "matrix_log",
@@ -72,4 +75,6 @@ matrix_log, matrix_log_backward = declare(
     backward_fake=_log_backward_fake,
     check_backward=_check_backward,
     reference=reference.matrix_log,
+    decomposition=decomposition.matrix_log,
+    in_onnx=False,
 )

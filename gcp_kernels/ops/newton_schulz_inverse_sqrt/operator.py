@@ -7,6 +7,7 @@ from gcp_kernels.precision import accumulation_dtype
 from gcp_kernels.validation import check_at_least, check_floating, check_not_negative, check_shape
 
 from ..library import declare
+from . import decomposition
 
 
 def _fake(cov: Tensor, n_iter: int, eps: float, precision: str, backend: str) -> tuple[Tensor, Tensor]:
@@ -40,4 +41,5 @@ newton_schulz_inverse_sqrt, newton_schulz_inverse_sqrt_backward = declare(
     backward_fake=_backward_fake,
     check_backward=_check_backward,
     reference=reference.newton_schulz_inverse_sqrt,
+    decomposition=decomposition.newton_schulz_inverse_sqrt,
 )

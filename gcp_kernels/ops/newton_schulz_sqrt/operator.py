@@ -8,6 +8,7 @@ from gcp_kernels.validation import check_at_least, check_floating, check_shape
 
 from ..library import declare
 from ..shapes import empty_iterates, keeps_iterates
+from . import decomposition
 
 
 def _fake(cov: Tensor, n_iter: int, keep_iterates: bool, precision: str, backend: str) -> tuple[Tensor, Tensor, Tensor]:
@@ -44,4 +45,5 @@ newton_schulz_sqrt, newton_schulz_sqrt_backward = declare(
     backward_fake=_backward_fake,
     check_backward=_check_backward,
     reference=reference.newton_schulz_sqrt,
+    decomposition=decomposition.newton_schulz_sqrt,
 )

@@ -13,6 +13,7 @@ from gcp_kernels.validation import check_floating, check_positive, check_shape
 
 from ..library import declare
 from ..shapes import empty_gradient, pooled_shape
+from . import decomposition
 from .side import kept_eigenvectors
 
 
@@ -79,6 +80,8 @@ power_pool, power_pool_backward = declare(
     backward_fake=_power_backward_fake,
     check_backward=_check_backward,
     reference=power_reference,
+    decomposition=decomposition.power_pool,
+    in_onnx=False,
 )
 log_pool, log_pool_backward = declare(
     "log_pool",
@@ -87,4 +90,6 @@ log_pool, log_pool_backward = declare(
     backward_fake=_log_backward_fake,
     check_backward=_check_backward,
     reference=log_reference,
+    decomposition=decomposition.log_pool,
+    in_onnx=False,
 )

@@ -8,20 +8,22 @@ from torch import Tensor
 
 def triangle_map(c: int, device: torch.device) -> Tensor:
     """Map each element of the row-major upper triangle to its flat index i * C + j in the matrix, shape (C(C+1)/2,)."""
-    return _cpu_triangle_map(c) if device.type == "cpu" else _triangle_map(c, device)
+    return _cpu_triangle_map(c) if device.type == "cpu" else new_triangle_map(c, device)
 
 
 def symmetric_map(c: int, device: torch.device) -> Tensor:
     """Map each element of the symmetric (C, C) matrix, flat, to its packed index in the triangle, shape (C * C,)."""
-    return _cpu_symmetric_map(c) if device.type == "cpu" else _symmetric_map(c, device)
+    return _cpu_symmetric_map(c) if device.type == "cpu" else new_symmetric_map(c, device)
 
 
-def _triangle_map(c: int, device: torch.device) -> Tensor:
+def new_triangle_map(c: int, device: torch.device) -> Tensor:
+    """Make a :func:`triangle_map` that is not kept: for a tracer, whose tensors have no values."""
     rows, columns = torch.triu_indices(c, c, device=device)
     return rows * c + columns
 
 
-def _symmetric_map(c: int, device: torch.device) -> Tensor:
+def new_symmetric_map(c: int, device: torch.device) -> Tensor:
+    """Make a :func:`symmetric_map` that is not kept."""
     i = torch.arange(c, device=device)
     low, high = torch.minimum(i[:, None], i), torch.maximum(i[:, None], i)
     return (low * c - low * (low - 1) // 2 + high - low).flatten()
@@ -31,12 +33,12 @@ def _symmetric_map(c: int, device: torch.device) -> Tensor:
 # is made while a CUDA graph is captured, it belongs to that graph's memory.
 @lru_cache(maxsize=8)
 def _cpu_triangle_map(c: int) -> Tensor:
-    return _triangle_map(c, torch.device("cpu"))
+    return new_triangle_map(c, torch.device("cpu"))
 
 
 @lru_cache(maxsize=8)
 def _cpu_symmetric_map(c: int) -> Tensor:
-    return _symmetric_map(c, torch.device("cpu"))
+    return new_symmetric_map(c, torch.device("cpu"))
 
 
 def fold_gradient(grad: Tensor, triu: bool, out: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..operators import Operator
 from ..shapes import triangle_order, triangle_size
+from . import decomposition
 
 
 def _read(matrix: Tensor, fold: bool, backend: str) -> Tensor:
@@ -46,3 +47,6 @@ def _adjoint(other: Operator) -> Callable[..., tuple[Tensor, None, None]]:
 
 triu_vec.differentiate_by(_adjoint(triu_unvec), _keep_options)
 triu_unvec.differentiate_by(_adjoint(triu_vec), _keep_options)
+
+triu_vec.decompose_by(decomposition.triu_vec)
+triu_unvec.decompose_by(decomposition.triu_unvec)
