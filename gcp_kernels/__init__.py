@@ -6,7 +6,7 @@ CVPR 2018); ``nn.GCP`` is the layer. See the README for the whole.
 
 from importlib.metadata import PackageNotFoundError, version
 
-from . import analysis, export, integrations, models, nn, reference
+from . import analysis, compat, export, integrations, models, nn, reference
 from .functional import (
     covariance_pool,
     cross_covariance_pool,
@@ -30,6 +30,7 @@ except PackageNotFoundError:  # a checkout on the path, not installed
 __all__ = [
     "__version__",
     "analysis",
+    "compat",
     "covariance_pool",
     "cross_covariance_pool",
     "dropcov",

@@ -10,6 +10,8 @@ LAYERS = (
     "cuda",
     "layers",
     "integrations",
+    "export",
+    "compat",
     "analysis",
     "experiments",
     "commands",

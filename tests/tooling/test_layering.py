@@ -33,6 +33,7 @@ LAYERS = (
     "analysis",
     "models",
     "integrations",
+    "compat",
     "nn",
     "functional",
     "export",

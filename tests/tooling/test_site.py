@@ -17,7 +17,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-MODULES = ("", ".nn", ".models", ".analysis", ".integrations", ".export", ".reference")
+MODULES = ("", ".nn", ".models", ".analysis", ".integrations", ".compat", ".compat.mpncov", ".export", ".reference")
 REFERENCE = {path.stem: path.read_text(encoding="utf-8") for path in (DOCS / "reference").glob("*.md")}
 # A function whose module has its name too is documented by way of the module.
 DOCUMENTED = Counter(
