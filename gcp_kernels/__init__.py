@@ -21,6 +21,11 @@ from .functional import (
     triu_unvec,
     triu_vec,
 )
+from .ops import flops
+from .ops.when_imported import when_imported
+
+# For modules of torch that a network may never use.
+when_imported("torch.utils.flop_counter", flops.register)
 
 try:
     __version__ = version("gcp-kernels")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from gcp_kernels.ops.flops import isqrt_pool_flop_on_channels, isqrt_pool_flop_on_positions
 from gcp_kernels.ops.shapes import triangle_size
 
 from ..cases import DTYPES, Case
@@ -19,51 +20,13 @@ REPETITIONS = {"cuda": 20, "cpu": 7}
 
 
 def useful_flop(b: int, c: int, m: int, n_iter: int, direction: str) -> int:
-    """Count the floating-point operations that a pass needs, on the side that needs fewer.
+    """Count the floating-point operations that a pass needs, on the side that needs fewer (``ops/flops.py``).
 
     At B = C = 256, M = 196, N = 5 this makes 34.0e9 forward and 86.6e9 backward, on the side of the positions; on that
     of the channels it would be 54.8e9 and 156.9e9.
     """
-    return b * min(flop_on_channels(c, m, n_iter)[direction], flop_on_positions(c, m, n_iter)[direction])
-
-
-def flop_on_channels(c: int, m: int, n_iter: int) -> dict[str, int]:
-    """Count the operations of a sample by direction; a multiplication and an addition are two.
-
-    All iterates and their tangents are symmetric, so that of every C x C product only the upper triangle is needed:
-    half of 2 C^3, counted here as C^3. N iterations (section "Forward" of docs/mathematics.md, coupled Y and Z):
-
-    - the first takes one product, A T; each of the N - 2 in the middle three, Z Y, Y T and T Z; the last two, Z Y and
-      Y T. That is 3N - 3 in all, and 1 for N = 1.
-    - The covariance, (x - mu)(x - mu)^T, is half of 2 C^2 M.
-
-    Backward is the tangent of the iteration, d(U V) = dU V + U dV, twice as many products; the first, with Z = I and
-    dT = -dA / 2, is 2, so that there are 6N - 6, and 2 for N = 1. Of the iterates all but the last product are needed
-    again, 3N - 4, and 0 for N = 1. The product with x - mu at the end is not symmetric: 2 C^2 M. The covariance, which
-    an implementation may keep or take again, is counted in the forward pass only. Two iterations in one take a product
-    fewer than two; that is not counted, so that runs can be compared.
-    """
-    forward_products = 1 if n_iter == 1 else 3 * n_iter - 3
-    backward_products = 2 if n_iter == 1 else 6 * n_iter - 6
-    forward = forward_products * c**3 + c**2 * m
-    backward = (backward_products + forward_products - 1) * c**3 + 2 * c**2 * m
-    return _by_direction(forward, backward)
-
-
-def flop_on_positions(c: int, m: int, n_iter: int) -> dict[str, int]:
-    """Count the operations of a sample by direction, with the iteration on the Gram matrix of the positions.
-
-    Of M x M products too, of the Gram matrix and of the result half is needed. Z_N takes 3N - 3 products: none in the
-    first iteration, where Z_1 = T; then W T, W T T and Z T in each.
-
-    - Forward, besides: K = z^T z is half of 2 C M^2; T = z q is 2 C M^2, and T z^T half of 2 C^2 M.
-    - Backward: 6N - 6 products of tangents, and all but the last of the iterates again, 3N - 4, both 0 for N = 1;
-      besides, H = G z is 2 C^2 M, P = z^T H half of 2 C M^2, and H q + z L twice 2 C M^2.
-    """
-    products = 3 * n_iter - 3
-    forward = products * m**3 + 3 * c * m**2 + c**2 * m
-    backward = (2 * products + max(products - 1, 0)) * m**3 + 2 * c**2 * m + 5 * c * m**2
-    return _by_direction(forward, backward)
+    sides = isqrt_pool_flop_on_channels(c, m, n_iter), isqrt_pool_flop_on_positions(c, m, n_iter)
+    return b * min(_by_direction(*side)[direction] for side in sides)
 
 
 def _by_direction(forward: int, backward: int) -> dict[str, int]:

@@ -16,13 +16,12 @@ from benchmarks.peers.providers import Provider, by_name
 from benchmarks.speed import measure, memory, sets, table
 from benchmarks.speed.roofline import (
     Ceilings,
-    flop_on_channels,
-    flop_on_positions,
     measure_ceilings,
     necessary_bytes,
     useful_flop,
 )
 from gcp_kernels.ops import times
+from gcp_kernels.ops.flops import isqrt_pool_flop_on_channels, isqrt_pool_flop_on_positions
 
 CPU = torch.device("cpu")
 CASE = Case(2, 16, 5, 5)
@@ -136,23 +135,11 @@ def test_kept_bytes_are_those_that_autograd_saves():
     assert memory.kept_by_hooks(lambda features: features.exp(), inputs.features) == 0, "the result is the caller's"
 
 
-def test_useful_flop_are_those_counted_by_hand():
-    by_channels = flop_on_channels(256, 196, 5)
-    assert 256 * by_channels["forward"] == 256 * (12 * 256**3 + 256**2 * 196) == pytest.approx(55e9, rel=0.01)
-    assert 256 * by_channels["backward"] == 256 * (35 * 256**3 + 2 * 256**2 * 196) == pytest.approx(157e9, rel=0.01)
-    # On the side of the positions: K, z q and T z^T; G z, z^T H, H q and z L.
-    by_positions = flop_on_positions(256, 196, 5)
-    assert by_positions["forward"] == 12 * 196**3 + (1 + 2) * 256 * 196**2 + 256**2 * 196
-    assert by_positions["backward"] == 35 * 196**3 + 2 * 256**2 * 196 + (1 + 2 + 2) * 256 * 196**2
-    assert useful_flop(256, 256, 196, 5, "both") == 256 * by_positions["both"] == pytest.approx(121e9, rel=0.01)
-    assert useful_flop(3, 192, 196, 5, "backward") == 3 * flop_on_channels(192, 196, 5)["backward"]
-    assert flop_on_positions(2, 1, 1) == {"inference": 10, "forward": 10, "backward": 18, "both": 28}
-    # One channel and one position, where a product of halves is one operation: 1 + 1; 2 + 0 + 2.
+def test_useful_flop_are_those_of_the_side_that_needs_fewer():
+    """That of a side is counted by hand in tests/operations/test_flops.py."""
+    assert useful_flop(256, 256, 196, 5, "both") == 256 * sum(isqrt_pool_flop_on_positions(256, 196, 5))
+    assert useful_flop(3, 192, 196, 5, "backward") == 3 * isqrt_pool_flop_on_channels(192, 196, 5)[1]
     assert useful_flop(1, 1, 1, 1, "forward") == useful_flop(1, 1, 1, 1, "inference") == 2
-    assert useful_flop(1, 1, 1, 1, "backward") == 4
-    # N = 2: A T, Z Y, Y T and the covariance; twice the three, the first two again, and the last product.
-    assert useful_flop(1, 1, 1, 2, "forward") == 4
-    assert useful_flop(1, 1, 1, 2, "backward") == 6 + 2 + 2
     assert useful_flop(3, 1, 1, 2, "both") == 3 * (4 + 10)
 
 

@@ -156,8 +156,8 @@ APPLICATIONS = (
         "roofline: operations of the side that needs more are counted",
         "benchmarks",
         "roofline.py",
-        "return b * min(flop_on_channels",
-        "return b * max(flop_on_channels",
+        "return b * min(_by_direction",
+        "return b * max(_by_direction",
         ("test_benchmarks.py",),
     ),
     Fault(

@@ -1,0 +1,118 @@
+"""How many floating-point operations a pass needs, for benchmarks and for ``torch.utils.flop_counter``.
+
+A multiplication and an addition are two, as torch counts. Of a product that is symmetric half is needed and counted:
+2 C^3 of a full product of C x C matrices count as C^3. Elementwise work, triangles and decompositions into eigenvalues
+or an orthonormal basis are not counted, as torch does not count them either.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import backends
+from .sides import POSITIONS
+from .spectral_pool.side import kept_eigenvectors
+
+
+def iteration_flop(order: int, n_iter: int, *, of_root: bool = True) -> tuple[int, int]:
+    """Count the operations of N Newton-Schulz iterations on one matrix, forward and backward.
+
+    All iterates and their tangents are symmetric. In the coupled form of Y and Z (section "Forward" of
+    docs/mathematics.md) the first iteration takes one product, A T; each of the N - 2 in the middle three, Z Y, Y T and
+    T Z; the last two, Z Y and Y T. That is 3N - 3 in all, and 1 for N = 1. Z_N takes 3N - 3 too: none in the first
+    iteration, where Z_1 = T; then W T, W T T and Z T in each.
+
+    Backward is the tangent of the iteration, d(U V) = dU V + U dV, twice as many products; the first of Y, with Z = I
+    and dT = -dA / 2, is 2. Of the iterates all but the last product are needed again. Two iterations in one take a
+    product fewer than two; that is not counted, so that runs can be compared.
+    """
+    products = 1 if n_iter == 1 and of_root else 3 * n_iter - 3
+    tangents = 2 * products
+    return products * order**3, (tangents + max(products - 1, 0)) * order**3
+
+
+def isqrt_pool_flop_on_channels(c: int, m: int, n_iter: int) -> tuple[int, int]:
+    """Count the operations of a sample, forward and backward, with the iteration on the covariance.
+
+    The covariance, (x - mu)(x - mu)^T, is half of 2 C^2 M. It is counted in the forward pass only: an implementation
+    may keep it. The product with x - mu at the end of the backward pass is not symmetric: 2 C^2 M.
+    """
+    forward, backward = iteration_flop(c, n_iter)
+    return forward + c**2 * m, backward + 2 * c**2 * m
+
+
+def isqrt_pool_flop_on_positions(c: int, m: int, n_iter: int) -> tuple[int, int]:
+    """Count the operations of a sample, forward and backward, with the iteration on the Gram matrix of the positions.
+
+    - Forward, besides the iteration: K = z^T z is half of 2 C M^2; T = z q is 2 C M^2, and T z^T half of 2 C^2 M.
+    - Backward, besides: H = G z is 2 C^2 M, P = z^T H half of 2 C M^2, and H q + z L twice 2 C M^2.
+    """
+    forward, backward = iteration_flop(m, n_iter, of_root=False)
+    return forward + 3 * c * m**2 + c**2 * m, backward + 2 * c**2 * m + 5 * c * m**2
+
+
+def covariance_pool_flop(c: int, m: int) -> tuple[int, int]:
+    """Count the operations of a sample: the covariance is half of 2 C^2 M, its gradient (G + G^T)(x - mu) is not."""
+    return c**2 * m, 2 * c**2 * m
+
+
+def matrix_function_flop(c: int) -> tuple[int, int]:
+    """Count those of U f(l) U^T, half of 2 C^3, and of its gradient: U^T G U and back, each a product and a half."""
+    return c**3, 6 * c**3
+
+
+def spectral_pool_flop(c: int, m: int) -> tuple[int, int]:
+    """Count those of a function of the eigenvalues of the covariance, of s = C or M eigenvectors.
+
+    - Forward: the smaller matrix is s^2 times C or M, halved; on the side of the positions the vectors are turned
+      back, 2 C s^2; V f V^T is half of 2 C^2 s.
+    - Backward: G V is 2 C^2 s, V^T of it half of 2 C s^2, V times the result 2 C s^2, and (x - mu) by way of V twice
+      2 C s M.
+    """
+    s = kept_eigenvectors(c, m)
+    smaller = c**2 * m if s == c else m**3 + 2 * c * s**2
+    return smaller + c**2 * s, 2 * c**2 * s + 3 * c * s**2 + 4 * c * s * m
+
+
+def _of_isqrt_pool(x: Tensor, n_iter: int, precision: str, backend: str, backward: bool) -> tuple[int, int]:
+    _, c, m = x.shape
+    name = backends.select("isqrt_pool", x, backend, precision, backward=backward)
+    on_positions = backends.BACKENDS[name].side_of(c, m) == POSITIONS
+    return (isqrt_pool_flop_on_positions if on_positions else isqrt_pool_flop_on_channels)(c, m, n_iter)
+
+
+# Each formula takes the tensor that the operation is of and the options by name, and gives those of a sample.
+_FORMULAS: dict[str, Callable[..., tuple[int, int]]] = {
+    "isqrt_pool": lambda x, **o: _of_isqrt_pool(x, o["n_iter"], o["precision"], o["backend"], o["backward"]),
+    "covariance_pool": lambda x, **o: covariance_pool_flop(*x.shape[1:]),
+    "newton_schulz_sqrt": lambda cov, **o: iteration_flop(cov.shape[1], o["n_iter"]),
+    "newton_schulz_inverse_sqrt": lambda cov, **o: iteration_flop(cov.shape[1], o["n_iter"], of_root=False),
+    "matrix_power": lambda cov, **o: matrix_function_flop(cov.shape[1]),
+    "matrix_log": lambda cov, **o: matrix_function_flop(cov.shape[1]),
+    "power_pool": lambda x, **o: spectral_pool_flop(*x.shape[1:]),
+    "log_pool": lambda x, **o: spectral_pool_flop(*x.shape[1:]),
+}
+
+
+def register() -> None:
+    """Register the formulas with ``torch.utils.flop_counter``, for every operator that multiplies."""
+    from torch.utils.flop_counter import register_flop_formula
+
+    for operation in _FORMULAS:
+        for backward in (False, True):
+            packet = getattr(torch.ops.gcp_kernels, f"{operation}_backward" if backward else operation)
+            register_flop_formula(packet, get_raw=True)(_formula(operation, packet, backward))
+
+
+def _formula(operation: str, packet: Any, backward: bool) -> Callable[..., int]:
+    names = [argument.name for argument in packet.default._schema.arguments]
+
+    def count(*args: Any, out_val: Any = None, **kwargs: Any) -> int:
+        given = dict(zip(names, args, strict=False)) | kwargs
+        tensor = args[1 if backward else 0]
+        options = {name: value for name, value in given.items() if not isinstance(value, Tensor)}
+        return int(tensor.shape[0]) * _FORMULAS[operation](tensor, backward=backward, **options)[backward]
+
+    return count

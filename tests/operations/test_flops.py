@@ -1,0 +1,101 @@
+"""Operations as they are counted: by hand, against the products of the reference, and in torch's own counter."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+import gcp_kernels
+from gcp_kernels import reference
+from gcp_kernels.nn import GCP
+from gcp_kernels.ops import flops
+from gcp_kernels.ops.decompositions import TABLE
+
+B, N = 3, 5
+
+
+def counted(function, *tensors):
+    """Count forward and backward by torch's counter."""
+    given = [tensor.clone().requires_grad_() for tensor in tensors]
+    with FlopCounterMode(display=False) as counter:
+        value = function(*given)
+        forward = counter.get_total_flops()
+        value.backward(torch.randn_like(value))
+    return forward, counter.get_total_flops() - forward
+
+
+def test_those_of_both_sides_are_those_counted_by_hand():
+    assert flops.isqrt_pool_flop_on_channels(256, 196, 5) == (
+        12 * 256**3 + 256**2 * 196,
+        35 * 256**3 + 2 * 256**2 * 196,
+    )
+    # On the side of the positions: K, z^T q and T z^T; G z, z^T H, H q and z L.
+    assert flops.isqrt_pool_flop_on_positions(256, 196, 5) == (
+        12 * 196**3 + (1 + 2) * 256 * 196**2 + 256**2 * 196,
+        35 * 196**3 + 2 * 256**2 * 196 + (1 + 2 + 2) * 256 * 196**2,
+    )
+    assert flops.isqrt_pool_flop_on_positions(2, 1, 1) == (10, 18)
+    # One channel and one position, where half a product is one operation: A T and the covariance; twice, and x - mu.
+    assert flops.isqrt_pool_flop_on_channels(1, 1, 1) == (2, 4)
+    # N = 2: A T, Z Y, Y T and the covariance; twice the three, the first two again, and the last product.
+    assert flops.isqrt_pool_flop_on_channels(1, 1, 2) == (4, 6 + 2 + 2)
+
+
+def test_they_are_half_of_what_the_reference_multiplies():
+    """It has whole products where half is needed, and keeps the iterates that count here as computed again."""
+    c, m = 8, 30
+    x = torch.randn(B, c, m)
+    forward, backward = flops.isqrt_pool_flop_on_channels(c, m, N)
+    again = (3 * N - 4) * c**3
+    assert counted(lambda x: reference.isqrt_pool(x, N), x) == (2 * B * forward, 2 * B * (backward - again))
+    forward, backward = flops.iteration_flop(c, N)
+    cov = x @ x.mT
+    assert counted(lambda cov: reference.newton_schulz_sqrt(cov, N), cov) == (
+        2 * B * forward,
+        2 * B * (backward - again),
+    )
+    assert counted(reference.covariance_pool, x) == tuple(B * n for n in (2 * c**2 * m, 2 * 2 * c**2 * m))
+
+
+@pytest.mark.parametrize(("c", "m"), [(8, 30), (30, 8)])
+def test_torchs_counter_counts_the_side_in_use(c, m):
+    x, cov = torch.randn(B, c, m), torch.randn(B, c, m) @ torch.randn(B, m, c)
+    side = flops.isqrt_pool_flop_on_positions if m < c else flops.isqrt_pool_flop_on_channels
+    for function, given, (forward, backward) in (
+        (gcp_kernels.fused_gcp, x, side(c, m, N)),
+        (gcp_kernels.covariance_pool, x, (c**2 * m, 2 * c**2 * m)),
+        (gcp_kernels.newton_schulz_sqrt, cov, flops.iteration_flop(c, N)),
+        (gcp_kernels.newton_schulz_inverse_sqrt, cov, flops.iteration_flop(c, N, of_root=False)),
+        (gcp_kernels.matrix_power, cov, flops.matrix_function_flop(c)),
+        (gcp_kernels.matrix_log, cov, flops.matrix_function_flop(c)),
+        (GCP(c, dim=None, normalization="power"), x, flops.spectral_pool_flop(c, m)),
+        (GCP(c, dim=None, normalization="log"), x, flops.spectral_pool_flop(c, m)),
+    ):
+        assert counted(function, given) == (B * forward, B * backward), function
+    assert counted(gcp_kernels.triu_vec, cov) == (0, 0)
+
+
+def test_every_operator_that_multiplies_has_a_formula():
+    names = {operator.name().split("::")[1] for operator in TABLE}
+    assert names - set(flops._FORMULAS) == {"triu_vec", "triu_unvec"}
+
+
+IMPORTS = """
+import sys, gcp_kernels
+assert "torch.utils.flop_counter" not in sys.modules and "torch.distributed.tensor" not in sys.modules
+finders = list(sys.meta_path)
+from torch.utils.flop_counter import FlopCounterMode
+assert len(sys.meta_path) == len(finders) - 1
+import torch
+with FlopCounterMode(display=False) as counter:
+    gcp_kernels.fused_gcp(torch.randn(2, 3, 9))
+print(counter.get_total_flops())
+"""
+
+
+def test_the_formulas_wait_until_the_counter_is_imported():
+    done = subprocess.run([sys.executable, "-c", IMPORTS], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) == 2 * flops.isqrt_pool_flop_on_channels(3, 9, 5)[0]
