@@ -21,11 +21,12 @@ from .functional import (
     triu_unvec,
     triu_vec,
 )
-from .ops import flops
+from .ops import flops, sharding
 from .ops.when_imported import when_imported
 
 # For modules of torch that a network may never use.
 when_imported("torch.utils.flop_counter", flops.register)
+when_imported("torch.distributed.tensor", sharding.register)
 
 try:
     __version__ = version("gcp-kernels")

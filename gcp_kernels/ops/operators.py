@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._ops import OpOverload
 
 from gcp_kernels.transforms import drops_tangents, hides_operators, is_transforming, tangents_of_tangents
 
@@ -18,6 +19,9 @@ from .derivatives import push_forward
 from .dispatch import is_differentiated, is_idle
 
 LIBRARY = torch.library.Library("gcp_kernels", "DEF")
+
+# All of them, forward and backward: the first dimension of each tensor that they take or return is the batch.
+OPERATORS: list[OpOverload] = []
 
 _AUTOCAST_DEVICES = {"cpu": "AutocastCPU", "cuda": "AutocastCUDA"}
 
@@ -51,6 +55,7 @@ class Operator:
         schema = torch.library.infer_schema(fake, mutates_args=()).replace("SymInt ", "int ")
         LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
         self._dispatched = getattr(torch.ops.gcp_kernels, name).default
+        OPERATORS.append(self._dispatched)
         chosen_for = 1 if backward else 0
         precision = self.parameters.index("precision") if "precision" in self.parameters else None
         checked = [self.parameters.index(argument) for argument in signature(check).parameters]

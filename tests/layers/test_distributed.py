@@ -7,11 +7,7 @@ uses its running statistics, and the two halves of the batch are equal in size, 
 the mean loss over a half is the mean loss over the whole.
 """
 
-import faulthandler
-import os
-import time
 from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -21,14 +17,12 @@ from torch import Tensor, nn
 from gcp_kernels.nn import GCP, DropCov
 from gcp_kernels.ops import dropcov
 from tests.support import tolerances
+from tests.support.process_group import PROCESSES, run_group
 
 pytestmark = pytest.mark.skipif(
     not torch.distributed.is_available(), reason="torch was built without torch.distributed"
 )
 
-PROCESSES = 2
-# Seconds after which a process says where it stands and ends; it takes about ten.
-DEADLINE = 120
 CLASSES = 3
 Outcome = dict[str, Tensor]
 
@@ -71,13 +65,7 @@ def gradients(model: nn.Module, images: Tensor, labels: Tensor, seed: int) -> Ou
 
 
 def train(rank: int, folder: Path) -> None:
-    """One process: its part of the batch, seed 10 + rank; what it found goes into ``folder``."""
-    faulthandler.dump_traceback_later(DEADLINE, exit=True)
-    torch.set_num_threads(1)
-    rendezvous = f"file://{folder}/rendezvous"
-    torch.distributed.init_process_group(
-        "gloo", init_method=rendezvous, rank=rank, world_size=PROCESSES, timeout=timedelta(seconds=DEADLINE / 2)
-    )
+    """Find the gradients for a part of the batch, seed 10 + rank; what was found goes into ``folder``."""
     images, labels = (tensor[part(rank)] for tensor in images_and_labels())
     outcome: dict[str, Outcome] = {}
     for pool in ("gcp", "dropcov"):
@@ -86,23 +74,13 @@ def train(rank: int, folder: Path) -> None:
         outcome[pool] = gradients(parallel, images, labels, seed=10 + rank)
     outcome["p"] = {"p": drop_probability(model, images)}
     torch.save(outcome, folder / f"{rank}.pt")
-    torch.distributed.destroy_process_group()
-    # DistributedDataParallel keeps the group: its threads may abort an interpreter that comes to its end.
-    os._exit(0)
 
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Outcome]]:
-    """Give what each process found. All are started here, so that one which never ends can be ended."""
+    """Give what each process found."""
     folder = tmp_path_factory.mktemp("processes")
-    started = torch.multiprocessing.spawn(train, args=(folder,), nprocs=PROCESSES, join=False)
-    end = time.monotonic() + 1.5 * DEADLINE
-    try:
-        while not started.join(timeout=1, grace_period=1):
-            assert time.monotonic() < end, "a process has not ended"
-    finally:
-        for process in started.processes:
-            process.kill()
+    run_group(train, folder)
     return [torch.load(folder / f"{rank}.pt") for rank in range(PROCESSES)]
 
 

@@ -1,0 +1,53 @@
+"""The operators on DTensors: samples are independent, so a batch may be sharded, or every process has all of it.
+
+A sample cannot be divided. DTensor would gather it for an operator without a word; here other placements are refused.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import TensorType
+from torch._ops import OpOverload
+
+from .operators import OPERATORS
+
+
+def register() -> None:
+    """Register the strategies of all operators with ``torch.distributed.tensor``."""
+    from torch.distributed.tensor import DTensor, Replicate, Shard
+    from torch.distributed.tensor._op_schema import RuntimeSchemaInfo
+    from torch.distributed.tensor.experimental import register_sharding
+
+    def strategy(operator: OpOverload) -> Any:
+        def acceptable(*args: Any) -> Sequence[tuple[list[Any], list[Any]]]:
+            tensors = {i for i, arg in enumerate(args) if hasattr(arg, "placements")}
+            for i in tensors:
+                _check_placements(operator, operator._schema.arguments[i].name, args[i].placements)
+            outputs = len(operator._schema.returns)
+            return [
+                ([placement] * outputs, [placement if i in tensors else None for i in range(len(args))])
+                for placement in (Shard(0), Replicate())
+            ]
+
+        return acceptable
+
+    infos = DTensor._op_dispatcher.sharding_propagator.op_to_schema_info
+    for operator in OPERATORS:
+        register_sharding(operator)(strategy(operator))
+        # DTensor remembers shapes for arguments that it takes for equal. Left alone it compares integers, but not
+        # whether a triangle is wanted.
+        infos[operator] = RuntimeSchemaInfo(_count_tensors(operator), needs_pytree=True)
+
+
+def _check_placements(operator: OpOverload, name: str, placements: Sequence[Any]) -> None:
+    for placement in placements:
+        if not (placement.is_replicate() or placement.is_shard(0)):
+            raise ValueError(
+                f"{operator.name()} takes DTensors that are sharded on the batch, Shard(0), or replicated; {name} is "
+                f"placed as {placement}. x.redistribute(placements=[Shard(0)]) gathers what belongs to a sample"
+            )
+
+
+def _count_tensors(operator: OpOverload) -> int:
+    tensor = TensorType.get()
+    return sum(tensor.isSubtypeOf(argument.type) for argument in operator._schema.arguments)
