@@ -7,7 +7,9 @@
 #                   one of the next torch, and run what depends on them: operators, compilation, transforms, layers,
 #                   interpreted and compiled kernels. Several GB to download
 # make docs         build the documentation into site/, with an environment of its own, which needs no torch
-# make wheel        build the source distribution and from it the wheel into dist/, and try the wheel: info and selftest
+# make wheel        build the source distribution and from it the wheel into dist/, check both, tag the wheel with the
+#                   Linux that its extension wants, and try it: info and selftest
+# make hub-kernels  build the folder that the kernels library of Hugging Face loads, into build/hub-kernels
 #
 # PYTHON   the interpreter to start from
 # VENV     where the virtual environment goes; DOCS_VENV that of make docs
@@ -38,7 +40,7 @@ QUICK = not slow and not thorough and not mutation
 # Tensors beyond 2^31 elements, one at a time, are a part of gpu-check.
 REST = (slow or thorough or extension) and not (gpu and slow)
 
-.PHONY: demo test test-all mutation test-oldest lint docs wheel clean
+.PHONY: demo test test-all mutation test-oldest lint docs wheel hub-kernels clean
 
 demo: $(VENV)/.ready
 	$(VENV)/bin/python -m experiments demo
@@ -114,10 +116,15 @@ NAMES = import pathlib, re; \
 wheel: $(VENV)/.ready
 	rm -rf dist .venv-wheel
 	$(VENV)/bin/python -m build --no-isolation --outdir dist
+	$(VENV)/bin/python -m release.wheel dist
 	$(PYTHON) -m venv .venv-wheel
 	.venv-wheel/bin/pip install --quiet --no-compile --disable-pip-version-check $(TORCH) dist/*.whl
 	cd dist && ../.venv-wheel/bin/gcp-kernels info && ../.venv-wheel/bin/gcp-kernels selftest
 	ls -l dist
+
+hub-kernels: $(VENV)/.ready
+	rm -rf build/hub-kernels
+	$(VENV)/bin/python -m release.hub_kernels build/hub-kernels
 
 docs: $(DOCS_VENV)/.ready
 	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --strict

@@ -3,6 +3,7 @@
 GCP_KERNELS_CUDA=auto (default): build it on Linux, for a Python with the stable ABI, where nvcc and torch >= 2.10 are
 found; otherwise install the Python package alone, say so, and leave the reason for `python -m gcp_kernels info`.
 1: build it or fail. 0: never. TORCH_CUDA_ARCH_LIST chooses the GPU architectures, CUDA_HOME the toolkit.
+GCP_KERNELS_LIBRARY names the extension's operators in torch.ops, if gcp_kernels_cuda may be taken in a process.
 """
 
 from __future__ import annotations
@@ -32,6 +33,11 @@ SOURCES = sorted(str(path) for pattern in ("*.cpp", "*.cu") for path in Path("cs
 DEPENDS = sorted(str(path) for pattern in ("*.h", "*.cuh") for path in Path("csrc").rglob(pattern))
 DEPENDS.append(str(Path("gcp_kernels", "architectures.py")))
 STABLE_ABI = ["-DTORCH_TARGET_VERSION=0x020a000000000000", "-DUSE_CUDA", "-DPy_LIMITED_API=0x030A0000"]
+
+
+LIBRARY = os.environ.get("GCP_KERNELS_LIBRARY", "gcp_kernels_cuda")
+if not (LIBRARY.isascii() and LIBRARY.isidentifier()):
+    sys.exit(f"error: GCP_KERNELS_LIBRARY must be an identifier of ASCII letters, digits and _, got {LIBRARY!r}")
 
 
 class NotBuildable(Exception):
@@ -145,6 +151,7 @@ def cuda_extension():
         depends=DEPENDS,
         include_dirs=[str(Path("csrc").resolve()), *existing(home / "include", target / "include")],
         py_limited_api=True,
+        define_macros=[("GCP_KERNELS_LIBRARY", LIBRARY)],
         extra_compile_args={
             "cxx": ["-O2", "-fvisibility=hidden", *STABLE_ABI],
             # The largest source takes minutes for each architecture: as many of them at once as there are CPUs.
@@ -197,8 +204,14 @@ class BuildPython(build_py):
 
     def run(self) -> None:
         super().run()
-        text = f'"""Written by setup.py."""\n\nCUDA_EXTENSION = {BUILT!r}\nDETAIL = {DETAIL!r}\n'
-        self._build_info().write_text(text, encoding="utf-8")
+        noted = {
+            "VERSION": self.distribution.get_version(),
+            "CUDA_EXTENSION": BUILT,
+            "DETAIL": DETAIL,
+            "LIBRARY": LIBRARY,
+        }
+        lines = ['"""Written by setup.py."""', "", *(f"{name} = {value!r}" for name, value in noted.items()), ""]
+        self._build_info().write_text("\n".join(lines), encoding="utf-8")
 
     def get_outputs(self, include_bytecode: bool = True) -> list[str]:
         return [*super().get_outputs(include_bytecode), str(self._build_info())]

@@ -12,7 +12,12 @@
 #include "policy_entry.h"
 #include "triangle/entry.h"
 
-STABLE_TORCH_LIBRARY(gcp_kernels_cuda, library) {
+// Two builds can be in one process if their operators have different names; torch takes each name once.
+#ifndef GCP_KERNELS_LIBRARY
+#define GCP_KERNELS_LIBRARY gcp_kernels_cuda
+#endif
+
+STABLE_TORCH_LIBRARY(GCP_KERNELS_LIBRARY, library) {
   library.def("triu_vec(Tensor matrix, bool fold) -> Tensor");
   library.def("triu_unvec(Tensor vector, bool mirror) -> Tensor");
   library.def(
@@ -42,7 +47,7 @@ STABLE_TORCH_LIBRARY(gcp_kernels_cuda, library) {
 
 // For every device, so that a tensor on another one meets the host entry's own error. There is no
 // autograd formula here: gcp_kernels.ops differentiates, and calls these below autograd.
-STABLE_TORCH_LIBRARY_IMPL(gcp_kernels_cuda, CompositeExplicitAutograd, library) {
+STABLE_TORCH_LIBRARY_IMPL(GCP_KERNELS_LIBRARY, CompositeExplicitAutograd, library) {
   library.impl("triu_vec", TORCH_BOX(&gcp_kernels::triu_vec));
   library.impl("triu_unvec", TORCH_BOX(&gcp_kernels::triu_unvec));
   library.impl("isqrt_pool", TORCH_BOX(&gcp_kernels::isqrt_pool));

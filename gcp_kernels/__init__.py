@@ -4,7 +4,7 @@
 CVPR 2018); ``nn.GCP`` is the layer. See the README for the whole.
 """
 
-from importlib.metadata import PackageNotFoundError, version
+from importlib import import_module
 
 from . import analysis, compat, export, integrations, models, nn, reference
 from .functional import (
@@ -29,8 +29,8 @@ when_imported("torch.utils.flop_counter", flops.register)
 when_imported("torch.distributed.tensor", sharding.register)
 
 try:
-    __version__ = version("gcp-kernels")
-except PackageNotFoundError:  # a checkout on the path, not installed
+    __version__ = import_module("._build_info", __name__).VERSION
+except (ModuleNotFoundError, AttributeError):  # a checkout on the path, not installed, or built in place long ago
     __version__ = "0+unknown"
 
 __all__ = [

@@ -52,7 +52,7 @@ TO_A_BACKEND = hops(FORWARD)
 def named_paths(page):
     """List what stands in backquotes and begins as a path of the checkout does."""
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")
-    top = "|".join(("gcp_kernels", "csrc", "experiments", "benchmarks", "tests", "docs"))
+    top = "|".join(("gcp_kernels", "csrc", "experiments", "benchmarks", "release", "tests", "docs"))
     return sorted(set(re.findall(rf"`((?:{top})/[^`\s]*|setup\.py|pyproject\.toml)`", text)))
 
 

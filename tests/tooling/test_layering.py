@@ -16,7 +16,7 @@ OPS = PACKAGE / "ops"
 BACKENDS = ("torch", "triton", "cuda")
 SOURCES = sorted(
     path
-    for folder in ("gcp_kernels", "csrc", "benchmarks", "experiments", "tests")
+    for folder in ("gcp_kernels", "csrc", "benchmarks", "experiments", "release", "tests")
     for path in (ROOT / folder).rglob("*")
     if path.suffix in {".py", ".cpp", ".h", ".cu", ".cuh"} and path.name != "_build_info.py"
 )

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import importlib
+import importlib.util
+import os
 from typing import Any
 
 import torch  # its libraries must be in the process before the extension's are resolved
@@ -18,12 +21,16 @@ __all__ = [
     "why_not_size",
 ]
 
+# Relative, as the package may have been imported under another name.
+_EXTENSION = "..._C"
+_BUILD_INFO = "..._build_info"
+
 
 @functools.cache
 def why_not_loaded() -> str | None:
     """Load ``gcp_kernels._C``, which registers ``torch.ops.gcp_kernels_cuda``; return why that failed, if it did."""
     try:
-        build = importlib.import_module("gcp_kernels._build_info")
+        build = _build_info()
     except ModuleNotFoundError:
         return (
             "extension not built: this gcp_kernels is a source tree that was never built in place; leave the folder "
@@ -31,8 +38,14 @@ def why_not_loaded() -> str | None:
         )
     if not build.CUDA_EXTENSION:
         return f"extension not built: {build.DETAIL}"
+    if _is_taken():
+        return (
+            f"extension not loaded: another gcp_kernels in this process has registered torch.ops.{_library_name()}, "
+            "and torch ends a process that registers it twice; import one of the two, or take one whose extension was "
+            "built with another name as GCP_KERNELS_LIBRARY"
+        )
     try:
-        importlib.import_module("gcp_kernels._C")
+        importlib.import_module(_EXTENSION, __package__)
     except (ImportError, OSError, RuntimeError) as error:
         return f"extension failed to load with torch {torch.__version__}: {error}"
     return None
@@ -41,22 +54,22 @@ def why_not_loaded() -> str | None:
 @functools.cache
 def why_not_device(index: int) -> str | None:
     """Say why CUDA device ``index`` cannot run the loaded extension's code: an old driver, or another architecture."""
-    error = torch.ops.gcp_kernels_cuda.device_error(index)
+    error = _library().device_error(index)
     return f"the extension (built with {build_detail()}) cannot run on cuda:{index}: {error}" if error else None
 
 
 @functools.cache
 def why_not_size(channels: int, planes: int, index: int) -> str | None:
     """Say why pooling so many channels, each matrix in ``planes`` planes, does not fit on CUDA device ``index``."""
-    limit = torch.ops.gcp_kernels_cuda.shared_memory_limit(index)
-    return torch.ops.gcp_kernels_cuda.pooling_error(channels, planes, limit) or None
+    limit = _library().shared_memory_limit(index)
+    return _library().pooling_error(channels, planes, limit) or None
 
 
 @functools.cache
 def why_not_positions(channels: int, positions: int, planes: int, index: int) -> str | None:
     """Say why pooling (C, M) on the side of the positions does not fit on CUDA device ``index``."""
-    limit = torch.ops.gcp_kernels_cuda.shared_memory_limit(index)
-    return torch.ops.gcp_kernels_cuda.positions_pooling_error(channels, positions, planes, limit) or None
+    limit = _library().shared_memory_limit(index)
+    return _library().positions_pooling_error(channels, positions, planes, limit) or None
 
 
 def operators(operation: str) -> Any:
@@ -68,7 +81,7 @@ def operators(operation: str) -> Any:
         RuntimeError: the extension cannot be loaded.
     """
     require_loaded(f"backend 'cuda' cannot run {operation}")
-    return torch.ops.gcp_kernels_cuda
+    return _library()
 
 
 def require_loaded(failure: str) -> None:
@@ -84,6 +97,33 @@ def require_loaded(failure: str) -> None:
 def build_detail() -> str:
     """Say what the extension was built with, or why it was not built; empty in a tree that was never built."""
     try:
-        return str(importlib.import_module("gcp_kernels._build_info").DETAIL)
+        return str(_build_info().DETAIL)
     except ModuleNotFoundError:
         return ""
+
+
+def _build_info() -> Any:
+    """Import what setup.py has written; ModuleNotFoundError where it has not."""
+    return importlib.import_module(_BUILD_INFO, __package__)
+
+
+def _library_name() -> str:
+    """Return the name of the extension's operators in ``torch.ops``; see GCP_KERNELS_LIBRARY in setup.py."""
+    return getattr(_build_info(), "LIBRARY", "gcp_kernels_cuda")
+
+
+@functools.cache
+def _library() -> Any:
+    return getattr(torch.ops, _library_name())
+
+
+def _is_taken() -> bool:
+    """Whether the name of the operators is registered, and by another file than this package's extension."""
+    if not hasattr(_library(), "device_error"):
+        return False
+    spec = importlib.util.find_spec(_EXTENSION, __package__)
+    try:
+        ctypes.CDLL(spec.origin if spec else None, mode=os.RTLD_NOLOAD)
+    except OSError:
+        return True
+    return False
