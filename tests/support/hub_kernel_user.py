@@ -67,6 +67,8 @@ def installed():
 
 found = {}
 if wanted["installed_first"]:
+    # As a program does that wants the operators alone; the package takes what is there.
+    torch.ops.load_library(Path(wanted["checkout"], "gcp_kernels", "_C.abi3.so"))
     found["installed"] = pooled(installed())
     found["extension of installed"] = extension_of("gcp_kernels")
 else:
@@ -92,6 +94,7 @@ if wanted["layer"]:
     with use_kernel_mapping({"GCP": {"cpu": layer}}):
         model = kernelize(Pool(), mode=Mode.TRAINING | Mode.TORCH_COMPILE, device="cpu")
     found["layer"] = model(wanted["x"])
+    found["compiled layer"] = torch.compile(model, backend="aot_eager", fullgraph=True)(wanted["x"])
 found["extension of kernel"] = extension_of(f"{kernel.__name__}.gcp_kernels")
 if not wanted["installed_first"]:
     found["installed"] = pooled(installed())

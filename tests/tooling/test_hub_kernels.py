@@ -65,7 +65,8 @@ def use(tmp_path: Path, folder: Path, *, cuda: str | None = None, installed_firs
             assert_promise_kept(found[who][1], gradient, "high", f"{who}, gradient")
     if plain:
         three = oracle.triangle(oracle.isqrt_pool(exact, 3))
-        assert_promise_kept(found["layer"], three, "high", "layer")
+        for who in ("layer", "compiled layer"):
+            assert_promise_kept(found[who], three, "high", who)
     assert found["name"] == found["id"]
     assert found["version"] == VERSION
     assert found["public"] == sorted([*gcp_kernels.__all__, "layers"])
