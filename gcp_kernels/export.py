@@ -20,6 +20,7 @@ from .ops.cuda_device.extension import require_loaded
 from .ops.cuda_device.fakes import register_fakes
 from .ops.decompositions import TABLE, in_place_of
 from .ops.isqrt_pool.cuda import isqrt_pool_inference
+from .ops.operators import OPERATORS
 from .ops.triangle import cuda as triangle
 
 __all__ = ["decompose", "extension_library", "use_extension"]
@@ -90,7 +91,7 @@ def extension_library() -> Path:
         RuntimeError: the extension is not built or does not load, with the reason.
     """
     require_loaded("there is no library of operators")
-    spec = find_spec("gcp_kernels._C")
+    spec = find_spec("._C", __package__)
     assert spec is not None
     assert spec.origin is not None
     return Path(spec.origin)
@@ -139,8 +140,8 @@ def _replace(program: ExportedProgram, table: dict[OpOverload, Callable[..., Any
         raise TypeError(f"program must be a torch.export.ExportedProgram, got {type(program).__name__}")
     replaced = program.run_decompositions(table)
     graphs = [module.graph for module in replaced.graph_module.modules() if hasattr(module, "graph")]
-    called = {node.target for graph in graphs for node in graph.nodes if isinstance(node.target, OpOverload)}
-    left = sorted(operator.name() for operator in called if operator.namespace == "gcp_kernels")
+    called = {node.target for graph in graphs for node in graph.nodes if node.op == "call_function"}
+    left = [operator.name() for operator in OPERATORS if operator in called]
     if left:
         raise ValueError(
             f"program calls {', '.join(left)}, which only forward passes can do without; export the network in "

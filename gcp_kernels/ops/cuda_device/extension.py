@@ -13,6 +13,7 @@ import torch  # its libraries must be in the process before the extension's are 
 
 __all__ = [
     "build_detail",
+    "library_name",
     "operators",
     "require_loaded",
     "why_not_device",
@@ -40,7 +41,7 @@ def why_not_loaded() -> str | None:
         return f"extension not built: {build.DETAIL}"
     if _is_taken():
         return (
-            f"extension not loaded: another gcp_kernels in this process has registered torch.ops.{_library_name()}, "
+            f"extension not loaded: another gcp_kernels in this process has registered torch.ops.{library_name()}, "
             "and torch ends a process that registers it twice; import one of the two, or take one whose extension was "
             "built with another name as GCP_KERNELS_LIBRARY"
         )
@@ -107,14 +108,14 @@ def _build_info() -> Any:
     return importlib.import_module(_BUILD_INFO, __package__)
 
 
-def _library_name() -> str:
+def library_name() -> str:
     """Return the name of the extension's operators in ``torch.ops``; see GCP_KERNELS_LIBRARY in setup.py."""
     return getattr(_build_info(), "LIBRARY", "gcp_kernels_cuda")
 
 
 @functools.cache
 def _library() -> Any:
-    return getattr(torch.ops, _library_name())
+    return getattr(torch.ops, library_name())
 
 
 def _is_taken() -> bool:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..shapes import pooled_shape, triangle_order, triangle_size
+from .extension import library_name
 
 
 @cache
@@ -36,4 +37,4 @@ def register_fakes() -> None:
         "triu_unvec": triu_unvec,
     }
     for name, fake in fakes.items():
-        torch.library.register_fake(f"gcp_kernels_cuda::{name}", fake)
+        torch.library.register_fake(f"{library_name()}::{name}", fake)
