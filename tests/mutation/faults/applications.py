@@ -168,4 +168,28 @@ APPLICATIONS = (
         'split(".")[:2]) < (2, 1):',
         ("test_promises.py",),
     ),
+    Fault(
+        "release: a module of a room imports from its parent",
+        "build",
+        "release/relocate.py",
+        '"." * len(parents)',
+        '"." * (len(parents) - 1)',
+        ("test_relocate.py",),
+    ),
+    Fault(
+        "release: the operators of the kernel are in the library of the installed package",
+        "build",
+        "release/relocate.py",
+        "yield argument, PACKAGE, library",
+        "yield argument, PACKAGE, PACKAGE",
+        ("test_relocate.py", "test_hub_kernels.py"),
+    ),
+    Fault(
+        "release: the digest of a variant leaves the extension and all else of the package out",
+        "build",
+        "release/hub_kernels.py",
+        'variant.rglob("*") if',
+        'variant.glob("*") if',
+        ("test_hub_kernels.py",),
+    ),
 )
