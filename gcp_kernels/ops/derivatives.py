@@ -5,6 +5,7 @@ differentiates the backward pass of the reference. That is plain autograd, so de
 keeps the reference's iterates in memory: second derivatives are for analysis, not for the training step.
 """
 
+import sys
 from collections.abc import Callable, Sequence
 
 import torch
@@ -26,7 +27,15 @@ def differentiate_backward(
 
     Returns:
         The gradient of ``grad`` and of each primal, in its dtype.
+
+    Raises:
+        NotImplementedError: a tensor is a DTensor, beside which the reference would put plain tensors.
     """
+    if any(map(_is_dtensor, (grad, *primals, *tangents))):
+        raise NotImplementedError(
+            "second derivatives of operators of gcp_kernels are for plain tensors, got a DTensor; take x.to_local(), "
+            "the samples of this process"
+        )
     dtype = accumulation_dtype(primals[0].dtype)
 
     def backward(grad: Tensor, *primals: Tensor) -> tuple[Tensor, ...]:
@@ -41,6 +50,11 @@ def differentiate_backward(
         )
         gradients = torch.func.vjp(backward, *arguments)[1](cotangents)
     return tuple(g.to(tensor.dtype) for g, tensor in zip(gradients, (grad, *primals), strict=True))
+
+
+def _is_dtensor(tensor: Tensor | None) -> bool:
+    """Say whether a tensor is one of ``torch.distributed.tensor``, without importing that."""
+    return isinstance(tensor, getattr(sys.modules.get("torch.distributed.tensor"), "DTensor", ()))
 
 
 def push_forward(

@@ -16,7 +16,7 @@ from .sides import POSITIONS
 from .spectral_pool.side import kept_eigenvectors
 
 
-def iteration_flop(order: int, n_iter: int, *, of_root: bool = True) -> tuple[int, int]:
+def iteration_flop(order: int, n_iter: int, *, of_root: bool = True, kept: bool = False) -> tuple[int, int]:
     """Count the operations of N Newton-Schulz iterations on one matrix, forward and backward.
 
     All iterates and their tangents are symmetric. In the coupled form of Y and Z (section "Forward" of
@@ -25,31 +25,31 @@ def iteration_flop(order: int, n_iter: int, *, of_root: bool = True) -> tuple[in
     iteration, where Z_1 = T; then W T, W T T and Z T in each.
 
     Backward is the tangent of the iteration, d(U V) = dU V + U dV, twice as many products; the first of Y, with Z = I
-    and dT = -dA / 2, is 2. Of the iterates all but the last product are needed again. Two iterations in one take a
-    product fewer than two; that is not counted, so that runs can be compared.
+    and dT = -dA / 2, is 2. If the iterates are not ``kept``, all but the last product of them are needed again. Two
+    iterations in one take a product fewer than two; that is not counted, so that runs can be compared.
     """
     products = 1 if n_iter == 1 and of_root else 3 * n_iter - 3
-    tangents = 2 * products
-    return products * order**3, (tangents + max(products - 1, 0)) * order**3
+    again = 0 if kept else max(products - 1, 0)
+    return products * order**3, (2 * products + again) * order**3
 
 
-def isqrt_pool_flop_on_channels(c: int, m: int, n_iter: int) -> tuple[int, int]:
+def isqrt_pool_flop_on_channels(c: int, m: int, n_iter: int, *, kept: bool = False) -> tuple[int, int]:
     """Count the operations of a sample, forward and backward, with the iteration on the covariance.
 
     The covariance, (x - mu)(x - mu)^T, is half of 2 C^2 M. It is counted in the forward pass only: an implementation
     may keep it. The product with x - mu at the end of the backward pass is not symmetric: 2 C^2 M.
     """
-    forward, backward = iteration_flop(c, n_iter)
+    forward, backward = iteration_flop(c, n_iter, kept=kept)
     return forward + c**2 * m, backward + 2 * c**2 * m
 
 
-def isqrt_pool_flop_on_positions(c: int, m: int, n_iter: int) -> tuple[int, int]:
+def isqrt_pool_flop_on_positions(c: int, m: int, n_iter: int, *, kept: bool = False) -> tuple[int, int]:
     """Count the operations of a sample, forward and backward, with the iteration on the Gram matrix of the positions.
 
     - Forward, besides the iteration: K = z^T z is half of 2 C M^2; T = z q is 2 C M^2, and T z^T half of 2 C^2 M.
     - Backward, besides: H = G z is 2 C^2 M, P = z^T H half of 2 C M^2, and H q + z L twice 2 C M^2.
     """
-    forward, backward = iteration_flop(m, n_iter, of_root=False)
+    forward, backward = iteration_flop(m, n_iter, of_root=False, kept=kept)
     return forward + 3 * c * m**2 + c**2 * m, backward + 2 * c**2 * m + 5 * c * m**2
 
 
@@ -76,23 +76,29 @@ def spectral_pool_flop(c: int, m: int) -> tuple[int, int]:
     return smaller + c**2 * s, 2 * c**2 * s + 3 * c * s**2 + 4 * c * s * m
 
 
-def _of_isqrt_pool(x: Tensor, n_iter: int, precision: str, backend: str, backward: bool) -> tuple[int, int]:
+def _isqrt_pool(x: Tensor, given: dict[str, Any], backward: bool) -> tuple[int, int]:
     _, c, m = x.shape
-    name = backends.select("isqrt_pool", x, backend, precision, backward=backward)
+    name = backends.select("isqrt_pool", x, given["backend"], given["precision"], backward=backward)
     on_positions = backends.BACKENDS[name].side_of(c, m) == POSITIONS
-    return (isqrt_pool_flop_on_positions if on_positions else isqrt_pool_flop_on_channels)(c, m, n_iter)
+    count = isqrt_pool_flop_on_positions if on_positions else isqrt_pool_flop_on_channels
+    return count(c, m, given["n_iter"], kept=_kept(given))
 
 
-# Each formula takes the tensor that the operation is of and the options by name, and gives those of a sample.
-_FORMULAS: dict[str, Callable[..., tuple[int, int]]] = {
-    "isqrt_pool": lambda x, **o: _of_isqrt_pool(x, o["n_iter"], o["precision"], o["backend"], o["backward"]),
-    "covariance_pool": lambda x, **o: covariance_pool_flop(*x.shape[1:]),
-    "newton_schulz_sqrt": lambda cov, **o: iteration_flop(cov.shape[1], o["n_iter"]),
-    "newton_schulz_inverse_sqrt": lambda cov, **o: iteration_flop(cov.shape[1], o["n_iter"], of_root=False),
-    "matrix_power": lambda cov, **o: matrix_function_flop(cov.shape[1]),
-    "matrix_log": lambda cov, **o: matrix_function_flop(cov.shape[1]),
-    "power_pool": lambda x, **o: spectral_pool_flop(*x.shape[1:]),
-    "log_pool": lambda x, **o: spectral_pool_flop(*x.shape[1:]),
+def _kept(given: dict[str, Any]) -> bool:
+    """Say whether a backward pass was given iterates."""
+    return "iterates" in given and given["iterates"].shape[1] > 0
+
+
+# Each gives those of a sample, from the tensor that the operation is of and all arguments by name.
+_FORMULAS: dict[str, Callable[[Tensor, dict[str, Any], bool], tuple[int, int]]] = {
+    "isqrt_pool": _isqrt_pool,
+    "covariance_pool": lambda x, *_: covariance_pool_flop(*x.shape[1:]),
+    "newton_schulz_sqrt": lambda cov, given, _: iteration_flop(cov.shape[1], given["n_iter"], kept=_kept(given)),
+    "newton_schulz_inverse_sqrt": lambda cov, given, _: iteration_flop(cov.shape[1], given["n_iter"], of_root=False),
+    "matrix_power": lambda cov, *_: matrix_function_flop(cov.shape[1]),
+    "matrix_log": lambda cov, *_: matrix_function_flop(cov.shape[1]),
+    "power_pool": lambda x, *_: spectral_pool_flop(*x.shape[1:]),
+    "log_pool": lambda x, *_: spectral_pool_flop(*x.shape[1:]),
 }
 
 
@@ -112,7 +118,6 @@ def _formula(operation: str, packet: Any, backward: bool) -> Callable[..., int]:
     def count(*args: Any, out_val: Any = None, **kwargs: Any) -> int:
         given = dict(zip(names, args, strict=False)) | kwargs
         tensor = args[1 if backward else 0]
-        options = {name: value for name, value in given.items() if not isinstance(value, Tensor)}
-        return int(tensor.shape[0]) * _FORMULAS[operation](tensor, backward=backward, **options)[backward]
+        return int(tensor.shape[0]) * _FORMULAS[operation](tensor, given, backward)[backward]
 
     return count

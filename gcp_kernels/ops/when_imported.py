@@ -20,7 +20,7 @@ def when_imported(name: str, action: Callable[[], None]) -> None:
 
 
 class _Finder(MetaPathFinder):
-    """Finds one module as the other finders do, and makes its loader call the action in the end."""
+    """Finds one module as the other finders do, once."""
 
     def __init__(self, name: str, action: Callable[[], None]) -> None:
         self._name, self._action = name, action
@@ -33,15 +33,22 @@ class _Finder(MetaPathFinder):
         sys.meta_path.remove(self)
         spec = find_spec(fullname)
         if spec is not None and spec.loader is not None:
-            _act_after(spec.loader, self._action)
+            spec.loader = _Loader(spec.loader, self._action)
         return spec
 
 
-def _act_after(loader: Loader, action: Callable[[], None]) -> None:
-    execute = loader.exec_module
+class _Loader(Loader):
+    """Loads a module by its own loader, to which it leaves the module, and acts then."""
 
-    def execute_and_act(module: ModuleType) -> None:
-        execute(module)
-        action()
+    def __init__(self, loader: Loader, action: Callable[[], None]) -> None:
+        self._loader, self._action = loader, action
 
-    loader.exec_module = execute_and_act  # type: ignore[method-assign]
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__loader__ = self._loader
+        if module.__spec__ is not None:
+            module.__spec__.loader = self._loader
+        self._loader.exec_module(module)
+        self._action()

@@ -96,12 +96,25 @@ def check_refusals(mesh: object, folder: Path) -> None:
 
     on_channels = distribute_tensor(features(), mesh, [Shard(1)])
     summed = DTensor.from_local(covariances(), mesh, [Partial()])
+    on_batch = distribute_tensor(features(), mesh, [Shard(0)]).requires_grad_()
+    (gradient,) = torch.autograd.grad(gcp_kernels.fused_gcp(on_batch).square().sum(), on_batch, create_graph=True)
     for call, message in (
+        (lambda: gradient.square().sum().backward(), "second derivatives of operators of gcp_kernels are for plain"),
         (lambda: gcp_kernels.fused_gcp(on_channels), "gcp_kernels::isqrt_pool takes DTensors .* x is placed as S"),
         (lambda: gcp_kernels.newton_schulz_sqrt(summed), "newton_schulz_sqrt takes DTensors .* cov is placed as P"),
     ):
         with pytest.raises(RuntimeError, match=message):
             call()
+
+
+def check_compiled(mesh: object, folder: Path) -> None:
+    """Compile a call on a DTensor."""
+    from torch.distributed.tensor import Shard, distribute_tensor
+
+    x = distribute_tensor(features(), mesh, [Shard(0)])
+    pooled = torch.compile(lambda x: 2 * gcp_kernels.fused_gcp(x), backend="aot_eager", fullgraph=True)(x)
+    assert pooled.placements == (Shard(0),)
+    close(pooled.full_tensor(), 2 * gcp_kernels.fused_gcp(features()))
 
 
 def network() -> nn.Module:
@@ -180,7 +193,7 @@ def check_checkpoints_of_other_layers(mesh: object, folder: Path) -> None:
         assert torch.equal(ours.full_tensor(), theirs.full_tensor())
 
 
-CHECKS = (*CALLS, "refusals", "fully_sharded", "zero", "checkpoints_of_other_layers")
+CHECKS = (*CALLS, "refusals", "compiled", "fully_sharded", "zero", "checkpoints_of_other_layers")
 
 
 def work(rank: int, folder: Path) -> None:

@@ -16,6 +16,10 @@ from gcp_kernels.ops.decompositions import TABLE
 B, N = 3, 5
 
 
+def not_keeping(x):
+    return torch.ops.gcp_kernels.isqrt_pool(x, N, True, False, "default", "auto")[0]
+
+
 def counted(function, *tensors):
     """Count forward and backward by torch's counter."""
     given = [tensor.clone().requires_grad_() for tensor in tensors]
@@ -44,18 +48,15 @@ def test_those_of_both_sides_are_those_counted_by_hand():
 
 
 def test_they_are_half_of_what_the_reference_multiplies():
-    """It has whole products where half is needed, and keeps the iterates that count here as computed again."""
+    """It has whole products where half is needed, and keeps the iterates."""
     c, m = 8, 30
     x = torch.randn(B, c, m)
-    forward, backward = flops.isqrt_pool_flop_on_channels(c, m, N)
-    again = (3 * N - 4) * c**3
-    assert counted(lambda x: reference.isqrt_pool(x, N), x) == (2 * B * forward, 2 * B * (backward - again))
-    forward, backward = flops.iteration_flop(c, N)
+    forward, backward = flops.isqrt_pool_flop_on_channels(c, m, N, kept=True)
+    assert flops.isqrt_pool_flop_on_channels(c, m, N) == (forward, backward + (3 * N - 4) * c**3)
+    assert counted(lambda x: reference.isqrt_pool(x, N), x) == (2 * B * forward, 2 * B * backward)
+    forward, backward = flops.iteration_flop(c, N, kept=True)
     cov = x @ x.mT
-    assert counted(lambda cov: reference.newton_schulz_sqrt(cov, N), cov) == (
-        2 * B * forward,
-        2 * B * (backward - again),
-    )
+    assert counted(lambda cov: reference.newton_schulz_sqrt(cov, N), cov) == (2 * B * forward, 2 * B * backward)
     assert counted(reference.covariance_pool, x) == tuple(B * n for n in (2 * c**2 * m, 2 * 2 * c**2 * m))
 
 
@@ -64,9 +65,10 @@ def test_torchs_counter_counts_the_side_in_use(c, m):
     x, cov = torch.randn(B, c, m), torch.randn(B, c, m) @ torch.randn(B, m, c)
     side = flops.isqrt_pool_flop_on_positions if m < c else flops.isqrt_pool_flop_on_channels
     for function, given, (forward, backward) in (
-        (gcp_kernels.fused_gcp, x, side(c, m, N)),
+        (gcp_kernels.fused_gcp, x, side(c, m, N, kept=True)),
+        (not_keeping, x, side(c, m, N)),
         (gcp_kernels.covariance_pool, x, (c**2 * m, 2 * c**2 * m)),
-        (gcp_kernels.newton_schulz_sqrt, cov, flops.iteration_flop(c, N)),
+        (gcp_kernels.newton_schulz_sqrt, cov, flops.iteration_flop(c, N, kept=True)),
         (gcp_kernels.newton_schulz_inverse_sqrt, cov, flops.iteration_flop(c, N, of_root=False)),
         (gcp_kernels.matrix_power, cov, flops.matrix_function_flop(c)),
         (gcp_kernels.matrix_log, cov, flops.matrix_function_flop(c)),
