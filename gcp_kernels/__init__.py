@@ -21,12 +21,7 @@ from .functional import (
     triu_unvec,
     triu_vec,
 )
-from .ops import flops, sharding
-from .ops.when_imported import when_imported
-
-# For modules of torch that a network may never use.
-when_imported("torch.utils.flop_counter", flops.register)
-when_imported("torch.distributed.tensor", sharding.register)
+from .ops import flops, sharding  # noqa: F401  # register with torch
 
 try:
     __version__ = import_module("._build_info", __name__).VERSION

@@ -31,9 +31,10 @@ def decompose(program: ExportedProgram) -> ExportedProgram:
 
     The result runs wherever torch does, without gcp_kernels: loaded by ``torch.export.load``, or compiled by
     ``torch._inductor.aoti_compile_and_package``. The iteration is on the smaller side where the program fixes the
-    numbers of channels and positions, else on that of the channels. ``precision`` and ``backend`` mean nothing any
+    numbers of channels and positions, else on that of the channels, which keeps float32's errors below 1e-5 for up to
+    10 iterations where positions are fewer than channels. ``precision`` and ``backend`` mean nothing any
     more: products of float32 follow the settings of torch where the program runs, and half precision is computed in
-    float32 in between, as before. Nothing is fused by hand: on a GPU this is slower than the kernels.
+    float32 in between, as before. Nothing is fused by hand: what is fused is the compiler's choice.
 
     Args:
         program: of ``torch.export.export``, of a network in evaluation. It is not changed.
@@ -116,7 +117,7 @@ def _by_extension(operator: OpOverload) -> Callable[..., Any]:
     call = in_place_of(operator, _KERNELS[operation])
     parameters = [argument.name for argument in operator._schema.arguments]
 
-    def checked(*args: Any) -> Any:
+    def call_where_possible(*args: Any) -> Any:
         tensor, named = args[0], dict(zip(parameters, args, strict=True))
         sizes = tuple(tensor.shape[1:])
         if not all(isinstance(size, int) for size in sizes):
@@ -124,7 +125,7 @@ def _by_extension(operator: OpOverload) -> Callable[..., Any]:
                 f"the CUDA extension takes {operation} of fixed channels and positions, and this program leaves them "
                 f"open, {sizes}; fix the size of the images, or take gcp_kernels.export.decompose"
             )
-        reason = cuda.why_not(operation, tensor, named.get("precision", "default"))
+        reason = cuda.why_not(operation, tensor, *([named["precision"]] if "precision" in named else []))
         if reason is not None:
             raise RuntimeError(
                 f"the CUDA extension cannot run {operation} in this program: {reason}; gcp_kernels.export.decompose "
@@ -132,7 +133,7 @@ def _by_extension(operator: OpOverload) -> Callable[..., Any]:
             )
         return call(*args)
 
-    return checked
+    return call_where_possible
 
 
 def _replace(program: ExportedProgram, table: dict[OpOverload, Callable[..., Any]]) -> ExportedProgram:

@@ -1,12 +1,13 @@
 """The file ``MPNCOV.py`` that many repositories carry, by the same names, arguments and shapes: change the import.
 
 It goes back to fast-MPN-COV (Li et al., CVPR 2018), from where second-order channel attention (SAN, Dai et al., CVPR
-2019) and others took it. The functions here are those of this package, so they are right where the copies are not: for
-asymmetric upstream gradients, for one iteration, for constant features, under autocast. docs/migration.md is the guide.
+2019) and others took it. The functions here are those of this package. docs/migration.md says what is not the same.
 """
 
+from typing import SupportsIndex
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..functional import covariance_pool, fused_gcp, newton_schulz_sqrt, triu_vec
 from ..nn.leaf import Leaf
@@ -71,8 +72,7 @@ def SqrtmLayer(var: Tensor, iterN: int) -> Tensor:
         >>> SqrtmLayer(torch.eye(3).expand(2, 3, 3), 5).shape
         torch.Size([2, 3, 3])
     """
-    check_at_least("iterN", iterN, 1)
-    return newton_schulz_sqrt(var, n_iter=iterN)
+    return newton_schulz_sqrt(var, n_iter=_count("iterN", iterN))
 
 
 def TriuvecLayer(var: Tensor, order: str = "upper") -> Tensor:
@@ -104,8 +104,8 @@ def TriuvecLayer(var: Tensor, order: str = "upper") -> Tensor:
 def from_lower_order(weight: Tensor) -> Tensor:
     """Reorder the weights of a classifier that was trained on the "lower" order of the triangle for the "upper" one.
 
-    A checkpoint is then of use with everything here but ``order="lower"``, with :class:`gcp_kernels.nn.GCP` too:
-    ``state["fc.weight"] = from_lower_order(state["fc.weight"])``.
+    Convert before a model is sharded. A checkpoint is then of use with everything here but ``order="lower"``, with
+    :class:`gcp_kernels.nn.GCP` too: ``state["fc.weight"] = from_lower_order(state["fc.weight"])``.
 
     Args:
         weight: (..., C(C+1)/2), such as the weight of a linear layer, or pooled vectors; any dtype.
@@ -178,10 +178,9 @@ class MPNCOV(Leaf):
         order: str = "upper",
     ) -> None:
         super().__init__()
-        check_at_least("iterNum", iterNum, 1)
-        check_at_least("input_dim", input_dim, 1)
+        iterNum, input_dim = _count("iterNum", iterNum), _count("input_dim", input_dim)
         if dimension_reduction is not None:
-            check_at_least("dimension_reduction", dimension_reduction, 1)
+            dimension_reduction = _count("dimension_reduction", dimension_reduction)
         check_choice("order", order, ORDERS)
         self.iterNum = iterNum
         self.is_sqrt = is_sqrt
@@ -196,9 +195,7 @@ class MPNCOV(Leaf):
         self._init_weight()
 
     def _init_weight(self) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Sequential):
-                reset_reduction(module)
+        reset_reduction(self.modules())
 
     def forward(self, x: Tensor) -> Tensor:
         """Pool a batch of features, see the class."""
@@ -240,6 +237,13 @@ class Triuvec:
     """The autograd function of the copies: ``Triuvec.apply`` is :func:`TriuvecLayer`."""
 
     apply = staticmethod(TriuvecLayer)
+
+
+def _count(name: str, value: SupportsIndex) -> int:
+    """Return a count, which may come from a configuration as an integer of numpy; raise unless it is at least 1."""
+    count = value if isinstance(value, bool) or not hasattr(value, "__index__") else value.__index__()
+    check_at_least(name, count, 1)  # type: ignore[arg-type]  # which is what the check finds out
+    return count  # type: ignore[return-value]
 
 
 @overridable

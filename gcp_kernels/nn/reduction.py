@@ -1,5 +1,6 @@
 """The reduction of channels in front of the pooling, as published networks have it and name it."""
 
+from collections.abc import Iterable
 from typing import ClassVar
 
 import torch
@@ -33,9 +34,9 @@ def reduction_block(
     )
 
 
-def reset_reduction(block: nn.Sequential) -> None:
+def reset_reduction(modules: Iterable[nn.Module]) -> None:
     """Draw the weights as published (He et al., fan-out) and reset the batch normalisation."""
-    for module in block:
+    for module in modules:
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         elif isinstance(module, nn.BatchNorm2d):

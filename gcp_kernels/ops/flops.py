@@ -14,6 +14,7 @@ from torch import Tensor
 from . import backends
 from .sides import POSITIONS
 from .spectral_pool.side import kept_eigenvectors
+from .when_imported import when_imported
 
 
 def iteration_flop(order: int, n_iter: int, *, of_root: bool = True, kept: bool = False) -> tuple[int, int]:
@@ -102,7 +103,7 @@ _FORMULAS: dict[str, Callable[[Tensor, dict[str, Any], bool], tuple[int, int]]] 
 }
 
 
-def register() -> None:
+def _register() -> None:
     """Register the formulas with ``torch.utils.flop_counter``, for every operator that multiplies."""
     from torch.utils.flop_counter import register_flop_formula
 
@@ -121,3 +122,6 @@ def _formula(operation: str, packet: Any, backward: bool) -> Callable[..., int]:
         return int(tensor.shape[0]) * _FORMULAS[operation](tensor, given, backward)[backward]
 
     return count
+
+
+when_imported("torch.utils.flop_counter", _register)

@@ -10,9 +10,10 @@ from torch import TensorType
 from torch._ops import OpOverload
 
 from .operators import OPERATORS
+from .when_imported import when_imported
 
 
-def register() -> None:
+def _register() -> None:
     """Register the strategies of all operators with ``torch.distributed.tensor``."""
     from torch.distributed.tensor import DTensor, Replicate, Shard
     from torch.distributed.tensor._op_schema import RuntimeSchemaInfo
@@ -21,7 +22,8 @@ def register() -> None:
     def strategy(operator: OpOverload) -> Any:
         def acceptable(*args: Any) -> Sequence[tuple[list[Any], list[Any]]]:
             tensors = {i for i, arg in enumerate(args) if hasattr(arg, "placements")}
-            for i in tensors:
+            # A gradient comes as the layers after the pooling leave it; DTensor brings it to where the samples are.
+            for i in tensors - ({0} if operator.name().endswith("_backward") else set()):
                 _check_placements(operator, operator._schema.arguments[i].name, args[i].placements)
             outputs = len(operator._schema.returns)
             return [
@@ -44,10 +46,13 @@ def _check_placements(operator: OpOverload, name: str, placements: Sequence[Any]
         if not (placement.is_replicate() or placement.is_shard(0)):
             raise ValueError(
                 f"{operator.name()} takes DTensors that are sharded on the batch, Shard(0), or replicated; {name} is "
-                f"placed as {placement}. x.redistribute(placements=[Shard(0)]) gathers what belongs to a sample"
+                f"placed as {placement}. {name}.redistribute(placements=[Shard(0)]) gathers what belongs to a sample"
             )
 
 
 def _count_tensors(operator: OpOverload) -> int:
     tensor = TensorType.get()
     return sum(tensor.isSubtypeOf(argument.type) for argument in operator._schema.arguments)
+
+
+when_imported("torch.distributed.tensor", _register)

@@ -21,6 +21,19 @@ def divide_by_trace(matrices: Tensor) -> tuple[Tensor, Tensor]:
     return matrices / torch.where(trace == 0, torch.inf, trace)[:, None, None], trace
 
 
+def root(trace: Tensor) -> Tensor:
+    """Compute sqrt(t) of traces (B,), as (B, 1, 1), with zero gradient where t is zero."""
+    zero = trace == 0
+    return torch.where(zero, 0, torch.where(zero, 1, trace).sqrt())[:, None, None]
+
+
+def inverse_root(trace: Tensor) -> Tensor:
+    """Compute 1 / sqrt(t) of traces (B,), as (B, 1, 1): 0 for zero, with zero gradient, and NaN for infinity."""
+    zero = trace == 0
+    inverse = torch.where(zero, 0, torch.where(zero, 1, trace).rsqrt())
+    return torch.where(trace == torch.inf, torch.nan, inverse)[:, None, None]
+
+
 def newton_schulz(a: Tensor, n_iter: int, *, of_root: bool) -> Tensor:
     """Compute Y_N of matrices A (B, s, s) with trace 1, or with ``of_root=False`` Z_N; Y_N = A Z_N.
 

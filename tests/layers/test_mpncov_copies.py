@@ -1,5 +1,6 @@
 """gcp_kernels.compat.mpncov for the file that people carry: its shapes and values, and where copies are wrong."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -79,6 +80,10 @@ def test_its_parameters_have_the_names_and_the_initialisation_of_the_copies():
     spread = layer.conv_dr_block[0].weight.std().item()  # He et al., fan-out
     assert spread == pytest.approx((2 / 256) ** 0.5, rel=0.02)
     assert not MPNCOV(input_dim=8).state_dict()
+    layer.more = nn.Conv2d(3, 64, 1)  # of a subclass, say
+    layer._init_weight()
+    assert layer.more.weight.std().item() == pytest.approx((2 / 64) ** 0.5, rel=0.2)
+    assert MPNCOV(np.int64(5), input_dim=np.int64(6)).iterNum == 5
     assert MPNCOV().iterNum == 3
     assert (layer.dr, layer.is_sqrt, layer.is_vec) == (256, True, True)
 

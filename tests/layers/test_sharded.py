@@ -64,6 +64,7 @@ CALLS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[], Tensor]]] = {
     "triu_unvec": (lambda m: gcp_kernels.triu_unvec(gcp_kernels.triu_vec(m)), covariances),
     "elementwise_power": (gcp_kernels.elementwise_power, covariances),
     **{f"GCP, {name}": (GCP(C, dim=None, normalization=name), features) for name in ("power", "log", "elementwise")},
+    "DropCov": (DropCov(C, dim=None).eval(), features),
 }
 
 
@@ -105,6 +106,21 @@ def check_refusals(mesh: object, folder: Path) -> None:
     ):
         with pytest.raises(RuntimeError, match=message):
             call()
+
+
+def check_parallel_classifier(mesh: object, folder: Path) -> None:
+    """Divide the classifier and not the features: its gradients come in parts, or as sums to be made."""
+    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+
+    generator = torch.Generator().manual_seed(3)
+    weight = torch.randn(8, C * (C + 1) // 2, generator=generator, dtype=torch.float64)
+    plain = features().requires_grad_()
+    nn.functional.linear(gcp_kernels.fused_gcp(plain), weight).square().sum().backward()
+    for placement in (Shard(0), Shard(1)):
+        x = distribute_tensor(features(), mesh, [Replicate()]).requires_grad_()
+        divided = distribute_tensor(weight, mesh, [placement])
+        nn.functional.linear(gcp_kernels.fused_gcp(x), divided).square().sum().backward()
+        close(x.grad.full_tensor(), plain.grad)
 
 
 def check_compiled(mesh: object, folder: Path) -> None:
@@ -193,7 +209,7 @@ def check_checkpoints_of_other_layers(mesh: object, folder: Path) -> None:
         assert torch.equal(ours.full_tensor(), theirs.full_tensor())
 
 
-CHECKS = (*CALLS, "refusals", "compiled", "fully_sharded", "zero", "checkpoints_of_other_layers")
+CHECKS = (*CALLS, "refusals", "parallel_classifier", "compiled", "fully_sharded", "zero", "checkpoints_of_other_layers")
 
 
 def work(rank: int, folder: Path) -> None:

@@ -99,6 +99,31 @@ def test_what_is_constant_gives_zeros_and_nan_stays_in_its_sample(c, m):
     assert not inverse.any()
 
 
+@pytest.mark.parametrize(("c", "m"), [(6, 40), (20, 6)])
+def test_gradients_are_those_of_the_operator_also_where_features_are_constant(c, m):
+    x = inputs.relu_features(3, c, m, torch.float64)
+    x[1] = 3.7
+    cov, grad = x @ x.mT * torch.tensor([1.0, 0.0, 1.0])[:, None, None], torch.randn(3, c, c, dtype=torch.float64)
+    for name, given, options in (
+        ("isqrt_pool", x, (5, False, False, "default", "auto")),
+        ("newton_schulz_sqrt", cov, (5, False, "default", "auto")),
+        ("newton_schulz_inverse_sqrt", cov, (5, 0.0, "default", "auto")),
+    ):
+        found = []
+        for function in (TABLE[getattr(OPERATORS, name).default], getattr(OPERATORS, name).default):
+            leaf = given.clone().requires_grad_()
+            found.append(torch.autograd.grad(function(leaf, *options)[0], leaf, grad)[0])
+        torch.testing.assert_close(*found, rtol=1e-9, atol=1e-9)
+
+
+def test_ten_iterations_with_open_sizes_keep_below_what_is_said():
+    x = inputs.relu_features(2, 64, 9, torch.float32).unflatten(2, (3, 3))
+    sizes = ({2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC},)
+    program = torch.export.export(GCP(64, dim=None, n_iter=10, output="full"), (x,), dynamic_shapes=sizes)
+    pooled = gcp_kernels.export.decompose(program).module()(x)
+    assert tolerances.relative_error(pooled, oracle.isqrt_pool(x.flatten(2).double(), 10)) <= 1e-5
+
+
 def test_what_only_a_backward_pass_reads_is_not_invented():
     x = torch.randn(2, 5, 9)
     for name in ("isqrt_pool", "power_pool"):

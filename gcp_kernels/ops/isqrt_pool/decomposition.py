@@ -4,8 +4,7 @@ import torch
 from torch import Tensor
 
 from ..sides import POSITIONS
-from ..standard_operators import centred_features, divide_by_trace, newton_schulz, read_triangle
-from ..torch_device.normalisation import inverse_root
+from ..standard_operators import centred_features, divide_by_trace, inverse_root, newton_schulz, read_triangle, root
 from ..torch_device.side import side_of
 
 
@@ -25,7 +24,7 @@ def isqrt_pool(x: Tensor, n_iter: int, triu: bool) -> Tensor:
 def _on_channels(centred: Tensor, n_iter: int) -> Tensor:
     """Compute sqrt(t) Y_N of Sigma / t from x - mu (B, C, M)."""
     a, trace = divide_by_trace(centred @ centred.mT)
-    return newton_schulz(a, n_iter, of_root=True) * (trace / centred.shape[-1]).sqrt()[:, None, None]
+    return newton_schulz(a, n_iter, of_root=True) * root(trace / centred.shape[-1])
 
 
 def _on_positions(centred: Tensor, n_iter: int) -> Tensor:

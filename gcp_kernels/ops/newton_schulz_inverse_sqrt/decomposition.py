@@ -5,8 +5,7 @@ from torch import Tensor
 
 from gcp_kernels.precision import accumulation_dtype
 
-from ..standard_operators import divide_by_trace, newton_schulz
-from ..torch_device.normalisation import inverse_root
+from ..standard_operators import divide_by_trace, inverse_root, newton_schulz
 
 
 def newton_schulz_inverse_sqrt(cov: Tensor, n_iter: int, eps: float) -> Tensor:
