@@ -15,9 +15,10 @@ import gcp_kernels
 from gcp_kernels.nn import GCP, DropCov, MultiHeadCrossCovariance
 from tests.support.process_group import PROCESSES, run_group
 
-pytestmark = pytest.mark.skipif(
-    not torch.distributed.is_available(), reason="torch was built without torch.distributed"
-)
+pytestmark = [
+    pytest.mark.versions,
+    pytest.mark.skipif(not torch.distributed.is_available(), reason="torch was built without torch.distributed"),
+]
 
 B, C = 4, 6
 GATE = torch.linspace(-1, 1, 3, dtype=torch.float64).view(1, 1, 3)

@@ -14,6 +14,8 @@ from gcp_kernels.ops.decompositions import TABLE
 from tests.support import inputs, oracle, tolerances
 from tests.support.accuracy import DTYPES, name_of
 
+pytestmark = pytest.mark.versions
+
 OPERATORS = torch.ops.gcp_kernels
 
 

@@ -10,6 +10,8 @@ from gcp_kernels.nn import GCP
 from gcp_kernels.ops import flops
 from gcp_kernels.ops.decompositions import TABLE
 
+pytestmark = pytest.mark.versions
+
 B, N = 3, 5
 
 

@@ -14,6 +14,8 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 from gcp_kernels.nn import GCP
 from gcp_kernels.ops.operators import OPERATORS
 
+pytestmark = pytest.mark.versions
+
 X = torch.relu(torch.randn(3, 6, 5, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
 OF_LAYERS = {
     "isqrt": "isqrt_pool",
