@@ -1,8 +1,8 @@
 """Programs of ``torch.export`` that leave this package behind: for AOTInductor, for C++, for other runtimes.
 
 An exported program names the operators ``torch.ops.gcp_kernels.*``, which exist where gcp_kernels is imported. For
-anywhere else they are replaced, by :func:`decompose` or by :func:`use_extension`. ``torch.onnx.export`` finds the
-decompositions by itself. docs/deployment.md has a script for each way.
+anywhere else they are replaced, by :func:`decompose` or by :func:`use_extension`. ``torch.onnx.export`` of a
+network decomposes them by itself. docs/deployment.md has a script for each way.
 """
 
 from collections.abc import Callable

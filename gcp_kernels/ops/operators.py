@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch._ops import OpOverload
 
+from gcp_kernels.precision import without_autocast
 from gcp_kernels.transforms import drops_tangents, hides_operators, is_transforming, tangents_of_tangents
 
 from . import decompositions
@@ -97,6 +98,9 @@ class Operator:
         tensors = args[: self.tensors]
         if is_idle(tensors):
             return self._recorded(*args) if is_differentiated(tensors) else self._compute(*args)
+        if self._dispatched in decompositions.TABLE and decompositions.goes_to_onnx():
+            with without_autocast(args[0].device):
+                return decompositions.decompose_for_onnx(self._dispatched, args)
         if hides_operators():
             raise RuntimeError(
                 f"{self.name} has no derivative inside torch.compile around a transform of torch.func (grad, "

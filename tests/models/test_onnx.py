@@ -2,7 +2,6 @@
 
 from collections import Counter
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -57,15 +56,20 @@ def of_any_size(network: nn.Module) -> torch.onnx.ONNXProgram:
     return export(network, torch.randn(2, 3, 16, 16), 0, 2, 3)
 
 
+def run(program: torch.onnx.ONNXProgram, x: Tensor) -> list[Tensor]:
+    """Run a model in ONNX Runtime on its only input."""
+    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
+    return [torch.from_numpy(output) for output in session.run(None, {session.get_inputs()[0].name: x.numpy()})]
+
+
 def differences(program: torch.onnx.ONNXProgram, network: nn.Module, images: Tensor) -> dict[str, float]:
     """Run both, and give the worst relative error of a sample for each output."""
-    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
-    outputs = session.run(None, {session.get_inputs()[0].name: images.numpy()})
+    outputs = run(program, images)
     with torch.no_grad():
         wanted = network(images)
     assert len(outputs) == len(wanted)
     pairs = zip(wanted.items(), outputs, strict=True)
-    return {name: tolerances.relative_error(torch.from_numpy(found), value) for (name, value), found in pairs}
+    return {name: tolerances.relative_error(found, value) for (name, value), found in pairs}
 
 
 def sizes_iterated(program: torch.onnx.ONNXProgram) -> Counter:
@@ -103,18 +107,37 @@ def test_every_layer_agrees_where_batch_and_size_are_open(network, of_any_size):
 def test_half_precision_is_computed_in_float32_and_rounded():
     layer, x = GCP(24, dim=None).eval(), torch.relu(torch.randn(2, 24, 7, 7)).half()
     program = export(layer, x)
-    (found,) = onnxruntime.InferenceSession(program.model_proto.SerializeToString()).run(None, {"x": x.numpy()})
-    assert found.dtype == np.float16
+    (found,) = run(program, x)
+    assert found.dtype == torch.float16
     exact = gcp_kernels.reference.triu_vec(gcp_kernels.reference.isqrt_pool(x.double().flatten(2)))
-    tolerances.assert_promise_kept(torch.from_numpy(found), exact, "high", "isqrt_pool in ONNX")
+    tolerances.assert_promise_kept(found, exact, "high", "isqrt_pool in ONNX")
+
+
+def test_a_program_is_decomposed_first():
+    layer, x = GCP(12, dim=None).eval(), torch.randn(2, 12, 5, 5)
+    program = torch.export.export(layer, (x,))
+    with pytest.raises(torch.onnx.errors.OnnxExporterError, match=r"No ONNX function .*gcp_kernels\.isqrt_pool"):
+        torch.onnx.export(program, (x,), dynamo=True, verbose=False)
+    decomposed = torch.onnx.export(gcp_kernels.export.decompose(program), (x,), dynamo=True, verbose=False)
+    (found,) = run(decomposed, x)
+    assert tolerances.relative_error(found, layer(x)) <= PROMISED
+
+
+def test_autocast_does_not_reach_the_pooling():
+    class Mixed(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.autocast("cpu", torch.bfloat16):
+                return gcp_kernels.fused_gcp(x)
+
+    x = torch.relu(torch.randn(2, 12, 5, 5))
+    (found,) = run(export(Mixed(), x), x)
+    assert tolerances.relative_error(found, Mixed()(x)) <= PROMISED
 
 
 def test_the_reference_needs_no_decomposition():
     layer, x = GCP(12, dim=None, backend="reference").eval(), torch.randn(2, 12, 5, 5)
-    (found,) = onnxruntime.InferenceSession(export(layer, x).model_proto.SerializeToString()).run(
-        None, {"x": x.numpy()}
-    )
-    assert tolerances.relative_error(torch.from_numpy(found), layer(x)) <= PROMISED
+    (found,) = run(export(layer, x), x)
+    assert tolerances.relative_error(found, layer(x)) <= PROMISED
 
 
 @pytest.mark.parametrize("normalization", ["power", "log"])
