@@ -1,8 +1,8 @@
 """Programs of ``torch.export`` that leave this package behind: for AOTInductor, for C++, for other runtimes.
 
 An exported program names the operators ``torch.ops.gcp_kernels.*``, which exist where gcp_kernels is imported. For
-anywhere else they are replaced, by :func:`decompose` or by :func:`use_extension`. ``torch.onnx.export`` of a
-network decomposes them by itself. docs/deployment.md has a script for each way.
+anywhere else they are replaced, by :func:`decompose` or by :func:`use_extension`. ``torch.onnx.export`` of a network
+decomposes them by itself. docs/deployment.md has a script for each way.
 """
 
 from collections.abc import Callable
@@ -32,9 +32,9 @@ def decompose(program: ExportedProgram) -> ExportedProgram:
     The result runs wherever torch does, without gcp_kernels: loaded by ``torch.export.load``, or compiled by
     ``torch._inductor.aoti_compile_and_package``. The iteration is on the smaller side where the program fixes the
     numbers of channels and positions, else on that of the channels, which keeps float32's errors below 1e-5 for up to
-    10 iterations where positions are fewer than channels. ``precision`` and ``backend`` mean nothing any
-    more: products of float32 follow the settings of torch where the program runs, and half precision is computed in
-    float32 in between, as before. Nothing is fused by hand: what is fused is the compiler's choice.
+    10 iterations where positions are fewer than channels. ``precision`` and ``backend`` mean nothing any more: products
+    of float32 follow the settings of torch where the program runs, and half precision is computed in float32 in
+    between, as before. Nothing is fused by hand: what is fused is the compiler's choice.
 
     Args:
         program: of ``torch.export.export``, of a network in evaluation. It is not changed.
@@ -53,6 +53,7 @@ def decompose(program: ExportedProgram) -> ExportedProgram:
         >>> torch.allclose(program.module()(x), layer(x), atol=1e-5)
         True
     """
+    _check(program)
     return _replace(program, dict(TABLE))
 
 
@@ -76,6 +77,7 @@ def use_extension(program: ExportedProgram) -> ExportedProgram:
         ValueError: it has a backward pass of this package, or leaves channels or positions of pooled features open.
         RuntimeError: the extension is not built, or cannot run one of the calls, with the reason.
     """
+    _check(program)
     require_loaded("the CUDA extension cannot be used in a program")
     register_fakes()
     table = {one: _by_extension(one) if _name(one) in _KERNELS else TABLE[one] for one in TABLE}
@@ -136,9 +138,12 @@ def _by_extension(operator: OpOverload) -> Callable[..., Any]:
     return call_where_possible
 
 
-def _replace(program: ExportedProgram, table: dict[OpOverload, Callable[..., Any]]) -> ExportedProgram:
+def _check(program: object) -> None:
     if not isinstance(program, ExportedProgram):
         raise TypeError(f"program must be a torch.export.ExportedProgram, got {type(program).__name__}")
+
+
+def _replace(program: ExportedProgram, table: dict[OpOverload, Callable[..., Any]]) -> ExportedProgram:
     replaced = program.run_decompositions(table)
     graphs = [module.graph for module in replaced.graph_module.modules() if hasattr(module, "graph")]
     called = {node.target for graph in graphs for node in graph.nodes if node.op == "call_function"}

@@ -172,8 +172,9 @@ def test_what_cannot_be_replaced_is_refused_by_name():
     program = torch.export.export(Gradient(), (x, torch.randn(2, 10)))
     with pytest.raises(ValueError, match=r"calls gcp_kernels::isqrt_pool_backward, .* in evaluation"):
         gcp_kernels.export.decompose(program)
-    with pytest.raises(TypeError, match=r"must be a torch\.export\.ExportedProgram, got Gradient"):
-        gcp_kernels.export.decompose(Gradient())
+    for function in (gcp_kernels.export.decompose, gcp_kernels.export.use_extension):
+        with pytest.raises(TypeError, match=r"must be a torch\.export\.ExportedProgram, got Gradient"):
+            function(Gradient())
 
 
 def test_no_table_of_torch_has_them():

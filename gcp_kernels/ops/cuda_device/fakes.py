@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..shapes import pooled_shape, triangle_order, triangle_size
+from ..shapes import pooled_shape, triangle_order
 from .extension import library_name
 
 
@@ -22,13 +22,11 @@ def register_fakes() -> None:
         return x.new_empty(pooled_shape(x.shape[0], x.shape[1], triu))
 
     def triu_vec(matrix: Tensor, fold: bool) -> Tensor:
-        b, c, _ = matrix.shape
-        return matrix.new_empty(b, triangle_size(c))
+        return matrix.new_empty(pooled_shape(matrix.shape[0], matrix.shape[1], triu=True))
 
     def triu_unvec(vector: Tensor, mirror: bool) -> Tensor:
         b, size = vector.shape
-        c = triangle_order(size)
-        return vector.new_empty(b, c, c)
+        return vector.new_empty(pooled_shape(b, triangle_order(size), triu=False))
 
     fakes: dict[str, Callable[..., Any]] = {
         "isqrt_pool_inference": isqrt_pool,
