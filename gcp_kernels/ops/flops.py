@@ -65,16 +65,17 @@ def matrix_function_flop(c: int) -> tuple[int, int]:
 
 
 def spectral_pool_flop(c: int, m: int) -> tuple[int, int]:
-    """Count those of a function of the eigenvalues of the covariance, of s = C or M eigenvectors.
+    """Count those of a function of the eigenvalues of the covariance, with s = C or M - 1 vectors V.
 
-    - Forward: the smaller matrix is s^2 times C or M, halved; on the side of the positions the vectors are turned
-      back, 2 C s^2; V f V^T is half of 2 C^2 s.
-    - Backward: G V is 2 C^2 s, V^T of it half of 2 C s^2, V times the result 2 C s^2, and (x - mu) by way of V twice
+    - Forward: the covariance is half of 2 C^2 M; on the side of the positions the matrix R R^T is half of 2 s^3, and
+      the vectors are turned back, 2 C s^2. V f V^T is half of 2 C^2 s.
+    - Backward: H = G V is 2 C^2 s, E = V^T H half of 2 C s^2, V times the result 2 C s^2, and x - mu by way of V twice
       2 C s M.
     """
-    s = kept_eigenvectors(c, m)
-    smaller = c**2 * m if s == c else m**3 + 2 * c * s**2
-    return smaller + c**2 * s, 2 * c**2 * s + 3 * c * s**2 + 4 * c * s * m
+    on_channels = kept_eigenvectors(c, m) == c
+    s = c if on_channels else max(m - 1, 1)
+    decomposed = c**2 * m if on_channels else s**3 + 2 * c * s**2
+    return decomposed + c**2 * s, 2 * c**2 * s + 3 * c * s**2 + 4 * c * s * m
 
 
 def _isqrt_pool(x: Tensor, given: dict[str, Any], backward: bool) -> tuple[int, int]:

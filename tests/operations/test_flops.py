@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import gcp_kernels
 from gcp_kernels import reference
 from gcp_kernels.nn import GCP
-from gcp_kernels.ops import flops
+from gcp_kernels.ops import backends, flops
 from gcp_kernels.ops.decompositions import TABLE
 
 pytestmark = pytest.mark.versions
@@ -44,6 +44,32 @@ def test_those_of_both_sides_are_those_counted_by_hand():
     assert flops.isqrt_pool_flop_on_channels(1, 1, 1) == (2, 4)
     # N = 2: A T, Z Y, Y T and the covariance; twice the three, the first two again, and the last product.
     assert flops.isqrt_pool_flop_on_channels(1, 1, 2) == (4, 6 + 2 + 2)
+
+
+def test_those_of_eigenvalues_are_those_counted_by_hand():
+    # V f V^T; G V, V^T of it, times differences, V again and V^T.
+    assert flops.matrix_function_flop(8) == (8**3, (2 + 1 + 2 + 1) * 8**3)
+    # The covariance and V f V^T; H = G V, half of V^T H, V E, V^T (x - mu) and the product of the last two.
+    assert flops.spectral_pool_flop(8, 30) == (8**2 * 30 + 8**3, (2 + 1 + 2) * 8**3 + 2 * 2 * 8**2 * 30)
+    # Seven vectors: R R^T, Q U and V f V^T.
+    assert flops.spectral_pool_flop(30, 8) == (
+        7**3 + 2 * 30 * 7**2 + 30**2 * 7,
+        2 * 30**2 * 7 + (1 + 2) * 30 * 7**2 + 2 * 2 * 30 * 7 * 8,
+    )
+
+
+def test_what_the_torch_backend_multiplies_for_eigenvalues_is_twice_that_forward():
+    x = torch.randn(B, 8, 30)
+    with FlopCounterMode(display=False) as counter:
+        backends.implementation("power_pool", "torch")(x, 0.5, True)
+    assert counter.get_total_flops() == 2 * B * flops.spectral_pool_flop(8, 30)[0]
+    x = torch.randn(B, 30, 8)
+    with FlopCounterMode(display=False) as counter:
+        backends.implementation("power_pool", "torch")(x, 0.5, True)
+    # Q U is a whole product, and a vector of zeros stands beside the seven.
+    turned_back, zero_vector = 2 * 30 * 7**2, 2 * 30**2
+    forward = flops.spectral_pool_flop(30, 8)[0]
+    assert counter.get_total_flops() == B * (2 * forward - turned_back + zero_vector)
 
 
 def test_they_are_half_of_what_the_reference_multiplies():

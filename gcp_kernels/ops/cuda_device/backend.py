@@ -21,10 +21,11 @@ The kernels compute the right values under an emulation on a CPU and, each in ev
 results changed (commit ea94d2b); racecheck has found no hazard since, in 46 of 106 checks. What changed after those
 runs has run under emulation only: the last two iterations are one, forward and, on the side of the positions, backward,
 for three iterations or more; and on the side of the channels a backward pass whose matrices are all on chip reads the
-upstream gradient from a copy in shared memory. For sm_80, sm_100 and sm_120 they compile and have not run; tensors
-beyond 2^31 elements have been tested on no GPU. The extension is optional (see ``GCP_KERNELS_CUDA`` in setup.py).
-Importing this module never needs it: it is loaded when an operation first asks for it, and :func:`why_not` says why it
-cannot be.
+upstream gradient from a copy in shared memory. The operators that exported programs call, of names that end in
+``_inference``, launch the same kernels and have run on no GPU. For sm_80, sm_100 and sm_120 they compile and have not
+run; tensors beyond 2^31 elements have been tested on no GPU. The extension is optional (see ``GCP_KERNELS_CUDA`` in
+setup.py). Importing this module never needs it: it is loaded when an operation first asks for it, and :func:`why_not`
+says why it cannot be.
 """
 
 from __future__ import annotations
