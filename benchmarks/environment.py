@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 import gcp_kernels
+from gcp_kernels.commands.checkout import commit_of
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 # Fields of nvidia-smi and the names under which rows carry them; read, never set.
@@ -66,22 +67,13 @@ def triton_version() -> str:
 
 
 def commit() -> str:
-    """Find the checkout's commit, marked when files differ from it; "unknown" outside a git checkout."""
-    try:
-        head = git("rev-parse", "--short=12", "HEAD")
-        return head + ("+changes" if git("status", "--porcelain") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+    """Find the checkout's commit; see :func:`gcp_kernels.commands.checkout.commit_of`."""
+    return commit_of(CHECKOUT)
 
 
 def heading(command: str, *versions: str) -> str:
     """Give the first line of a table without a machine: the command, the commit, the date, and versions."""
     return f"{command}   ({', '.join([f'commit {commit()}', date.today().isoformat(), *versions])})\n"
-
-
-def git(*arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], cwd=CHECKOUT, capture_output=True, text=True, check=True)
-    return done.stdout.strip()
 
 
 def driver_version(device: torch.device) -> str:

@@ -1,41 +1,51 @@
-"""Measure on handwritten digits what the papers say that covariance pooling does to optimisation.
+"""Measure on small images what the papers say that covariance pooling does to optimisation.
 
-Trains average pooling, GCP and DropCov from several seeds; records the loss landscape along the gradient, how
-predictive gradients are, convergence, accuracy under corruptions and the flatness at the end; and writes tables, plots
-and a report that says of each claim whether this run supports it.
+Trains average pooling, GCP and DropCov from several seeds, each with the learning rate that validation images choose
+for it; records the loss landscape along the gradient, how predictive gradients are, convergence, accuracy under
+corruptions and the flatness at the end; and writes tables, plots and a report that says of each claim whether this run
+supports it. Every run that is done is kept: the same command goes on where it was interrupted.
 Needs the extra "demo": pip install --no-build-isolation --editable ".[demo]" in a checkout of the repository.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import shlex
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import fields, replace
+from datetime import date
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from gcp_kernels import __version__
 from gcp_kernels.commands.argument_types import device_argument, folder_problem, integer_from, number_from
+from gcp_kernels.commands.checkout import commit_of
 from gcp_kernels.extras import how_to_install
 
-from ..reproduction.claims import BASELINE, CLAIMS
-from ..reproduction.experiment import Settings
-from ..reproduction.report import CHOSEN_ON_TEST_IMAGES, plural, summary
+from ..datasets import DATASETS, FOLDER_IMAGE_SIZE, ImageData
+from ..datasets.image_decoding import ImageError
+from ..reproduction import settings as settings_of_data
+from ..reproduction.claims import BASELINE
+from ..reproduction.report import NOTHING_CHOSEN, summary
 from ..reproduction.run import run_all, write_folder
-from ..training import POOLS, SCHEDULES, NonFiniteLossError, load_digits_split
+from ..reproduction.runs import RunFile
+from ..reproduction.settings import Settings
+from ..reproduction.words import capital, plural
+from ..reproduction.workers import load_images
+from ..training import BACKBONES, POOLS, SCHEDULES, NonFiniteLossError
 from .demo_extra import device_name, missing_packages
 
+RUNS = "runs.jsonl"
+CHECKOUT = Path(__file__).parents[2]
 DEFAULT = Settings()
-SMALL_MEANS_NOTHING = "with --small the training is too short and too little is measured: the verdicts mean nothing"
-# Shows in seconds that everything works.
-SMALL = Settings(
-    seeds=2, epochs=2, batch_size=60, landscape_every=4, landscape_steps=3, test_images=100, flatness_images=30,
-    hessian_iterations=3, surface_directions=1,
-)  # fmt: skip
+LARGER = settings_of_data.DEFAULTS["mnist"]
+CHECK_MEANS_NOTHING = "with --check the training is too short and too little is measured: the verdicts mean nothing"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,19 +53,45 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = __doc__
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
-    add("--output", type=Path, default=Path("gcp_reproduction"), help="a new or empty folder (./gcp_reproduction)")
+    names = ", ".join(DATASETS)
+    add("--data", default="digits", help=f"{names}, or a folder with train/CLASS/*, val/CLASS/*, test/CLASS/* (digits)")
+    add("--image-size", type=integer_from(1), help=f"of a folder of images ({FOLDER_IMAGE_SIZE})")
     add(
-        "--small", action="store_true", help="seconds instead of minutes, to see that it works; other flags still count"
+        "--output",
+        type=Path,
+        default=Path("gcp_reproduction"),
+        help="a new or empty folder, or that of an interrupted run with the same options (./gcp_reproduction)",
     )
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--small", action="store_true", help="one network, three seeds: minutes; other flags still count")
+    size.add_argument("--check", action="store_true", help="seconds, to see that it works; other flags still count")
+    add("--images", type=integer_from(1), help="of each of training, validation and test (all)")
+    add("--networks", nargs="+", choices=tuple(BACKBONES), help="(cnn for digits, else all)")
     add("--pools", nargs="+", choices=POOLS, help=f"beside avg, which always runs ({' '.join(DEFAULT.pools[1:])})")
-    add("--seeds", type=integer_from(1), help=f"how many, from 0 ({DEFAULT.seeds})")
-    add("--epochs", type=integer_from(1), help=f"passes over the training set ({DEFAULT.epochs})")
+    add(
+        "--rates",
+        nargs="+",
+        type=number_from(0, above=True),
+        help=f"learning rates to choose from, for each pooling ({' '.join(f'{rate:g}' for rate in DEFAULT.rates)})",
+    )
+    add("--choosing-seeds", type=integer_from(1), help=f"how many choose the rate ({DEFAULT.choosing_seeds})")
+    add("--seeds", type=integer_from(1), help=f"how many are measured, from 0 ({DEFAULT.seeds})")
+    add(
+        "--epochs",
+        type=integer_from(1),
+        help=f"passes over the training set (digits {DEFAULT.epochs}, "
+        f"typefaces {settings_of_data.DEFAULTS['typefaces'].epochs}, else {LARGER.epochs})",
+    )
     add("--schedule", choices=SCHEDULES, help=f"of the learning rate, stretched over the epochs ({DEFAULT.schedule})")
-    add("--batch-size", type=integer_from(1), help=f"images per optimiser step ({DEFAULT.batch_size})")
+    add(
+        "--batch-size",
+        type=integer_from(1),
+        help=f"images per optimiser step (digits {DEFAULT.batch_size}, else {LARGER.batch_size})",
+    )
     add(
         "--landscape-every",
         type=integer_from(1),
-        help=f"training steps from one walk along the gradient to the next ({DEFAULT.landscape_every})",
+        help="training steps from one walk along the gradient to the next (about 20 walks)",
     )
     add("--landscape-steps", type=integer_from(2), help=f"points of a walk ({DEFAULT.landscape_steps})")
     add(
@@ -66,14 +102,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="first and last step size d of a walk y + d g ({:g} {:g})".format(*DEFAULT.landscape_range),
     )
     add("--device", type=device_argument, help="cpu, cuda or cuda:N (cpu)")
+    add("--jobs", type=integer_from(1), help="runs at the same time; they change no result (CPU: its cores, GPU: 1)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command.
 
     Returns:
-        0 when done, 1 for a missing package or a training that diverged, 2 for poolings, an output or a range that
-        cannot be used, 130 when interrupted.
+        0 when done, 1 for a missing package, a training that diverged or a process that was killed, 2 for data,
+        poolings, an output or a range that cannot be used, 130 when interrupted.
     """
     settings = settings_of(args)
     if settings.pools == (BASELINE,):
@@ -81,67 +118,106 @@ def run(args: argparse.Namespace) -> int:
     if settings.landscape_range[0] >= settings.landscape_range[1]:
         low, high = settings.landscape_range
         return fail(f"--landscape-range: LOW must be below HIGH, got {low:g} {high:g}", 2)
-    if problem := folder_problem(args.output):
+    goes_on = (args.output / RUNS).is_file()
+    if not goes_on and (problem := folder_problem(args.output)):
         return fail(f"--output {args.output}: {problem}", 2)
     if missing := missing_packages(plotting=True):
         return fail(f"{', '.join(missing)} missing; reproduce needs: {how_to_install('demo')}", 1)
+    try:
+        data = load_images(settings)
+    except ImportError as error:
+        return fail(str(error), 1)
+    except (ValueError, FileNotFoundError, ImageError) as error:
+        return fail(f"--data: {error}", 2)
     missing_folders = [folder for folder in (args.output, *args.output.parents) if not folder.exists()]
     try:
         args.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         return fail(f"--output {args.output}: it cannot be made: {error.strerror}", 2)
     try:
-        return run_and_write(args, settings)
+        return run_and_write(args, settings, data)
     except KeyboardInterrupt:
-        return fail("interrupted; runs that are not yet written are lost, and it cannot resume", 130)
+        return fail("interrupted; the runs that were done are kept, and the same command goes on with the others", 130)
     finally:
         remove_empty(missing_folders)
 
 
-def run_and_write(args: argparse.Namespace, settings: Settings) -> int:
+def run_and_write(args: argparse.Namespace, settings: Settings, data: ImageData) -> int:
     """Do everything after the checks, into a folder that is there; exit codes as of :func:`run`."""
     started = time.perf_counter()
-    print(f"gcp_kernels {__version__}, torch {torch.__version__}, {device_name(settings.device)}")
-    digits = load_digits_split(settings.device)
-    if settings.test_images is not None:
-        digits = replace(
-            digits,
-            test_images=digits.test_images[: settings.test_images],
-            test_labels=digits.test_labels[: settings.test_images],
-        )
+    machine = device_name(torch.device(settings.device))
+    versions = {"gcp_kernels": __version__, "torch": torch.__version__, "images": fingerprint(data)}
     try:
-        runs = run_all(settings, digits, print)
+        file = RunFile(args.output / RUNS, settings, versions)
+    except ValueError as error:
+        return fail(f"--output: {error}", 2)
+    print(f"gcp_kernels {__version__}, torch {torch.__version__}, {machine}")
+    if file.done:
+        print(f"{plural(len(file.done), 'run')} of an interrupted command are kept")
+    kept = len(file.done)
+    processes = args.jobs or settings_of_data.processes(settings.device)
+    try:
+        runs = run_all(settings, data, file, processes, print)
     except NonFiniteLossError as error:
-        return fail(str(error), 1)
-    seconds, busy = time.perf_counter() - started, time.process_time()
+        return fail(f"{error}; the runs that were done are kept", 1)
+    except BrokenProcessPool:
+        return fail(
+            "a process was killed, perhaps for want of memory; the runs that were done are kept, and the same command "
+            "goes on with the others: give a smaller --jobs",
+            1,
+        )
+    seconds = time.perf_counter() - started
+    before = f", {kept} of them before" if kept else ""
     circumstances = (
-        f"{len(digits.train_labels)} training and {len(digits.test_labels)} test images, "
-        f"{plural(settings.seeds, 'seed')}",
-        f"`{command_line(args)}`: {seconds:.0f} s, {busy:.0f} s of processor time",
-        f"gcp_kernels {__version__}, torch {torch.__version__}, {device_name(settings.device)}",
-        *([f"**{SMALL_MEANS_NOTHING[0].upper()}{SMALL_MEANS_NOTHING[1:]}.**"] if args.small else []),
+        f"{len(data.train)} training, {len(data.validation)} validation and {len(data.test)} test images in "
+        f"{len(data.classes)} classes, {plural(settings.seeds, 'seed')}",
+        f"Images: {data.source}. Licence: {data.licence}. Fingerprint: {versions['images']}.",
+        f"`{command_line(args)}`: {plural(len(runs), 'run')}{before}, in {duration(seconds)}, "
+        + ("one process" if processes == 1 else f"{processes} processes")
+        + " of one thread",
+        f"{date.today().isoformat()}, commit {commit_of(CHECKOUT)}, torch {torch.__version__}, {machine}",
+        *([f"**{capital(CHECK_MEANS_NOTHING)}.**"] if args.check else []),
     )
-    every = write_folder(args.output, settings, runs, circumstances)
-    pools = [pool for pool in settings.pools if pool != BASELINE]
-    print(f"\n{summary(list(CLAIMS), pools, every)}\n\n{CHOSEN_ON_TEST_IMAGES}")
-    if args.small:
-        print(f"\n{SMALL_MEANS_NOTHING}")
+    found = write_folder(args.output, settings, data, runs, circumstances)
+    print(f"\n{summary(settings, found.verdicts)}\n\n{NOTHING_CHOSEN}")
+    if args.check:
+        print(f"\n{CHECK_MEANS_NOTHING}")
     print(f"\nwritten to {args.output}, with report.md, in {time.perf_counter() - started:.0f} s")
     return 0
 
 
 def settings_of(args: argparse.Namespace) -> Settings:
-    """Return the default settings, or the small ones, changed by the options that were given."""
-    given = {
-        field.name: getattr(args, field.name)
+    """Return the settings of the data, all, small or those of a check, changed by the options that were given."""
+    settings = settings_of_data.defaults(args.data)
+    if args.small:
+        settings = settings_of_data.small(settings)
+    if args.check:
+        settings = settings_of_data.check(settings)
+    given: dict[str, Any] = {
+        field.name: tuple(dict.fromkeys(value)) if isinstance(value, list) else value
         for field in fields(Settings)
-        if getattr(args, field.name, None) is not None
+        if (value := getattr(args, field.name, None)) is not None
     }
     if "pools" in given:
         given["pools"] = tuple(dict.fromkeys((BASELINE, *given["pools"])))
     if "landscape_range" in given:
-        given["landscape_range"] = tuple(given["landscape_range"])
-    return replace(SMALL if args.small else DEFAULT, **given)
+        given["landscape_range"] = tuple(args.landscape_range)
+    if "device" in given:
+        given["device"] = str(given["device"])
+    return replace(settings, **given)
+
+
+def duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} minutes"
+
+
+def fingerprint(data: ImageData) -> str:
+    """Return a few digits that change with any pixel or label of the data."""
+    digest = hashlib.sha256()
+    for part in (data.train, data.validation, data.test):
+        for tensor in (part.images, part.labels):
+            digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:12]
 
 
 def remove_empty(folders: Sequence[Path]) -> None:
@@ -154,10 +230,12 @@ def remove_empty(folders: Sequence[Path]) -> None:
 
 
 def command_line(args: argparse.Namespace) -> str:
-    """Return the command that repeats this run, without the folder that it writes to."""
+    """Return the command that repeats this run, without what does not change its result."""
     words = ["python", "-m", "experiments", "reproduce"]
     for name, value in vars(args).items():
-        if name in ("command", "output") or value is None or value is False:
+        if name in ("command", "output", "jobs") or value is None or value is False:
+            continue
+        if name == "data" and value == DEFAULT.data:
             continue
         values = [] if value is True else value if isinstance(value, (list, tuple)) else [value]
         words += [

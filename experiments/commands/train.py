@@ -25,11 +25,11 @@ from gcp_kernels.commands.argument_types import device_argument, integer_from, n
 from gcp_kernels.commands.ending import INTERRUPTED, NOT_READ
 from gcp_kernels.extras import IMPORT_ERRORS, why_not_imported
 
+from ..datasets.digits import BATCH_SIZE
+from ..datasets.image_listing import check_folders
 from ..training import POOLS, SCHEDULES, NonFiniteLossError, reading_processes
 from ..training.configuration import DIGITS, TrainingConfig
-from ..training.digits import BATCH_SIZE
 from ..training.distributed import Processes, joined
-from ..training.image_listing import check_folders
 from ..training.mixed_precision import AMP_DTYPES
 from ..training.resnets import ARCHITECTURES
 from ..training.run import TrainingRun, reproducible

@@ -21,8 +21,6 @@ from statistics import stdev
 
 from gcp_kernels.nn.poolings import BASELINE as BASELINE  # handed on to those who read claims
 
-from .corruptions import NAMES
-
 SUPPORTED, NOT_SUPPORTED, UNDECIDED = "supported", "not supported", "undecided"
 # Only measures of the landscape can be missing, where no walk was recorded.
 NOT_MEASURED = "not measured: no training step was recorded"
@@ -54,7 +52,15 @@ class Measure:
     infinite: str = "infinite"
 
 
-MEASURES = (
+def measures(corruptions: Sequence[str]) -> tuple[Measure, ...]:
+    """List the measures of a data set with these corruptions."""
+    of_robustness = (
+        Measure(5, f"accuracy_{name}", f"accuracy under {name}, mean of 5 strengths, %", True) for name in corruptions
+    )
+    return (*BEFORE_ROBUSTNESS, *of_robustness, *AFTER_ROBUSTNESS)
+
+
+BEFORE_ROBUSTNESS = (
     Measure(1, "loss_range", "range of the loss along its gradient, mean over training"),
     Measure(1, "beta", "effective beta-smoothness, mean over training"),
     Measure(1, "loss_range_relative", "range of the loss / loss", relative=True),
@@ -62,7 +68,8 @@ MEASURES = (
     Measure(2, "gradient_distance_relative", "that distance / norm of the gradient", relative=True),
     Measure(3, "epochs_to_target", "epochs to average pooling's final accuracy", infinite="never reached"),
     Measure(4, "accuracy", "final test accuracy, %", higher_is_better=True),
-    *(Measure(5, f"accuracy_{name}", f"accuracy under {name}, mean of 5 strengths, %", True) for name in NAMES),
+)
+AFTER_ROBUSTNESS = (
     Measure(5, "corruption_error", "mean corruption error, average pooling = 100"),
     Measure(5, "accuracy_lost", "accuracy lost to corruption, points", relative=True),
     Measure(6, "hessian_eigenvalue", "largest Hessian eigenvalue of the loss at the end, magnitude"),
@@ -127,11 +134,11 @@ def verdict(measure: Measure, pool: str, baseline: Sequence[float], figures: Seq
     )
 
 
-def verdicts(figures: Figures) -> list[Verdict]:
+def verdicts(figures: Figures, corruptions: Sequence[str]) -> list[Verdict]:
     """Return a verdict for every measure that there are figures of, and every pool but average pooling."""
     return [
         verdict(measure, pool, figures[measure.key][BASELINE], figures[measure.key][pool])
-        for measure in MEASURES
+        for measure in measures(corruptions)
         if measure.key in figures
         for pool in figures[measure.key]
         if pool != BASELINE

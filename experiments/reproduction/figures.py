@@ -6,13 +6,13 @@ from math import inf, isnan, nan
 from statistics import fmean
 
 from .claims import BASELINE
-from .corruptions import NAMES, STRENGTHS
-from .experiment import Run
-from .flatness import RESIDUAL_ALLOWED
+from .corruptions import STRENGTHS
+from .flatness import RESIDUAL_ALLOWED, Flatness
+from .runs import Run
 
 
 def figures_of(runs: Sequence[Run]) -> dict[str, dict[str, list[float]]]:
-    """Compute measure key -> pool -> one figure per seed, seeds in ascending order.
+    """Compute measure key -> pool -> one figure per seed, seeds in ascending order, from what one network measured.
 
     Measures of the landscape are missing where no walk was recorded. A figure is NaN where it would be divided by zero,
     and a Hessian eigenvalue too where its power iteration was still far off.
@@ -27,23 +27,34 @@ def figures_of(runs: Sequence[Run]) -> dict[str, dict[str, list[float]]]:
         raise ValueError(f"every pool needs the seeds of {BASELINE!r}, got {seeds}")
     baselines = by_pool[BASELINE]
     alone: dict[str, Callable[[Run], float]] = {
-        "accuracy": lambda run: run.epochs[-1].accuracy,
-        **{f"accuracy_{name}": partial(mean_accuracy, name=name) for name in NAMES},
-        "accuracy_lost": lambda run: run.epochs[-1].accuracy - fmean(run.robustness.values()),
+        "accuracy": lambda run: run.accuracy,
+        **{f"accuracy_{name}": partial(mean_accuracy, name=name) for name in corruptions_of(runs)},
+        "accuracy_lost": lambda run: run.accuracy - fmean(run.robustness.values()),
         "hessian_eigenvalue": hessian_eigenvalue,
-        "surface_rise": lambda run: run.flatness.rise,
-        "surface_rise_relative": lambda run: quotient(run.flatness.rise, run.flatness.loss),
+        "surface_rise": lambda run: flat(run).rise,
+        "surface_rise_relative": lambda run: quotient(flat(run).rise, flat(run).loss),
     }
     if all(run.walks for run in runs):
         alone |= LANDSCAPE
     beside: dict[str, Callable[[Run, Run], float]] = {
-        "epochs_to_target": lambda run, average: epochs_to(average.epochs[-1].accuracy, run),
+        "epochs_to_target": lambda run, average: epochs_to(average.accuracy, run),
         "corruption_error": corruption_error,
     }
     return {key: {pool: [figure(run) for run in by_pool[pool]] for pool in pools} for key, figure in alone.items()} | {
         key: {pool: [figure(*pair) for pair in zip(by_pool[pool], baselines, strict=True)] for pool in pools}
         for key, figure in beside.items()
     }
+
+
+def corruptions_of(runs: Sequence[Run]) -> list[str]:
+    """List the corruptions that runs were measured under, in their order."""
+    return list(dict.fromkeys(name for run in runs for name, _ in run.robustness))
+
+
+def flat(run: Run) -> Flatness:
+    """Return what every measured run has."""
+    assert run.flatness is not None
+    return run.flatness
 
 
 def quotient(part: float, whole: float) -> float:
@@ -53,12 +64,12 @@ def quotient(part: float, whole: float) -> float:
 
 def hessian_eigenvalue(run: Run) -> float:
     """Return the magnitude of the largest one; NaN where its relative residual exceeds ``RESIDUAL_ALLOWED``."""
-    return abs(run.flatness.eigenvalue) if run.flatness.relative_residual <= RESIDUAL_ALLOWED else nan
+    return abs(flat(run).eigenvalue) if flat(run).relative_residual <= RESIDUAL_ALLOWED else nan
 
 
 def worst_residual(runs: Sequence[Run]) -> float:
     """Return the largest relative residual of the runs' Hessian eigenvalues; NaN if one is."""
-    residuals = [run.flatness.relative_residual for run in runs]
+    residuals = [flat(run).relative_residual for run in runs]
     return nan if any(map(isnan, residuals)) else max(residuals)
 
 
@@ -90,8 +101,8 @@ def mean_accuracy(run: Run, name: str) -> float:
 
 
 def accuracy_at(run: Run, strength: int) -> float:
-    """Return the test accuracy at one strength, mean of the four corruptions, in per cent."""
-    return fmean(run.robustness[name, strength] for name in NAMES)
+    """Return the test accuracy at one strength, mean of the corruptions, in per cent."""
+    return fmean(run.robustness[name, strength] for name in corruptions_of([run]))
 
 
 def epochs_to(target: float, run: Run) -> float:
@@ -105,4 +116,6 @@ def corruption_error(run: Run, average: Run) -> float:
     For each corruption the error summed over strengths, in per cent of average pooling's; mean over corruptions. NaN
     where average pooling makes no error under one of them.
     """
-    return 100 * fmean(quotient(100 - mean_accuracy(run, name), 100 - mean_accuracy(average, name)) for name in NAMES)
+    return 100 * fmean(
+        quotient(100 - mean_accuracy(run, name), 100 - mean_accuracy(average, name)) for name in corruptions_of([run])
+    )

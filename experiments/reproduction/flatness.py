@@ -10,6 +10,8 @@ from torch.nn import functional
 
 from gcp_kernels.analysis import filter_normalized_surface, hessian_top_eigenvalue
 
+from ..datasets import Part
+
 # In units of the weights' own norm, filter by filter. With average pooling the loss at the end of training, 0.02, grows
 # fourfold at 0.1; at 0.5 it is above that of guessing (2.3), and nothing is left of the minimum.
 SURFACE_STEPS = (-0.2, -0.1, 0.1, 0.2)
@@ -48,14 +50,12 @@ class Flatness:
         return fmean(loss for line in self.surface for loss in line) - self.loss
 
 
-def measure_flatness(
-    network: nn.Module, images: torch.Tensor, labels: torch.Tensor, iterations: int, directions: int
-) -> Flatness:
-    """Measure the flatness, by at most ``iterations`` of power iteration and along ``directions`` directions."""
+def measure_flatness(network: nn.Module, part: Part, iterations: int, directions: int) -> Flatness:
+    """Measure the flatness on a part, by at most ``iterations`` of power iteration and in ``directions`` directions."""
     network.eval()
 
     def loss() -> torch.Tensor:
-        return functional.cross_entropy(network(images), labels)
+        return functional.cross_entropy(network(part.images), part.labels)
 
     with torch.no_grad():
         at_weights = loss().item()

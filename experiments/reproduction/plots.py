@@ -11,31 +11,51 @@ from typing import Any
 from gcp_kernels.commands.atomic_files import write_atomically
 from gcp_kernels.nn.poolings import POOLINGS
 
+from ..training import BACKBONES
 from .claims import spread
-from .corruptions import NAMES, STRENGTHS
-from .experiment import Run
-from .figures import accuracy_at, mean_accuracy
+from .corruptions import STRENGTHS
+from .figures import accuracy_at, corruptions_of, mean_accuracy
+from .runs import Run
 
 LABELS = {name: pooling.label for name, pooling in POOLINGS.items()}
 SIZE = (9.0, 3.6)  # inches
+Drawing = Callable[[Any, Sequence[Run]], None]
 COLORS = {pool: f"C{number}" for number, pool in enumerate(LABELS)}
 
 
 def write_plots(folder: Path, runs: Sequence[Run]) -> list[Path]:
-    """Draw ``landscape.png`` (where walks were recorded), ``convergence.png`` and ``robustness.png``."""
-    drawings: dict[str, Callable[[Any, Sequence[Run]], None]] = {"convergence": convergence, "robustness": robustness}
-    if all(run.walks for run in runs):
-        drawings["landscape"] = landscape
-    paths = []
-    for name, draw in drawings.items():
-        # The figure is made without pyplot: no display is needed and no global state of matplotlib changes.
-        from matplotlib.figure import Figure
+    """Draw what was measured: ``convergence.png``, ``robustness.png``, and ``landscape-NETWORK.png`` of each network.
 
-        figure = Figure(figsize=SIZE, layout="constrained")
-        draw(figure, runs)
+    Those of the landscape where walks were recorded.
+    """
+    networks = list(dict.fromkeys(run.network for run in runs))
+    drawings: dict[str, tuple[Drawing, list[str]]] = {
+        "convergence": (convergence, networks), "robustness": (robustness, networks),
+    }  # fmt: skip
+    if all(run.walks for run in runs):
+        drawings |= {f"landscape-{network}": (landscape, [network]) for network in networks}
+    paths = []
+    for name, (draw, shown) in drawings.items():
         paths.append(folder / f"{name}.png")
+        figure = drawn(draw, [[run for run in runs if run.network == network] for network in shown])
         write_atomically(paths[-1], partial(figure.savefig, format="png", dpi=90))
     return paths
+
+
+def drawn(draw: Drawing, runs_of_networks: Sequence[Sequence[Run]]) -> Any:
+    """Draw a figure that has a part for each network, one below the other, with its name where there are several."""
+    # The figure is made without pyplot: no display is needed and no global state of matplotlib changes.
+    from matplotlib.figure import Figure
+
+    heights = 1.5 if draw is landscape else 1.0
+    width = max(SIZE[0], 2.3 * len(_pools(runs_of_networks[0]))) if draw is landscape else SIZE[0]
+    figure = Figure(figsize=(width, heights * SIZE[1] * len(runs_of_networks)), layout="constrained")
+    parts = figure.subfigures(len(runs_of_networks), 1, squeeze=False)[:, 0]
+    for part, runs in zip(parts, runs_of_networks, strict=True):
+        if len(runs_of_networks) > 1:
+            part.suptitle(BACKBONES[runs[0].network].title, fontsize="medium", fontweight="bold")
+        draw(part, runs)
+    return figure
 
 
 def landscape(figure: Any, runs: Sequence[Run]) -> None:
@@ -44,7 +64,6 @@ def landscape(figure: Any, runs: Sequence[Run]) -> None:
     One column for each pooling, for bands cover each other, with one scale in a row.
     """
     pools = _pools(runs)
-    figure.set_size_inches(max(SIZE[0], 2.3 * len(pools)), 1.5 * SIZE[1])
     rows_of_axes = figure.subplots(2, len(pools), sharex=True, sharey="row", squeeze=False)
     for row_of_axes, quantity, label in zip(
         rows_of_axes, ("loss", "distance"), ("loss", "change of gradient"), strict=True
@@ -90,7 +109,8 @@ def convergence(figure: Any, runs: Sequence[Run]) -> None:
                 low = [max(end, min(values)) for end, values in zip(low, points, strict=True)]
             axes.fill_between(numbers, low, high, alpha=0.2, color=COLORS[pool])
     # Early epochs would squeeze the part where the poolings differ into a few pixels.
-    accuracy_axes.set(xlabel="epoch", ylabel="test accuracy (%)", ylim=(min(80.0, min(finals) - 10.0), 100.5))
+    lowest = max(0.0, min(80.0, min(finals) - 10.0))
+    accuracy_axes.set(xlabel="epoch", ylabel="test accuracy (%)", ylim=(lowest, 100.5))
     loss_axes.set(xlabel="epoch", ylabel="training loss", yscale="log")
     for axes in (accuracy_axes, loss_axes):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
@@ -101,8 +121,8 @@ def convergence(figure: Any, runs: Sequence[Run]) -> None:
 def robustness(figure: Any, runs: Sequence[Run]) -> None:
     """Draw accuracy by corruption, and by strength, each a mean over the other; lines are standard deviations."""
     groups: dict[str, dict[str, Callable[[Run], float]]] = {
-        "mean of five strengths": {name: partial(mean_accuracy, name=name) for name in NAMES},
-        "strength, mean of four corruptions": {
+        "mean of five strengths": {name: partial(mean_accuracy, name=name) for name in corruptions_of(runs)},
+        "strength, mean of the corruptions": {
             str(strength): partial(accuracy_at, strength=strength) for strength in STRENGTHS
         },
     }
@@ -119,7 +139,7 @@ def robustness(figure: Any, runs: Sequence[Run]) -> None:
         axes.set(xlabel=title, ylabel="test accuracy (%)", ylim=(0, 105), yticks=range(0, 101, 20))
         axes.grid(alpha=0.3, axis="y")
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=min(3, len(pools)), fontsize="small")
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(pools)), fontsize="small")
 
 
 def _pools(runs: Sequence[Run]) -> list[str]:

@@ -1,9 +1,12 @@
 """The report in Markdown: what each claim of the papers comes to in this run. Every sentence follows from the data."""
 
-from collections.abc import Sequence
-from math import floor, isfinite, isinf, isnan, log10, nan
+from collections.abc import Mapping, Sequence
+from math import isfinite
 from statistics import fmean
 
+from ..datasets import ImageData
+from ..training import BACKBONES
+from .choice import validation_accuracy
 from .claims import (
     BASELINE,
     CLAIMS,
@@ -13,108 +16,112 @@ from .claims import (
     SUPPORTED,
     UNDECIDED,
     Figures,
+    Measure,
     Verdict,
     of_claim,
+    verdict,
 )
-from .corruptions import AMOUNTS
-from .experiment import LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, Settings
-from .flatness import RESIDUAL_ALLOWED
+from .notes import NOTES, differences, on_flatness, on_robustness
 from .plots import LABELS
+from .runs import CHOOSE, LONGER, MEASURE, Run
+from .settings import Settings
+from .words import capital, listed_and, over_seeds, paragraph, plural, plus_minus, table
+
+# By network.
+Verdicts = Mapping[str, Sequence[Verdict]]
+NOTHING_CHOSEN = (
+    "Nothing was chosen by test images: the learning rate of each pooling of each network was, by validation images "
+    "and other seeds, from one grid."
+)
 
 
 def report(
-    settings: Settings, figures: Figures, every: Sequence[Verdict], circumstances: Sequence[str], residual: float
+    settings: Settings,
+    data: ImageData,
+    runs: Sequence[Run],
+    figures: Mapping[str, Figures],
+    every: Verdicts,
+    circumstances: Sequence[str],
+    residual: float,
 ) -> str:
     """Write the whole report.
 
     Args:
         settings: what was run.
-        figures: of every measure.
-        every: the verdicts on them.
+        data: on what.
+        runs: all of them.
+        figures: of every measure, by network.
+        every: the verdicts on them, by network.
         circumstances: lines on command, machine and time, which head the report.
         residual: the largest relative residual of a Hessian eigenvalue.
     """
-    pools = [pool for pool in settings.pools if pool != BASELINE]
+    networks = listed_and([BACKBONES[network].title for network in settings.networks])
+    images = f"{data.size}x{data.size}"
     sections = [
-        "# What covariance pooling does to optimisation, in small",
-        "A small experiment, written by `python -m experiments reproduce`: a CNN of three convolutions on 8x8 digits, "
-        "which can support or contradict what the papers found on ImageNet, and settle nothing about it.",
+        f"# What covariance pooling does to optimisation: {data.name}",
+        f"A small experiment, written by `python -m experiments reproduce`: {networks}, on images of {images}. It can "
+        "support or contradict what the papers found on ImageNet, and settles nothing about it.",
         "\n".join(f"- {line}" for line in circumstances),
         "## Verdicts",
-        summary(list(CLAIMS), pools, every),
-        CHOSEN_ON_TEST_IMAGES,
+        summary(settings, every),
+        NOTHING_CHOSEN,
         _rule(settings.seeds),
-        *(section for claim in CLAIMS for section in _claim(claim, settings, figures, every, residual)),
+        "## Learning rates",
+        *_rates(settings, runs),
+        *(section for claim in CLAIMS for section in _claim(claim, settings, data, figures, every, residual)),
+        "## Average pooling for longer",
+        *_longer(settings, runs),
         "## What differs from the papers",
-        _differences(settings),
+        differences(settings, data),
     ]
     return "\n\n".join(sections) + "\n"
 
 
-def summary(claims: Sequence[int], pools: Sequence[str], every: Sequence[Verdict]) -> str:
-    """Write the table of claims: one row each, one column for each pool against average pooling."""
-    rows = [
-        f"| claim, against average pooling | {' | '.join(LABELS[pool] for pool in pools)} |",
-        _rule_line(1 + len(pools)),
+def summary(settings: Settings, every: Verdicts) -> str:
+    """Write the tables of claims, one for each pooling against average pooling: a row each, a column a network."""
+    titles = [BACKBONES[network].title for network in settings.networks]
+    tables = [
+        table(
+            [f"{LABELS[pool]} against average pooling", *titles],
+            (
+                [
+                    f"{claim}. {CLAIMS[claim]}",
+                    *(_bold(of_claim(claim, pool, every[network])) for network in settings.networks),
+                ]
+                for claim in CLAIMS
+            ),
+        )
+        for pool in _others(settings)
     ]
-    for claim in claims:
-        outcomes = " | ".join(_bold(of_claim(claim, pool, every)) for pool in pools)
-        rows.append(f"| {claim}. {CLAIMS[claim]} | {outcomes} |")
-    return "\n".join(rows)
+    return "\n\n".join(tables)
 
 
-def detail(verdicts: Sequence[Verdict]) -> str:
-    """Write the table of some verdicts: means and standard deviations over seeds, gain with its margin, outcome."""
-    rows = ["| measure | pooling | average pooling | this pooling | gain | verdict |", _rule_line(6)]
-    for v in verdicts:
-        relative = " (relative)" if v.measure.relative else ""
-        cells = (
-            f"{v.measure.text}{relative}",
+def detail(network: str, verdicts: Sequence[Verdict]) -> list[list[str]]:
+    """Return rows for some verdicts: means and standard deviations over seeds, gain with its margin, outcome."""
+    return [
+        [
+            f"{v.measure.text}{' (relative)' if v.measure.relative else ''}",
+            BACKBONES[network].title,
             LABELS[v.pool],
             over_seeds(v.baseline_figures, v.baseline_mean, v.baseline_spread, v.measure.infinite),
             over_seeds(v.figures, v.mean, v.spread, v.measure.infinite),
             over_seeds(v.gains, v.gain, v.margin, "none"),
             v.outcome,
-        )
-        rows.append(f"| {' | '.join(cells)} |")
-    return "\n".join(rows)
-
-
-def over_seeds(figures: Sequence[float], mean: float, deviation: float, infinite: str) -> str:
-    """Write :func:`plus_minus`; or, where figures are infinite or no number, in how many seeds they are."""
-    parts = [
-        f"{word} in {count} of {plural(len(figures), 'seed')}"
-        for word, count in ((infinite, sum(map(isinf, figures))), ("no number", sum(map(isnan, figures))))
-        if count
+        ]
+        for v in verdicts
     ]
-    return ", ".join(parts) or plus_minus(mean, deviation)
 
 
-def plus_minus(mean: float, deviation: float) -> str:
-    """Write mean and deviation to two digits of the deviation; without a deviation the mean to three digits.
-
-    One digit more where the mean would be a zero that it is not.
-    """
-    if not isfinite(mean):
-        return "no number" if isnan(mean) else "infinite"
-    scale = deviation if isfinite(deviation) and deviation > 0 else abs(mean) / 10
-    decimals = min(6, max(0, 1 - floor(log10(scale)))) if scale else 0
-    if mean and not float(f"{mean:.{decimals}f}"):
-        decimals += 1
-    text = f"{mean:.{decimals}f}"
-    if not float(text):
-        text = text.removeprefix("-")
-    return text + (f" ± {deviation:.{decimals}f}" if isfinite(deviation) else "")
+DETAIL = ["measure", "network", "pooling", "average pooling", "this pooling", "gain", "verdict"]
 
 
-def plural(number: int, noun: str) -> str:
-    """Write the number and its noun, in the plural unless the number is one."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+def _others(settings: Settings) -> list[str]:
+    return [pool for pool in settings.pools if pool != BASELINE]
 
 
 def _rule(seeds: int) -> str:
     subject = "the one seed" if seeds == 1 else f"each of the {seeds} seeds"
-    return _paragraph(f"""
+    return paragraph(f"""
         The rule: {subject} gives one paired difference to average pooling, the gain, positive in the claimed direction.
         **Supported**: the mean gain exceeds its margin, Student's t (97.5 %) times its standard error, over
         {SEEDS_TO_SUPPORT} seeds at least. **Not supported**: the mean gain is zero or negative. **Undecided**: positive
@@ -126,143 +133,137 @@ def _rule(seeds: int) -> str:
     """)
 
 
-def _claim(claim: int, settings: Settings, figures: Figures, every: Sequence[Verdict], residual: float) -> list[str]:
-    of_it = [verdict for verdict in every if verdict.measure.claim == claim]
-    heading = f"## {claim}. {CLAIMS[claim][0].upper()}{CLAIMS[claim][1:]}"
-    if not of_it:
-        return [heading, f"{NOT_MEASURED[0].upper()}{NOT_MEASURED[1:]}."]
-    sections = [heading, _sentences(claim, settings, of_it), detail(of_it)]
+def _rates(settings: Settings, runs: Sequence[Run]) -> list[str]:
+    """Write what every rate gave on validation images; the chosen one is bold."""
+    accuracies = validation_accuracy(runs)
+    chosen = {(run.network, run.pool): run.job.rate for run in runs if run.job.kind == MEASURE}
+    diverged = sum(not isfinite(run.loss) for run in runs if run.job.kind == CHOOSE)
+    rows = []
+    for network in settings.networks:
+        for pool in settings.pools:
+            cells = []
+            for rate in settings.rates:
+                cell = f"{accuracies[network, pool, rate][0]:.2f}"
+                cells.append(f"**{cell}**" if rate == chosen[network, pool] else cell)
+            rows.append([BACKBONES[network].title, LABELS[pool], *cells])
+    ends = (min(settings.rates), max(settings.rates))
+    at_the_end = sorted(
+        f"{LABELS[pool]} of {BACKBONES[network].title}" for (network, pool), rate in chosen.items() if rate in ends
+    )
+    sentence = (
+        f"Accuracy on validation images at the end, in per cent, mean over {plural(settings.choosing_seeds, 'seed')} "
+        "that nothing else uses; of equal ones the rate with the lower loss is taken."
+    )
+    if at_the_end:
+        sentence += f" At an end of the grid, so that a rate beyond it may be better: {'; '.join(at_the_end)}."
+    if diverged:
+        sentence += f" Trainings that diverged: {diverged}, counted with the accuracy before."
+    return [table(["network", "pooling", *(f"{rate:g}" for rate in settings.rates)], rows), sentence]
+
+
+def _claim(
+    claim: int,
+    settings: Settings,
+    data: ImageData,
+    figures: Mapping[str, Figures],
+    every: Verdicts,
+    residual: float,
+) -> list[str]:
+    of_it = {network: [v for v in every[network] if v.measure.claim == claim] for network in settings.networks}
+    heading = f"## {claim}. {capital(CLAIMS[claim])}"
+    if not any(of_it.values()):
+        return [heading, f"{capital(NOT_MEASURED)}."]
+    rows = [row for network in settings.networks for row in detail(network, of_it[network])]
+    sections = [heading, _sentences(claim, settings, of_it), table(DETAIL, rows)]
     if claim == 3:
-        sections.append(_in_share_of_epochs(settings.epochs, figures))
-    if claim in PICTURES:
-        sections.append(f"![{PICTURES[claim][1]}]({PICTURES[claim][0]})")
+        sections.append(_in_share_of_epochs(settings, figures))
+    pictures = {
+        2: [(f"landscape-{name}", f"landscape, {BACKBONES[name].title}, by training step") for name in of_it],
+        4: [("convergence", "test accuracy and training loss by epoch, mean and standard deviation over seeds")],
+        5: [("robustness", "accuracy under corruption, mean and standard deviation over seeds")],
+    }
+    sections += [f"![{text}]({name}.png)" for name, text in pictures.get(claim, [])]
     if claim in NOTES:
-        sections.append(_paragraph(NOTES[claim]))
+        sections.append(paragraph(NOTES[claim]))
+    if claim == 5:
+        sections.append(on_robustness(settings, data))
     if claim == 6:
-        sections.append(_on_flatness(settings, residual))
+        sections.append(on_flatness(settings, residual))
     return sections
 
 
-def _sentences(claim: int, settings: Settings, of_it: Sequence[Verdict]) -> str:
-    """Write one sentence for each pool: the verdict, and what speaks against it."""
+def _sentences(claim: int, settings: Settings, of_it: Verdicts) -> str:
+    """Write one sentence for each network and pool: the verdict, and what speaks against it."""
     lines = []
-    for pool in settings.pools:
-        own = [verdict for verdict in of_it if verdict.pool == pool]
-        if not own:
-            continue
-        outcome = of_claim(claim, pool, own)
-        counted = [verdict for verdict in own if not verdict.measure.relative]
-        tally = ", ".join(
-            f"{sum(verdict.outcome == kind for verdict in counted)} {kind}"
-            for kind in (SUPPORTED, UNDECIDED, NOT_SUPPORTED)
-            if any(verdict.outcome == kind for verdict in counted)
-        )
-        against = [v.measure.text for v in own if isfinite(v.margin) and -v.gain > v.margin]
-        opposed = f" Opposed beyond the margin: {'; '.join(against)}." if against else ""
-        lines.append(f"- {LABELS[pool]}: **{outcome}** ({tally} of {len(counted)}).{opposed}")
+    for network, verdicts in of_it.items():
+        for pool in _others(settings):
+            own = [verdict for verdict in verdicts if verdict.pool == pool]
+            counted = [verdict for verdict in own if not verdict.measure.relative]
+            tally = ", ".join(
+                f"{sum(verdict.outcome == kind for verdict in counted)} {kind}"
+                for kind in (SUPPORTED, UNDECIDED, NOT_SUPPORTED)
+                if any(verdict.outcome == kind for verdict in counted)
+            )
+            against = [v.measure.text for v in own if isfinite(v.margin) and -v.gain > v.margin]
+            opposed = f" Opposed beyond the margin: {'; '.join(against)}." if against else ""
+            name = f"{BACKBONES[network].title}, {LABELS[pool]}"
+            lines.append(f"- {name}: **{of_claim(claim, pool, own)}** ({tally} of {len(counted)}).{opposed}")
     return "\n".join(lines)
 
 
-def _on_flatness(settings: Settings, residual: float) -> str:
-    return _paragraph(f"""
-        On a fixed part of the training images ({settings.flatness_images} of them), in evaluation mode. The curvature
-        of cross-entropy shrinks with the loss itself, so that a network which fits better is flatter by that alone; the
-        relative measure divides by the loss. The eigenvalue is the largest in magnitude, and depends on how the
-        classifier is parametrised (2080 inputs for covariances, 64 for average pooling), the filter-normalised rise
-        less so. It comes from at most {plural(settings.hessian_iterations, "step")} of power iteration; the residual
-        ‖Hv - λv‖ is at most {plus_minus(100 * residual, nan)} % of the eigenvalue in these runs. An eigenvalue
-        with more than {100 * RESIDUAL_ALLOWED:g} % is taken for no number, and leaves its measure undecided.
-    """)
-
-
-def _in_share_of_epochs(epochs: int, figures: Figures) -> str:
+def _in_share_of_epochs(settings: Settings, figures: Mapping[str, Figures]) -> str:
     """Write claim 3 as the papers put it: the share of all epochs after which the accuracy was reached."""
-    sentences = []
-    for pool, reached in figures["epochs_to_target"].items():
-        finite = [value for value in reached if isfinite(value)]
-        only = "" if len(finite) == len(reached) else f"in {len(finite)} of {len(reached)} seeds only, "
-        share = f"after {100 * fmean(finite) / epochs:.0f} % of the epochs" if finite else "in none"
-        sentences.append(f"by {LABELS[pool]} {only if finite else ''}{share}")
-    return _paragraph(f"""
-        Average pooling's final accuracy of the same seed was first reached {"; ".join(sentences)}. The papers compare
-        with all epochs of average pooling (GCP needs 32 to 40 % of them on ResNets, 17 % on MobileNetV2); the verdict
-        compares with the epoch in which average pooling itself first came there, which is harder. A network that never
-        comes there has no gain, and its claim is not supported.
+    of_networks = []
+    for network in settings.networks:
+        sentences = []
+        for pool, reached in figures[network]["epochs_to_target"].items():
+            finite = [value for value in reached if isfinite(value)]
+            only = "" if len(finite) == len(reached) else f"in {len(finite)} of {len(reached)} seeds only, "
+            share = f"after {100 * fmean(finite) / settings.epochs:.0f} % of the epochs" if finite else "in none"
+            sentences.append(f"by {LABELS[pool]} {only if finite else ''}{share}")
+        of_networks.append(f"{BACKBONES[network].title}: {'; '.join(sentences)}.")
+    return paragraph(f"""
+        Average pooling's final accuracy of the same seed was first reached as follows. {" ".join(of_networks)} The
+        papers compare with all epochs of average pooling (GCP needs 32 to 40 % of them on ResNets, 17 % on
+        MobileNetV2); the verdict compares with the epoch in which average pooling itself first came there, which is
+        harder. A network that never comes there has no gain, and its claim is not supported.
     """)
 
 
-# Beside every table of verdicts.
-CHOSEN_ON_TEST_IMAGES = (
-    "The learning rate, one for all poolings, was chosen for average pooling and GCP on these same test images: final "
-    "accuracies compare, and are not those on unseen images."
-)
-
-PICTURES = {
-    2: ("landscape.png", "loss and distance between gradients along the gradient, by training step"),
-    4: ("convergence.png", "test accuracy and training loss by epoch, mean and standard deviation over seeds"),
-    5: ("robustness.png", "accuracy under corruption, mean and standard deviation over seeds"),
-}
-
-NOTES = {
-    1: """
-        As in the papers the walk is y + d g from the stem's output y along the gradient g, the same d for all networks.
-        A network with smaller gradients therefore walks less far, and part of a narrower band is that; the relative
-        measure divides by the loss, and beta by the length walked. y leaves a BatchNorm and has about the same size in
-        all. Along one walk DropCov keeps one mask.
-    """,
-    2: "Distances are absolute, as in the papers; the relative measure divides by the norm of the gradient itself.",
-    5: f"""
-        Mean corruption error: for every corruption the error summed over strengths, in per cent of average pooling's,
-        then the mean over corruptions, as Hendrycks & Dietterich (2019) define it with AlexNet. Accuracy lost is the
-        accuracy on clean images less the mean under corruption: what is left when a better start is taken out.
-        Strengths 1 to 5 are: {"; ".join(f"{name} {', '.join(map(str, AMOUNTS[name]))}" for name in AMOUNTS)} (deviation
-        of the noise; deviation of the blur in pixels; share of the contrast taken away; pixels in one of four
-        directions).
-    """,
-}
-
-
-def _differences(settings: Settings) -> str:
-    low, high = settings.landscape_range
-    paragraphs = (
-        """
-        Data and network: a few hundred training images of 8x8, three convolutions, 64 channels to pool; the papers have
-        ImageNet, ResNets and MobileNetV2, and 256 channels. Few images favour what fits fast.
-        """,
-        f"""
-        Training: the papers' schedule "{settings.schedule}", stretched over {plural(settings.epochs, "epoch")}, with
-        SGD (momentum {MOMENTUM}, weight decay {WEIGHT_DECAY}), batches of {settings.batch_size} and learning rate
-        {LEARNING_RATE} for every pooling; theirs run 30 to 100 epochs with batches of 256. That rate was chosen among
-        0.05, 0.1, 0.2 and 0.4 with the default settings, by the accuracy of seeds 0 to 2 on the test images: it is the
-        best for average pooling, and for GCP, where 0.4 ties with it. The test images here are the same, and so are
-        {min(settings.seeds, 3)} of the {plural(settings.seeds, "seed")}: the final accuracies are no accuracies on
-        unseen images.
-        """,
-        f"""
-        Landscape: {settings.landscape_steps} evenly spaced d from {low:g} to {high:g}, every {settings.landscape_every}
-        training steps, on the training batch and in training mode; the papers have 50, from 0.1 to 75 on ResNets and
-        0.045 to 1.5 on MobileNetV2. They show bands; their mean over training as one number, and beta (Santurkar et
-        al., 2018), are ours.
-        """,
-        """
-        Robustness: four corruptions made for eight pixels instead of the fifteen of ImageNet-C, and no sequences of
-        perturbations.
-        """,
-        f"""
-        Seeds: {settings.seeds}, which vary weights, order and masks; the split of the images is the same in all, so
-        that the spread does not include that of other data.
-        """,
-    )
-    return "\n".join(f"- {_paragraph(text)}" for text in paragraphs)
-
-
-def _paragraph(text: str) -> str:
-    """Put text on one line, however it was broken in the source."""
-    return " ".join(text.split())
-
-
-def _rule_line(columns: int) -> str:
-    return "|" + "---|" * columns
+def _longer(settings: Settings, runs: Sequence[Run]) -> list[str]:
+    """Compare the final accuracies with average pooling's after more epochs."""
+    measure = Measure(4, "accuracy", "final test accuracy, %", higher_is_better=True)
+    rows = []
+    for network in settings.networks:
+        own = [run for run in runs if run.network == network]
+        accuracies = {
+            (kind, pool): [run.accuracy for run in own if (run.job.kind, run.pool) == (kind, pool)]
+            for kind, pool in (*((MEASURE, pool) for pool in settings.pools), (LONGER, BASELINE))
+        }
+        for pool in _others(settings):
+            v = verdict(measure, pool, accuracies[LONGER, BASELINE], accuracies[MEASURE, pool])
+            short = verdict(measure, pool, accuracies[MEASURE, BASELINE], accuracies[MEASURE, pool])
+            rows.append(
+                [
+                    BACKBONES[network].title,
+                    LABELS[pool],
+                    plus_minus(short.baseline_mean, short.baseline_spread),
+                    plus_minus(v.baseline_mean, v.baseline_spread),
+                    plus_minus(v.mean, v.spread),
+                    plus_minus(v.gain, v.margin),
+                    v.outcome,
+                ]
+            )
+    epochs, more = plural(settings.epochs, "epoch"), plural(settings.epochs * settings.longer, "epoch")
+    head = ["network", "pooling", f"average pooling, {epochs}", f"average pooling, {more}"]
+    return [
+        paragraph(f"""
+            Was average pooling stopped early? Here it has {more}, with the same schedule stretched over them and the
+            rate chosen for {epochs}, and the other poolings have {epochs}. Final test accuracy in per cent; the
+            verdict, by the same rule, is on the accuracy being higher than average pooling's after {more}.
+        """),
+        table([*head, f"this pooling, {epochs}", "gain", "verdict"], rows),
+    ]
 
 
 def _bold(outcome: str) -> str:

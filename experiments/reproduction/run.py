@@ -1,45 +1,88 @@
 """All runs of the reproduction, and the folder that they are written to."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from gcp_kernels.commands.atomic_files import write_text
 
-from ..training import DigitsSplit, NonFiniteLossError, steps_per_epoch
-from .claims import Verdict, verdicts
-from .experiment import Run, Settings, train_and_measure
-from .figures import figures_of, worst_residual
+from ..datasets import ImageData
+from .choice import choosing_jobs, chosen_rates, measuring_jobs
+from .claims import Figures, Verdict, verdicts
+from .figures import corruptions_of, figures_of, worst_residual
 from .plots import write_plots
 from .report import report
+from .runs import MEASURE, Job, Run, RunFile
+from .settings import Settings
 from .tables import write_claims, write_tables
+from .workers import finished
 
 
-def run_all(settings: Settings, digits: DigitsSplit, say: Callable[[str], object]) -> list[Run]:
-    """Run every pool from every seed, in turn. ``say`` gets a line about each that is done, a terminal a bar.
+def run_all(
+    settings: Settings, data: ImageData, file: RunFile, processes: int, say: Callable[[str], object]
+) -> list[Run]:
+    """Choose learning rates, then measure; what ``file`` has is not run again.
+
+    Args:
+        settings: what is run.
+        data: what ``settings`` names.
+        file: gets every run as soon as it is done.
+        processes: how many runs go on at the same time; they do not change what comes out.
+        say: gets a line about each run that is done, a terminal a bar.
+
+    Returns:
+        All runs, in an order that depends on the settings alone.
 
     Raises:
-        NonFiniteLossError: a training diverged; the message says which.
+        NonFiniteLossError: a training diverged with the chosen rate; the message says which.
     """
     from tqdm import tqdm
 
-    runs = []
-    steps = settings.epochs * steps_per_epoch(len(digits.train_labels), settings.batch_size)
-    with tqdm(total=len(settings.pools) * settings.seeds * steps, unit="step", leave=False, disable=None) as bar:
-        for seed in range(settings.seeds):
-            for pool in settings.pools:
-                try:
-                    run = train_and_measure(pool, seed, digits, settings, bar.update)
-                except NonFiniteLossError as error:
-                    raise NonFiniteLossError(f"{pool}, seed {seed}: {error}") from error
-                runs.append(run)
+    choosing = choosing_jobs(settings)
+    count = len(choosing) + len(settings.networks) * (len(settings.pools) + 1) * settings.seeds
+
+    with tqdm(total=count, unit="run", leave=False, disable=None) as bar:
+
+        def run(jobs: Sequence[Job]) -> list[Run]:
+            missing = [job for job in jobs if job not in file.done]
+            bar.update(len(jobs) - len(missing))
+            for done in finished(missing, data, settings, processes) if missing else ():
+                file.add(done)
+                bar.update()
                 with bar.external_write_mode():
-                    last = run.epochs[-1]
-                    say(f"seed {seed}, {pool}: loss {last.loss:.4f}, accuracy {last.accuracy:.2f} %")
-    return runs
+                    say(f"{done.job}: loss {done.loss:.4f}, accuracy {done.accuracy:.2f} %")
+            return [file.done[job] for job in jobs]
+
+        chosen = run(choosing)
+        rates = chosen_rates(chosen)
+        with bar.external_write_mode():
+            for (network, pool), rate in rates.items():
+                say(f"chosen for {network}, {pool}: rate {rate:g}")
+        return chosen + run(measuring_jobs(settings, rates))
 
 
-def write_folder(folder: Path, settings: Settings, runs: Sequence[Run], circumstances: Sequence[str]) -> list[Verdict]:
-    """Write tables, plots and ``report.md`` into an existing folder, and return the verdicts.
+@dataclass(frozen=True)
+class Outcome:
+    """What was found, by network."""
+
+    figures: Mapping[str, Figures]
+    verdicts: Mapping[str, Sequence[Verdict]]
+
+
+def outcome(settings: Settings, runs: Sequence[Run]) -> Outcome:
+    """Compute figures and verdicts of what was measured."""
+    figures, of_networks = {}, {}
+    for network in settings.networks:
+        measured = [run for run in runs if run.job.kind == MEASURE and run.network == network]
+        figures[network] = figures_of(measured)
+        of_networks[network] = verdicts(figures[network], corruptions_of(measured))
+    return Outcome(figures, of_networks)
+
+
+def write_folder(
+    folder: Path, settings: Settings, data: ImageData, runs: Sequence[Run], circumstances: Sequence[str]
+) -> Outcome:
+    """Write tables, plots and ``report.md`` into an existing folder, and return what they say.
 
     What was measured is written first, before anything is computed from it that might fail.
 
@@ -47,10 +90,10 @@ def write_folder(folder: Path, settings: Settings, runs: Sequence[Run], circumst
         NotWrittenError: a file cannot be written, on a full disk for example; those before it are complete.
     """
     write_tables(folder, runs)
-    figures = figures_of(runs)
-    every = verdicts(figures)
-    write_claims(folder, every)
-    text = report(settings, figures, every, circumstances, worst_residual(runs))
+    found = outcome(settings, runs)
+    measured = [run for run in runs if run.job.kind == MEASURE]
+    write_claims(folder, found.verdicts)
+    write_plots(folder, measured)
+    text = report(settings, data, runs, found.figures, found.verdicts, circumstances, worst_residual(measured))
     write_text(folder / "report.md", text)
-    write_plots(folder, runs)
-    return every
+    return found

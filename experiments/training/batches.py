@@ -1,4 +1,4 @@
-"""Batches of an epoch: what the loop asks of any data, and the digits as that."""
+"""Batches of an epoch: what the loop asks of any data, and images in memory as that."""
 
 from collections.abc import Iterable, Iterator
 from typing import Protocol
@@ -6,7 +6,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .digits import DigitsSplit
+from ..datasets import Part
 from .distributed import Processes
 
 Batch = tuple[Tensor, Tensor]
@@ -33,41 +33,43 @@ class Batches(Protocol):
     def test(self) -> Iterable[Batch]: ...
 
 
-class DigitsBatches:
-    """The digits in an order that the seed alone decides; see :class:`Batches`.
+class MemoryBatches:
+    """Images in memory, in an order that the seed alone decides; see :class:`Batches`.
 
     Args:
-        digits: on the device of the network.
+        train: what to train on, on the device of the network.
+        held_out: what to test on, there too.
         batch_size: images of a step, over all processes; in the last of an epoch there may be fewer.
         seed: of the order.
         processes: each gets the same number of images in every step; what does not divide among them at the end of an
             epoch's order is left out of that epoch.
     """
 
-    def __init__(self, digits: DigitsSplit, batch_size: int, seed: int, processes: Processes = ALONE) -> None:
-        self.digits, self.batch_size, self.seed, self.processes = digits, batch_size, seed, processes
+    def __init__(self, train: Part, held_out: Part, batch_size: int, seed: int, processes: Processes = ALONE) -> None:
+        self.train, self.held_out = train, held_out
+        self.batch_size, self.seed, self.processes = batch_size, seed, processes
 
     @property
     def images_per_epoch(self) -> int:
-        return divisible(len(self.digits.train_labels), self.processes)
+        return divisible(len(self.train.labels), self.processes)
 
     @property
     def test_images(self) -> int:
-        return len(self.digits.test_labels)
+        return len(self.held_out.labels)
 
     def training(self, epoch: int) -> Iterator[Batch]:
         # One generator draws the orders of all epochs; those before are drawn again, which takes microseconds.
         generator = torch.Generator().manual_seed(self.seed)
-        count = len(self.digits.train_labels)
+        count = len(self.train.labels)
         for _ in range(epoch):
             order = torch.randperm(count, generator=generator)
-        order = order[: self.images_per_epoch].to(self.digits.train_labels.device)
+        order = order[: self.images_per_epoch].to(self.train.labels.device)
         for batch in order.split(self.batch_size):
             own = self.processes.share(batch)
-            yield self.digits.train_images[own], self.digits.train_labels[own]
+            yield self.train.images[own], self.train.labels[own]
 
     def test(self) -> Iterator[Batch]:
-        images, labels = (self.processes.share(part) for part in (self.digits.test_images, self.digits.test_labels))
+        images, labels = (self.processes.share(part) for part in (self.held_out.images, self.held_out.labels))
         return zip(images.split(TEST_BATCH), labels.split(TEST_BATCH), strict=True)
 
 

@@ -8,7 +8,7 @@ import torch
 
 from gcp_kernels.validation import check_at_least, check_choice, check_not_negative, check_positive
 
-from . import digits
+from ..datasets import digits
 from .mixed_precision import MixedPrecision
 from .networks import POOLS
 from .resnets import ARCHITECTURES

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from ..datasets.image_decoding import DamagedImageError, ImageError, decode
 from .distributed import Processes
-from .image_decoding import DamagedImageError, ImageError, decode
 
 # Images that a worker decodes before it reports.
 CHUNK = 32

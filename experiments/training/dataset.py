@@ -11,7 +11,7 @@ import torch
 
 from gcp_kernels.listing import listed
 
-from .digits import DigitsSplit
+from ..datasets import ImageData
 
 NAMED = 5
 
@@ -35,13 +35,12 @@ def describe_folder(
     }
 
 
-def describe_digits(digits: DigitsSplit) -> dict[str, str]:
-    """Say for each part of the digits how many images it has, with the fingerprint of images and labels."""
-    parts = {"train": (digits.train_labels, digits.train_images), "test": (digits.test_labels, digits.test_images)}
+def describe_digits(digits: ImageData) -> dict[str, str]:
+    """Say for the digits' training and test part how many images it has, with the fingerprint of images and labels."""
     described = {}
-    for part, (labels, images) in parts.items():
-        rows = torch.cat((labels[:, None], images.flatten(1)), 1).tolist()
-        described[part] = _described("images", [str(row).encode() for row in rows])
+    for name, part in (("train", digits.train), ("test", digits.test)):
+        rows = torch.cat((part.labels[:, None], part.images.flatten(1)), 1).tolist()
+        described[name] = _described("images", [str(row).encode() for row in rows])
     return described
 
 

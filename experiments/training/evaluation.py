@@ -5,17 +5,18 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from ..datasets import Part
 from .batches import TEST_BATCH
 from .mixed_precision import FULL_PRECISION, MixedPrecision
 
 
-def accuracy(network: nn.Module, images: Tensor, labels: Tensor) -> float:
+def accuracy(network: nn.Module, part: Part) -> float:
     """Return the per cent of the images that the network, in evaluation mode, gives their label, to two decimals.
 
-    What is printed is then what is compared; one image of 1348 still counts.
+    What is printed is then what is compared; one image of 2000 still counts.
     """
-    batches = zip(images.split(TEST_BATCH), labels.split(TEST_BATCH), strict=True)
-    return per_cent(count_right(network, batches), len(labels))
+    batches = zip(part.images.split(TEST_BATCH), part.labels.split(TEST_BATCH), strict=True)
+    return per_cent(count_right(network, batches), len(part))
 
 
 def count_right(

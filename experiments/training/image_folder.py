@@ -11,11 +11,11 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from gcp_kernels.extras import import_torchvision
 from gcp_kernels.listing import listed
 
+from ..datasets.image_decoding import DamagedImageError, ImageError, decode
+from ..datasets.image_listing import NAMED, check_folders, list_images, notes, require_images
 from .batches import TEST_BATCH, Batch, divisible
 from .damaged_images import Report, find_damaged
 from .distributed import Processes
-from .image_decoding import DamagedImageError, ImageError, decode
-from .image_listing import NAMED, check_folders, list_images, notes, require_images
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # An image is tested on its centre, 224 of 256 pixels.
@@ -27,8 +27,8 @@ USER = "folders of images are read by"
 class FolderBatches:
     """An ImageFolder tree as :class:`experiments.training.batches.Batches`.
 
-    What is an image, and of which class, says :func:`experiments.training.image_listing.list_images`; how a file
-    becomes one, :func:`experiments.training.image_decoding.decode`.
+    What is an image, and of which class, says :func:`experiments.datasets.image_listing.list_images`; how a file
+    becomes one, :func:`experiments.datasets.image_decoding.decode`.
 
     In training a random part of each image is scaled to ``image_size`` and mirrored half of the time
     (RandomResizedCrop, RandomHorizontalFlip); in testing the shorter side is scaled to ``image_size`` * 256 / 224 and
@@ -43,7 +43,7 @@ class FolderBatches:
         seed: of order and augmentation.
         device: where batches go.
         workers: processes that read images; 0 to read in this one.
-        processes: as for :class:`experiments.training.batches.DigitsBatches`.
+        processes: as for :class:`experiments.training.batches.MemoryBatches`.
         skip_damaged: read every image once now, all processes together, and leave out those that cannot be decoded:
             everything is then as if they were not there.
         report: of that, as for :func:`experiments.training.damaged_images.find_damaged`.

@@ -11,8 +11,8 @@ from torch.nn import functional
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from .batches import ALONE, Batches, DigitsBatches
-from .digits import DigitsSplit
+from ..datasets import Part
+from .batches import ALONE, Batches, MemoryBatches
 from .distributed import Processes
 from .evaluation import count_right, per_cent
 from .mixed_precision import FULL_PRECISION, MixedPrecision
@@ -22,7 +22,7 @@ AfterStep = Callable[[torch.Tensor, torch.Tensor], object]
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch ended with: mean training loss, test accuracy in per cent, seconds spent training."""
+    """What one epoch ended with: mean training loss, per cent right of held-out images, seconds spent training."""
 
     loss: float
     accuracy: float
@@ -35,7 +35,8 @@ class NonFiniteLossError(RuntimeError):
 
 def fit(
     network: nn.Module,
-    digits: DigitsSplit,
+    train: Part,
+    held_out: Part,
     *,
     optimizer: Optimizer,
     schedule: LRScheduler,
@@ -44,11 +45,12 @@ def fit(
     seed: int,
     after_step: AfterStep,
 ) -> Iterator[Epoch]:
-    """Train in place on the digits with cross-entropy, yielding after each epoch; see :func:`train_epochs`.
+    """Train in place on images in memory with cross-entropy, yielding after each epoch; see :func:`train_epochs`.
 
     Args:
-        network: (B, 1, 8, 8) -> (B, 10).
-        digits: what to train and to test on, on the device of the network.
+        network: images to logits (B, classes).
+        train: what to train on, on the device of the network.
+        held_out: what to test on after each epoch, there too.
         optimizer: of the network's parameters.
         schedule: of its learning rate; stepped after every step of the optimiser.
         epochs: how many.
@@ -58,7 +60,7 @@ def fit(
     """
     return train_epochs(
         network,
-        DigitsBatches(digits, batch_size, seed),
+        MemoryBatches(train, held_out, batch_size, seed),
         optimizer=optimizer,
         schedule=schedule,
         epochs=epochs,
@@ -99,9 +101,10 @@ def train_epochs(
 
     Example:
         >>> import torch
-        >>> from experiments.training import DigitsBatches, DigitsSplit, build_network, scheduler, train_epochs
-        >>> images, labels = torch.rand(8, 1, 8, 8), torch.arange(8)
-        >>> batches = DigitsBatches(DigitsSplit(images, labels, images, labels), batch_size=4, seed=0)
+        >>> from experiments.datasets import Part
+        >>> from experiments.training import MemoryBatches, build_network, scheduler, train_epochs
+        >>> images = Part(torch.rand(8, 1, 8, 8), torch.arange(8))
+        >>> batches = MemoryBatches(images, images, batch_size=4, seed=0)
         >>> network = build_network("gcp", seed=0)
         >>> sgd = torch.optim.SGD(network.parameters(), lr=0.1)
         >>> epochs = train_epochs(

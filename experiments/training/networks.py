@@ -1,4 +1,4 @@
-"""The small CNN for digits, with every pooling that the papers compare as the only difference."""
+"""The small CNN for digits, and other small networks, with every pooling of the papers as the only difference."""
 
 import torch
 from torch import nn
@@ -6,30 +6,37 @@ from torch import nn
 from gcp_kernels.nn.poolings import POOLINGS
 from gcp_kernels.validation import check_choice
 
-from .digits import CLASSES
+from ..datasets.digits import CLASSES, SIZE
+from .backbones import BACKBONES
 
 POOLS = tuple(POOLINGS)
-WIDTHS = (32, 64, 64)
+# In every network: behind the first convolution, its BatchNorm and ReLU.
+STEM = "0.2"
 
 
-def build_network(pool: str, seed: int) -> nn.Sequential:
-    """Build three convolutions, the pooling and one linear classifier: (B, 1, 8, 8) -> (B, 10).
+def build_network(
+    pool: str, seed: int, backbone: str = "cnn", *, channels: int = 1, size: int = SIZE, classes: int = CLASSES
+) -> nn.Sequential:
+    """Build a backbone, the pooling and one linear classifier: (B, channels, size, size) -> (B, classes).
 
-    ``pool`` is one of ``gcp_kernels.nn.poolings.POOLINGS``. The convolutions draw their weights first, so that a seed
-    gives every pooling the same ones, and the feature map (B, 64, 8, 8) goes to the pooling as it is. torch's global
-    random state is left alone.
+    The backbone draws its weights first, so that a seed gives every pooling the same ones, and its feature map goes to
+    the pooling as it is: as many channels, as many positions for each. torch's global random state is left alone.
+
+    Args:
+        pool: one of ``gcp_kernels.nn.poolings.POOLINGS``.
+        seed: of the weights.
+        backbone: one of ``experiments.training.backbones.BACKBONES``. "cnn" is the one for digits, three convolutions
+            and 64 channels.
+        channels, size: of the images, which are square.
+        classes: outputs.
 
     Raises:
-        ValueError: ``pool`` is another one.
+        ValueError: ``pool`` or ``backbone`` is another one.
     """
     check_choice("pool", pool, POOLS)
+    check_choice("backbone", backbone, tuple(BACKBONES))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        backbone = nn.Sequential()
-        channels = 1
-        for width in WIDTHS:
-            convolution = nn.Conv2d(channels, width, 3, padding=1, bias=False)
-            backbone.extend([convolution, nn.BatchNorm2d(width), nn.ReLU()])
-            channels = width
-        pooling = POOLINGS[pool].build(channels)
-        return nn.Sequential(backbone, pooling, nn.Linear(pooling.out_features, CLASSES))
+        trunk, width = BACKBONES[backbone].build(channels, size)
+        pooling = POOLINGS[pool].build(width)
+        return nn.Sequential(trunk, pooling, nn.Linear(pooling.out_features, classes))

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from .batches import Batches, DigitsBatches
+from ..datasets import load_dataset
+from ..datasets.image_decoding import DamagedImageError
+from .batches import Batches, MemoryBatches
 from .configuration import DIGITS, TrainingConfig
 from .damaged_images import Report
 from .dataset import describe_digits, describe_folder
-from .digits import CLASSES, load_digits_split
 from .distributed import Processes
-from .image_decoding import DamagedImageError
 from .image_folder import FolderBatches
 from .networks import build_network
 from .resnets import build_resnet, check_image_size, check_smallest_share
@@ -49,9 +49,9 @@ def load_task(
     notes: Sequence[str] = ()
     damaged: Sequence[DamagedImageError] | None = None
     if config.data == DIGITS:
-        digits = load_digits_split(device)
-        batches = DigitsBatches(digits, config.batch_size, config.seed, processes)
-        training_images, classes = len(digits.train_labels), [str(digit) for digit in range(CLASSES)]
+        digits = load_dataset(DIGITS, device)
+        batches = MemoryBatches(digits.train, digits.test, config.batch_size, config.seed, processes)
+        training_images, classes = len(digits.train), list(digits.classes)
         listing = describe_digits(digits)
         network: nn.Module = build_network(config.pool, config.seed)
         first_convolution = "0.0"

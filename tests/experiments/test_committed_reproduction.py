@@ -1,9 +1,11 @@
-"""docs/reproduction, the default run that is committed: it follows from its own tables; docs/papers.md quotes it."""
+"""docs/reproduction, the default runs that are committed: each follows from its tables; docs/papers.md quotes them."""
 
+import argparse
 import csv
 import re
+import shlex
 from collections import defaultdict
-from itertools import groupby
+from functools import cache
 from math import isfinite
 from pathlib import Path
 from statistics import fmean
@@ -11,52 +13,72 @@ from statistics import fmean
 import pytest
 
 from experiments.commands import reproduce
-from experiments.reproduction.claims import BASELINE, CLAIMS, MEASURES, verdicts
-from experiments.reproduction.corruptions import NAMES, STRENGTHS
-from experiments.reproduction.experiment import Run, Settings
-from experiments.reproduction.figures import figures_of
+from experiments.reproduction.choice import FIRST_CHOOSING_SEED, choosing_jobs, chosen_rates
+from experiments.reproduction.claims import measures
+from experiments.reproduction.corruptions import STRENGTHS, amounts
 from experiments.reproduction.flatness import SURFACE_STEPS, Flatness
-from experiments.reproduction.report import CHOSEN_ON_TEST_IMAGES, detail, over_seeds, summary
-from experiments.training import Epoch
+from experiments.reproduction.plots import LABELS
+from experiments.reproduction.report import NOTHING_CHOSEN, detail, summary
+from experiments.reproduction.run import outcome
+from experiments.reproduction.runs import CHOOSE, LONGER, MEASURE, Job, Run
+from experiments.reproduction.settings import defaults
+from experiments.reproduction.words import over_seeds, plus_minus
+from experiments.training import BACKBONES, Epoch
 
 pytest.importorskip("scipy", reason="scipy is not installed (extra: test)")
 
 ROOT = Path(__file__).parents[2]
-FOLDER = ROOT / "docs" / "reproduction"
+REPRODUCTION = ROOT / "docs" / "reproduction"
+COMMITTED = sorted(folder.name for folder in REPRODUCTION.iterdir() if (folder / "claims.csv").exists())
 QUOTED = (ROOT / "docs" / "papers.md").read_text(encoding="utf-8")
 
 
-def read(name):
-    with (FOLDER / f"{name}.csv").open(encoding="utf-8", newline="") as file:
+def read(data, name):
+    with (REPRODUCTION / data / f"{name}.csv").open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
-def by_run(name):
+def by_run(data, name):
     rows = defaultdict(list)
-    for row in read(name):
-        rows[row["pool"], int(row["seed"])].append(row)
+    for row in read(data, name):
+        rows[row["network"], row["pool"], int(row["seed"])].append(row)
     return rows
 
 
-@pytest.fixture(scope="module")
-def runs():
+def epochs_of(rows):
+    return [Epoch(float(row["loss"]), float(row["accuracy"]), 0.0) for row in rows]
+
+
+@cache
+def runs_of(data):
     """Read the runs from the tables."""
-    convergence, walks, robustness, flatness = map(by_run, ("convergence", "landscape", "robustness", "flatness"))
-    made = []
-    for pool, seed in convergence:
-        (flat,) = flatness[pool, seed]
-        made.append(
+    chosen = [
+        Run(
+            Job(CHOOSE, row["network"], row["pool"], int(row["seed"]), float(row["rate"])),
+            [Epoch(0.0, float(row["accuracy"]), 0.0)], float(row["loss"]), [], {}, None,
+        )
+        for row in read(data, "rates")
+    ]  # fmt: skip
+    rates = chosen_rates(chosen)
+    convergence, longer, walks, robustness, flatness = (
+        by_run(data, name) for name in ("convergence", "longer", "landscape", "robustness", "flatness")
+    )
+    measured = []
+    for network, pool, seed in convergence:
+        key = network, pool, seed
+        (flat,) = flatness[key]
+        measured.append(
             Run(
-                pool=pool,
-                seed=seed,
-                epochs=[Epoch(float(row["loss"]), float(row["accuracy"]), 0.0) for row in convergence[pool, seed]],
+                job=Job(MEASURE, network, pool, seed, rates[network, pool]),
+                epochs=epochs_of(convergence[key]),
+                loss=0.0,
                 walks=[
-                    {key: float(value) for key, value in row.items() if key not in ("pool", "seed")}
-                    for row in walks[pool, seed]
+                    {name: float(value) for name, value in row.items() if name not in ("network", "pool", "seed")}
+                    for row in walks[key]
                 ],
                 robustness={
                     (row["corruption"], int(row["strength"])): float(row["accuracy"])
-                    for row in robustness[pool, seed]
+                    for row in robustness[key]
                     if row["corruption"] != "none"
                 },
                 flatness=Flatness(
@@ -67,83 +89,141 @@ def runs():
                 ),
             )
         )
-    return made
+    others = [
+        Run(Job(LONGER, network, pool, seed, rates[network, pool]), epochs_of(rows), 0.0, [], {}, None)
+        for (network, pool, seed), rows in longer.items()
+    ]
+    return [*chosen, *measured, *others]
 
 
-def test_it_is_a_run_of_the_defaults(runs):
-    (command,) = re.findall(r"^- `(python -m experiments reproduce[^`]*)`", report_text(), flags=re.MULTILINE)
-    assert command == "python -m experiments reproduce"
-    settings = Settings()
-    assert settings == reproduce.DEFAULT
-    assert {run.pool for run in runs} == set(settings.pools)
-    assert len(runs) == len(settings.pools) * settings.seeds
-    assert all(len(run.epochs) == settings.epochs for run in runs)
-    assert all(run.walks[0]["step"] == settings.landscape_every for run in runs)
+def measured(data):
+    return [run for run in runs_of(data) if run.job.kind == MEASURE]
 
 
-def report_text():
-    return (FOLDER / "report.md").read_text(encoding="utf-8")
+def report_text(data):
+    return (REPRODUCTION / data / "report.md").read_text(encoding="utf-8")
 
 
-def test_the_claims_follow_from_the_tables(runs):
+def test_there_are_some():
+    assert "digits" in COMMITTED
+
+
+@pytest.mark.parametrize("data", COMMITTED)
+def test_it_is_a_run_of_the_defaults(data):
+    (command,) = re.findall(r"^- `(python -m experiments reproduce[^`]*)`", report_text(data), flags=re.MULTILINE)
+    parser = argparse.ArgumentParser()
+    reproduce.add_arguments(parser)
+    settings = reproduce.settings_of(parser.parse_args(shlex.split(command)[4:]))
+    assert settings == defaults(data)
+    runs = runs_of(data)
+    assert {run.job for run in runs if run.job.kind == CHOOSE} == set(choosing_jobs(settings))
+    assert len(measured(data)) == len(settings.networks) * len(settings.pools) * settings.seeds
+    for kind, epochs in ((MEASURE, settings.epochs), (LONGER, settings.epochs * settings.longer)):
+        own = [run for run in runs if run.job.kind == kind]
+        assert {run.seed for run in own} == set(range(settings.seeds))
+        assert {run.network for run in own} == set(settings.networks)
+        assert all(len(run.epochs) == epochs for run in own)
+    assert all(run.walks[0]["step"] == settings.landscape_every for run in measured(data))
+
+
+@pytest.mark.parametrize("data", COMMITTED)
+def test_nothing_was_chosen_by_what_is_reported(data):
+    """The rates are those of the best validation accuracy, from seeds that are not measured."""
+    assert {run.seed for run in runs_of(data) if run.job.kind == CHOOSE} <= set(
+        range(FIRST_CHOOSING_SEED, FIRST_CHOOSING_SEED + 10)
+    )
+    assert NOTHING_CHOSEN in report_text(data)
+    section = report_text(data).split("## Learning rates")[1].split("\n## ")[0]
+    rates = [f"{rate:g}" for rate in defaults(data).rates]
+    for (network, pool), rate in chosen_rates(runs_of(data)).items():
+        (row,) = re.findall(
+            rf"^\| {re.escape(BACKBONES[network].title)} \| {LABELS[pool]} \| (.*) \|$", section, re.MULTILINE
+        )
+        bold = [cell.startswith("**") for cell in row.split(" | ")]
+        assert bold == [f"{rate:g}" == one for one in rates]
+
+
+@pytest.mark.parametrize("data", COMMITTED)
+def test_the_claims_follow_from_the_tables(data):
     """The tables have six digits; what is computed from them has about five."""
-    rows = read("claims")
-    recomputed = verdicts(figures_of(runs))
-    assert [(row["measure"], row["pool"]) for row in rows] == [(v.measure.key, v.pool) for v in recomputed]
-    for row, verdict in zip(rows, recomputed, strict=True):
+    rows = read(data, "claims")
+    recomputed = [
+        (network, v) for network, of_it in outcome(defaults(data), runs_of(data)).verdicts.items() for v in of_it
+    ]
+    assert [(row["network"], row["measure"], row["pool"]) for row in rows] == [
+        (network, v.measure.key, v.pool) for network, v in recomputed
+    ]
+    for row, (_, verdict) in zip(rows, recomputed, strict=True):
         assert row["verdict"] == verdict.outcome, row
         for key, value in (
             ("average_pooling_mean", verdict.baseline_mean), ("mean", verdict.mean), ("gain", verdict.gain),
         ):  # fmt: skip
-            assert float(row[key]) == pytest.approx(value, rel=1e-3), row
+            assert float(row[key]) == pytest.approx(value, rel=1e-3, abs=1e-4), row
 
 
-def test_the_report_states_the_verdicts(runs):
-    every = verdicts(figures_of(runs))
-    pools = [pool for pool in Settings().pools if pool != BASELINE]
-    assert f"{summary(list(CLAIMS), pools, every)}\n\n{CHOSEN_ON_TEST_IMAGES}\n" in report_text()
-    assert report_text().count("| supported |") == sum(v.outcome == "supported" for v in every)
+@pytest.mark.parametrize("data", COMMITTED)
+def test_the_report_states_the_verdicts(data):
+    verdicts = outcome(defaults(data), runs_of(data)).verdicts
+    assert f"{summary(defaults(data), verdicts)}\n\n{NOTHING_CHOSEN}\n" in report_text(data)
+    for network, of_it in verdicts.items():
+        for row in detail(network, [v for v in of_it if not isfinite(v.mean)]):
+            assert f"\n| {' | '.join(row)} |\n" in report_text(data)
 
 
-def test_the_report_counts_the_seeds_that_never_came_there(runs):
-    (row,) = [v for v in verdicts(figures_of(runs)) if not isfinite(v.mean)]
-    assert f"\n{detail([row]).splitlines()[-1]}\n" in report_text()
+@pytest.mark.parametrize("data", COMMITTED)
+def test_a_stronger_corruption_never_helps(data):
+    """From barely visible to clearly harmful: in the mean over networks, poolings and seeds."""
+    runs = measured(data)
+    clean = fmean(run.accuracy for run in runs)
+    for name in amounts(data):
+        means = [fmean(run.robustness[name, strength] for run in runs) for strength in STRENGTHS]
+        assert means == sorted(means, reverse=True), name
+        assert clean - means[0] < 10, name
+        assert clean - means[-1] > 10, name
 
 
-def test_a_stronger_corruption_never_helps(runs):
-    """From barely visible to clearly harmful, for every network: in the mean over seeds."""
-    for pool, of_pool in groupby(sorted(runs, key=lambda run: run.pool), key=lambda run: run.pool):
-        networks = list(of_pool)
-        clean = fmean(run.epochs[-1].accuracy for run in networks)
-        for name in NAMES:
-            means = [fmean(run.robustness[name, strength] for run in networks) for strength in STRENGTHS]
-            assert means == sorted(means, reverse=True), (pool, name)
-            assert clean - means[0] < 10, (pool, name)
-            assert clean - means[-1] > 10, (pool, name)
+@pytest.mark.parametrize("data", COMMITTED)
+def test_the_folder_is_small(data):
+    files = list((REPRODUCTION / data).iterdir())
+    assert sum(path.stat().st_size for path in files if path.suffix == ".csv") < 400_000
+    assert all(path.stat().st_size < 200_000 for path in files)
+    assert {path.suffix for path in files} == {".csv", ".png", ".md"}
 
 
-def test_the_folder_is_small():
-    files = list(FOLDER.iterdir())
-    assert sum(path.stat().st_size for path in files if path.suffix == ".csv") < 200_000
-    assert all(path.stat().st_size < 100_000 for path in files)
+@pytest.mark.parametrize("data", COMMITTED)
+def test_the_documentation_shows_the_verdicts(data):
+    """The tables of the report, whole."""
+    verdicts = outcome(defaults(data), runs_of(data)).verdicts
+    for table in summary(defaults(data), verdicts).split("\n\n"):
+        assert f"\n{table}\n" in QUOTED
+    assert f"(reproduction/{data}/report.md)" in QUOTED
 
 
-def test_the_documentation_shows_the_committed_run(runs):
-    """Rows of the form "| text | average pooling | GCP | DropCov |", in the report's own words and digits."""
-    by_pool = {(row["measure"], row["pool"]): row for row in read("claims")}
-    figures = {(v.measure.key, v.pool): v.figures for v in verdicts(figures_of(runs))}
-    baseline = {v.measure.key: v.baseline_figures for v in verdicts(figures_of(runs))}
+def test_the_documentation_shows_what_was_measured():
+    """Rows of the form "| measure | data | network | average pooling | GCP | DropCov |", in the reports' own digits."""
     shown = 0
-    for measure in MEASURES:
-        for cells in re.findall(rf"^\| {re.escape(measure.text)} \| (.*) \|$", QUOTED, flags=re.MULTILINE):
-            any_pool = by_pool[measure.key, "gcp"]
-            mean, spread = float(any_pool["average_pooling_mean"]), float(any_pool["average_pooling_spread"])
-            expected = [over_seeds(baseline[measure.key], mean, spread, measure.infinite)]
-            for key in ((measure.key, pool) for pool in ("gcp", "dropcov")):
-                mean, spread = float(by_pool[key]["mean"]), float(by_pool[key]["spread"])
-                expected.append(over_seeds(figures[key], mean, spread, measure.infinite))
-            assert cells.split(" | ") == expected, measure.text
-            shown += 1
+    for data in COMMITTED:
+        verdicts = outcome(defaults(data), runs_of(data)).verdicts
+        for measure in measures(tuple(amounts(data))):
+            for title, cells in re.findall(
+                rf"^\| {re.escape(measure.text)} \| {data} \| (\S+) \| (.*) \|$", QUOTED, flags=re.MULTILINE
+            ):
+                (network,) = (name for name, backbone in BACKBONES.items() if backbone.title == title)
+                own = {v.pool: v for v in verdicts[network] if v.measure == measure}
+                gcp, dropcov = own["gcp"], own["dropcov"]
+                assert cells.split(" | ") == [
+                    over_seeds(gcp.baseline_figures, gcp.baseline_mean, gcp.baseline_spread, measure.infinite),
+                    *(over_seeds(v.figures, v.mean, v.spread, measure.infinite) for v in (gcp, dropcov)),
+                ], measure.text
+                shown += 1
     assert shown >= 5
-    for claim, statement in CLAIMS.items():
-        assert re.search(rf"^\| {claim}\. {re.escape(statement)} \|.*$", QUOTED, flags=re.MULTILINE)[0] in report_text()
+
+
+def test_the_documentation_shows_average_pooling_for_longer():
+    """Sentences "N.NN ± N.NN % after E epochs" of average pooling, from the tables."""
+    for data in COMMITTED:
+        for network in defaults(data).networks:
+            own = [run.accuracy for run in runs_of(data) if (run.network, run.job.kind) == (network, LONGER)]
+            mean = fmean(own)
+            spread = (sum((value - mean) ** 2 for value in own) / (len(own) - 1)) ** 0.5
+            assert f"| {plus_minus(mean, spread)} |" in report_text(data)

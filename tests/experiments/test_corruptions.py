@@ -4,7 +4,11 @@ import pytest
 import torch
 
 from experiments.reproduction import corruptions
-from experiments.reproduction.corruptions import AMOUNTS, FUNCTIONS, NAMES, STRENGTHS, corrupted
+from experiments.reproduction.corruptions import FUNCTIONS, OF_DATA, STRENGTHS, UNITS, amounts, corrupted
+
+# Every corruption, and a data set that has it.
+DATA = {name: data for data in OF_DATA for name in amounts(data)}
+NAMES = tuple(FUNCTIONS)
 
 
 @pytest.fixture
@@ -22,11 +26,15 @@ def test_strength_zero_changes_nothing(name, images):
     assert torch.equal(FUNCTIONS[name](images, 0.0, generator()), images)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_five_growing_amounts_do_growing_damage(name, images):
-    assert len(AMOUNTS[name]) == len(STRENGTHS) == 5
-    assert all(low < high for low, high in zip((0.0, *AMOUNTS[name][:-1]), AMOUNTS[name], strict=True))
-    damage = [(corrupted(images, name, strength) - images).square().mean().item() for strength in STRENGTHS]
+@pytest.mark.parametrize(("data", "name"), [(data, name) for data in OF_DATA for name in amounts(data)])
+def test_five_growing_amounts_do_growing_damage(data, name):
+    of_data = amounts(data)[name]
+    assert len(of_data) == len(STRENGTHS) == 5
+    assert all(low < high for low, high in zip((0.0, *of_data[:-1]), of_data, strict=True))
+    # Of the size of a letter's strokes.
+    size = {"digits": 8, "mnist": 28, "typefaces": 64}[data]
+    images = FUNCTIONS["blur"](torch.rand(64, 1, size, size).round(), 2.0 if data == "mnist" else 1.0, None)
+    damage = [(corrupted(images, data, name, strength) - images).square().mean().item() for strength in STRENGTHS]
     assert damage == sorted(damage)
     assert damage[-1] > 2 * damage[0] > 0
 
@@ -36,7 +44,7 @@ def test_five_growing_amounts_do_growing_damage(name, images):
 def test_range_dtype_and_input_are_kept(name, dtype, images):
     images = images.to(dtype)
     before = images.clone()
-    result = corrupted(images, name, 5)
+    result = corrupted(images, DATA[name], name, 5)
     assert result.dtype == dtype
     assert result.shape == images.shape
     assert 0 <= result.min() <= result.max() <= 1
@@ -46,18 +54,18 @@ def test_range_dtype_and_input_are_kept(name, dtype, images):
 @pytest.mark.parametrize("name", NAMES)
 def test_equal_seeds_give_equal_images_whatever_the_global_state(name, images):
     torch.manual_seed(0)
-    first = corrupted(images, name, 3, seed=5)
+    first = corrupted(images, DATA[name], name, 3, seed=5)
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    assert torch.equal(corrupted(images, name, 3, seed=5), first)
+    assert torch.equal(corrupted(images, DATA[name], name, 3, seed=5), first)
     assert torch.equal(torch.get_rng_state(), before)
     random = name in ("noise", "shift")
-    assert torch.equal(corrupted(images, name, 3, seed=6), first) != random
+    assert torch.equal(corrupted(images, DATA[name], name, 3, seed=6), first) != random
 
 
 def test_the_same_noise_and_direction_at_every_strength():
     grey = torch.full((64, 1, 8, 8), 0.5)
-    weak, strong = ((corrupted(grey, "noise", strength) - 0.5).sign() for strength in (1, 5))
+    weak, strong = ((corrupted(grey, "digits", "noise", strength) - 0.5).sign() for strength in (1, 5))
     assert torch.equal(weak, strong)
     dot = torch.zeros(64, 1, 9, 9)
     dot[..., 4, 4] = 1
@@ -128,4 +136,20 @@ def test_half_a_pixel_is_half_in_each():
 )
 def test_what_is_none_is_refused(name, strength, error, message, images):
     with pytest.raises(error, match=message):
-        corruptions.corrupted(images, name, strength)
+        corruptions.corrupted(images, "digits", name, strength)
+
+
+def test_every_corruption_is_somewhere_and_has_a_unit():
+    assert set(DATA) == set(FUNCTIONS) == set(UNITS)
+    assert amounts("a/folder") == amounts("mnist")
+
+
+def test_brightness_is_added_and_cut_off():
+    images = torch.tensor([0.0, 0.25, 0.75]).reshape(3, 1, 1, 1)
+    assert FUNCTIONS["brightness"](images, 0.5, None).flatten().tolist() == [0.5, 0.75, 1.0]
+
+
+def test_each_channel_is_blurred_by_itself():
+    images = torch.rand(3, 2, 8, 8, dtype=torch.float64)
+    alone = [FUNCTIONS["blur"](images[:, channel : channel + 1], 1.3, None) for channel in (0, 1)]
+    torch.testing.assert_close(FUNCTIONS["blur"](images, 1.3, None), torch.cat(alone, 1))

@@ -5,9 +5,9 @@ import torch
 
 from experiments.__main__ import main
 from experiments.commands import train as train_command
+from experiments.datasets.image_decoding import DamagedImageError, ImageError
 from experiments.training import damaged_images
 from experiments.training.distributed import Processes
-from experiments.training.image_decoding import DamagedImageError, ImageError
 from experiments.training.run_folder import RunFolder
 from tests.support import training_runs
 from tests.support.training_runs import rows

@@ -122,7 +122,7 @@ def test_bad_arguments_are_refused(arguments, message, capsys):
 )
 def test_unusable_output_is_refused_before_any_work(output, message, tmp_path, capsys, monkeypatch):
     (tmp_path / "folder.png").mkdir()
-    monkeypatch.setattr(demo, "load_digits_split", lambda device: pytest.fail("work was started"))
+    monkeypatch.setattr(demo, "load_dataset", lambda *arguments: pytest.fail("work was started"))
     assert demo.run(parse("--output", str(tmp_path / output))) == 2
     captured = capsys.readouterr()
     assert message in captured.err
@@ -131,7 +131,7 @@ def test_unusable_output_is_refused_before_any_work(output, message, tmp_path, c
 
 
 def test_a_record_without_a_folder_is_refused_before_any_work(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(demo, "load_digits_split", lambda device: pytest.fail("work was started"))
+    monkeypatch.setattr(demo, "load_dataset", lambda *arguments: pytest.fail("work was started"))
     assert demo.run(parse("--no-plot", "--record", str(tmp_path / "nowhere" / "runs.jsonl"))) == 2
     assert "nowhere is not an existing folder" in capsys.readouterr().err
 

@@ -8,7 +8,7 @@ import zlib
 
 import pytest
 
-from experiments.training.image_decoding import DamagedImageError, ImageError, decode
+from experiments.datasets.image_decoding import DamagedImageError, ImageError, decode
 
 Image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
 

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from experiments.training.image_listing import check_folders, list_images, notes, require_images
+from experiments.datasets.image_listing import check_folders, list_images, notes, require_images
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff")
 

@@ -11,16 +11,23 @@ import pytest
 import torch
 
 from experiments.commands import demo_extra, reproduce
-from experiments.reproduction import experiment
-from experiments.reproduction.corruptions import NAMES, STRENGTHS
-from experiments.reproduction.experiment import Settings, train_and_measure
-from experiments.reproduction.report import CHOSEN_ON_TEST_IMAGES
+from experiments.datasets import load_dataset
+from experiments.reproduction import experiment, settings
+from experiments.reproduction.choice import choosing_jobs, measuring_jobs
+from experiments.reproduction.corruptions import DIGITS, STRENGTHS
+from experiments.reproduction.experiment import train_and_measure
+from experiments.reproduction.report import NOTHING_CHOSEN
+from experiments.reproduction.runs import CHOOSE, LONGER, MEASURE, Job, Run, RunFile
+from experiments.reproduction.settings import Settings
 
 pytestmark = pytest.mark.same_without_gpu
 
 ROOT = Path(__file__).parents[2]
-TABLES = ("claims.csv", "convergence.csv", "flatness.csv", "landscape.csv", "robustness.csv")
-PLOTS = ("convergence.png", "landscape.png", "robustness.png")
+TABLES = (
+    "claims.csv", "convergence.csv", "flatness.csv", "landscape.csv", "longer.csv", "rates.csv", "robustness.csv",
+)  # fmt: skip
+PLOTS = ("convergence.png", "landscape-cnn.png", "robustness.png")
+CHECK = settings.check(settings.defaults("digits"))
 
 
 def parse(*arguments):
@@ -30,7 +37,7 @@ def parse(*arguments):
 
 
 def needs_the_extra():
-    for module in ("sklearn", "tqdm", "matplotlib"):
+    for module in ("sklearn", "tqdm", "matplotlib", "mlxtend"):
         pytest.importorskip(module, reason=f"{module} is not installed (extra: demo)")
 
 
@@ -39,39 +46,43 @@ def read(path):
         return list(csv.DictReader(file))
 
 
-def test_a_small_run_of_the_command_writes_everything(tmp_path):
+def test_a_check_of_the_command_writes_everything(tmp_path):
     needs_the_extra()
     folder = tmp_path / "new" / "folder"
+    command = [sys.executable, "-m", "experiments", "reproduce", "--check", "--jobs", "2", "--output", str(folder)]
     completed = subprocess.run(
-        [sys.executable, "-m", "experiments", "reproduce", "--small", "--output", str(folder)],
-        capture_output=True, text=True, check=True, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        command, capture_output=True, text=True, check=True, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"},
         timeout=300,
     )  # fmt: skip
-    assert sorted(path.name for path in folder.iterdir()) == sorted((*TABLES, *PLOTS, "report.md"))
+    assert sorted(path.name for path in folder.iterdir()) == sorted((*TABLES, *PLOTS, "report.md", reproduce.RUNS))
     report = (folder / "report.md").read_text(encoding="utf-8")
     assert not completed.stderr, "no progress bar into a pipe"
-    assert "`python -m experiments reproduce --small`" in report
-    assert f"- **W{reproduce.SMALL_MEANS_NOTHING[1:]}.**" in report
-    assert reproduce.SMALL_MEANS_NOTHING in completed.stdout
-    assert f"({reproduce.SMALL.flatness_images} of them)" in report
-    summary = report.split("## Verdicts")[1].split("\n\n")[1]
-    assert summary.count("\n") == 7
-    assert f"{summary}\n\n{CHOSEN_ON_TEST_IMAGES}" in completed.stdout
+    assert "`python -m experiments reproduce --check`: 14 runs, in" in report
+    assert f"- **W{reproduce.CHECK_MEANS_NOTHING[1:]}.**" in report
+    assert reproduce.CHECK_MEANS_NOTHING in completed.stdout
+    assert f"({CHECK.flatness_images} of them)" in report
+    summary = report.split("## Verdicts\n\n")[1].split(f"\n\n{NOTHING_CHOSEN}")[0]
+    assert summary.count("\n| ") == 2 * 6 + 1
+    assert f"{summary}\n\n{NOTHING_CHOSEN}" in completed.stdout
     convergence = read(folder / "convergence.csv")
     assert {(row["pool"], row["seed"], row["epoch"]) for row in convergence} == {
         (pool, seed, epoch) for pool in ("avg", "gcp", "dropcov") for seed in "01" for epoch in "12"
     }
-    assert len(read(folder / "landscape.csv")) == 6 * (2 * 8 // reproduce.SMALL.landscape_every)
-    assert len(read(folder / "robustness.csv")) == 6 * (1 + len(NAMES) * len(STRENGTHS))
+    assert {(row["pool"], row["epoch"]) for row in read(folder / "longer.csv")} == {("avg", epoch) for epoch in "1234"}
+    assert len(read(folder / "rates.csv")) == 3 * 2
+    assert len(read(folder / "landscape.csv")) == 6 * (2 * 4 // CHECK.landscape_every)
+    assert len(read(folder / "robustness.csv")) == 6 * (1 + len(DIGITS) * len(STRENGTHS))
     for row in read(folder / "flatness.csv"):
         assert float(row["eigenvalue"]) != 0
 
 
-def test_same_flags_same_tables(tmp_path, capsys):
+QUICK = ("--check", "--seeds", "1", "--epochs", "1", "--device", "cpu", "--jobs", "1")
+
+
+def test_same_flags_same_tables_however_many_run_at_a_time(tmp_path, capsys):
     needs_the_extra()
-    flags = ("--small", "--seeds", "1", "--epochs", "1", "--pools", "dropcov", "--device", "cpu", "--output")
-    for name in ("first", "second"):
-        assert reproduce.run(parse(*flags, str(tmp_path / name))) == 0
+    for name, jobs in (("first", "1"), ("second", "2")):
+        assert reproduce.run(parse(*QUICK, "--pools", "dropcov", "--jobs", jobs, "--output", str(tmp_path / name))) == 0
         torch.rand(7)  # another global random state for the second
     for table in TABLES:
         assert (tmp_path / "first" / table).read_bytes() == (tmp_path / "second" / table).read_bytes()
@@ -79,19 +90,57 @@ def test_same_flags_same_tables(tmp_path, capsys):
     assert "undecided" in capsys.readouterr().out
 
 
+def test_an_interrupted_command_goes_on_where_it_was(tmp_path, capsys, monkeypatch):
+    """The line that was being written is lost, and run again; the tables are those of an uninterrupted command."""
+    needs_the_extra()
+    flags = (*QUICK, "--pools", "gcp", "--rates", "0.1", "--landscape-every", "1000", "--output")
+    assert reproduce.run(parse(*flags, str(tmp_path / "whole"))) == 0
+    runs = (tmp_path / "whole" / reproduce.RUNS).read_text(encoding="utf-8")
+    lines = runs.splitlines(keepends=True)
+    (tmp_path / "cut").mkdir()
+    (tmp_path / "cut" / reproduce.RUNS).write_text("".join(lines[:4]) + lines[4][:100], encoding="utf-8")
+    ran = []
+    whole = experiment.train_and_measure
+    monkeypatch.setattr(
+        "experiments.reproduction.workers.train_and_measure", lambda job, *rest: ran.append(job) or whole(job, *rest)
+    )
+    capsys.readouterr()
+    assert reproduce.run(parse(*flags, str(tmp_path / "cut"))) == 0
+    assert "3 runs of an interrupted command are kept" in capsys.readouterr().out
+    assert len(ran) == len(lines) - 4 == 2
+    for table in (path.name for path in (tmp_path / "whole").glob("*.csv")):
+        assert (tmp_path / "cut" / table).read_bytes() == (tmp_path / "whole" / table).read_bytes()
+    assert "5 runs, 3 of them before, in" in (tmp_path / "cut" / "report.md").read_text(encoding="utf-8")
+
+
+def test_runs_of_other_settings_are_refused_and_kept(tmp_path, capsys):
+    needs_the_extra()
+    versions = {"gcp_kernels": "of yesterday"}
+    RunFile(tmp_path / reproduce.RUNS, settings.check(settings.defaults("digits")), versions)
+    before = (tmp_path / reproduce.RUNS).read_bytes()
+    assert reproduce.run(parse("--check", "--epochs", "3", "--output", str(tmp_path))) == 2
+    error = capsys.readouterr().err
+    assert "is of another run: epochs is 2 there, not 3; gcp_kernels is 'of yesterday' there, not" in error
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / reproduce.RUNS).write_text("{}\n")
+    assert reproduce.run(parse("--check", "--output", str(tmp_path / "broken"))) == 2
+    assert "is not what this version writes" in capsys.readouterr().err
+    assert (tmp_path / reproduce.RUNS).read_bytes() == before
+
+
 def test_what_is_not_measured_is_said(tmp_path, capsys):
     needs_the_extra()
-    flags = ("--small", "--seeds", "1", "--epochs", "1", "--pools", "gcp", "--landscape-every", "1000", "--output")
+    flags = (*QUICK, "--pools", "gcp", "--rates", "0.1", "--landscape-every", "1000", "--output")
     assert reproduce.run(parse(*flags, str(tmp_path / "new"))) == 0
     row = "| 1. the loss is smoother | not measured: no training step was recorded |"
     report = (tmp_path / "new" / "report.md").read_text(encoding="utf-8")
     assert row in capsys.readouterr().out
     assert row in report
-    assert "test images, 1 seed\n" in report
-    assert not (tmp_path / "new" / "landscape.png").exists()
+    assert "classes, 1 seed\n" in report
+    assert not list((tmp_path / "new").glob("landscape*"))
 
 
-def test_an_interruption_ends_with_one_line_and_leaves_nothing(tmp_path, capsys, monkeypatch):
+def test_an_interruption_ends_with_one_line_and_leaves_what_was_done(tmp_path, capsys, monkeypatch):
     needs_the_extra()
 
     def interrupted(*args):
@@ -99,13 +148,41 @@ def test_an_interruption_ends_with_one_line_and_leaves_nothing(tmp_path, capsys,
 
     monkeypatch.setattr(reproduce, "run_all", interrupted)
     (tmp_path / "there").mkdir()
-    for folder in (tmp_path / "there" / "new" / "folder", tmp_path / "there"):
-        assert reproduce.run(parse("--small", "--output", str(folder))) == 130
-        error = capsys.readouterr().err
-        assert error == (
-            "experiments reproduce: error: interrupted; runs that are not yet written are lost, and it cannot resume\n"
-        )
-        assert list((tmp_path / "there").iterdir()) == []
+    for folder in (tmp_path / "new" / "folder", tmp_path / "there"):
+        for _ in range(2):
+            assert reproduce.run(parse("--check", "--output", str(folder))) == 130
+            assert capsys.readouterr().err == (
+                "experiments reproduce: error: interrupted; the runs that were done are kept, and the same command "
+                "goes on with the others\n"
+            )
+            assert [path.name for path in folder.iterdir() if path.is_file()] == [reproduce.RUNS]
+
+
+def test_a_run_is_kept_as_it_was(digits, tmp_path):
+    done = [train_and_measure(Job(kind, "cnn", "gcp", 3, 0.1), digits, TINY) for kind in (CHOOSE, MEASURE, LONGER)]
+    done.append(train_and_measure(Job(CHOOSE, "cnn", "avg", 3, 1e38), digits, TINY))
+    assert done[-1].loss == float("inf")
+    assert not done[-1].epochs
+    for run in done:
+        assert Run.from_json(run.to_json()) == run
+    file = RunFile(tmp_path / "runs", TINY, {})
+    for run in done:
+        file.add(run)
+    assert RunFile(tmp_path / "runs", TINY, {}).done == file.done
+
+
+def test_nothing_is_chosen_by_test_images(digits):
+    """What chooses is the same with other test images; what is reported is not."""
+    from dataclasses import replace
+
+    other = replace(digits, test=replace(digits.test, labels=(digits.test.labels + 1) % 10))
+    for kind, same in ((CHOOSE, True), (MEASURE, False), (LONGER, False)):
+        job = Job(kind, "cnn", "gcp", 0, 0.1)
+        first, second = (train_and_measure(job, data, TINY) for data in (digits, other))
+        assert (first.loss == second.loss) == same
+        assert first.accuracy == second.accuracy or not same
+    seeds = {job.seed for job in choosing_jobs(TINY)}
+    assert not seeds & {job.seed for job in measuring_jobs(TINY, {("cnn", pool): 0.1 for pool in TINY.pools})}
 
 
 def test_the_settings_of_cudnn_allow_no_tf32():
@@ -122,15 +199,9 @@ def digits():
     needs_the_extra()
     from dataclasses import replace
 
-    from experiments.training import load_digits_split
-
-    loaded = load_digits_split(torch.device("cpu"))
+    loaded = load_dataset("digits", torch.device("cpu"))
     return replace(
-        loaded,
-        train_images=loaded.train_images[:60],
-        train_labels=loaded.train_labels[:60],
-        test_images=loaded.test_images[:30],
-        test_labels=loaded.test_labels[:30],
+        loaded, train=loaded.train.first(60), validation=loaded.validation.first(30), test=loaded.test.first(30)
     )
 
 
@@ -143,11 +214,14 @@ def test_walks_leave_the_training_as_it_is(digits):
     """DropCov draws masks in every walk; with and without walks the network must come out the same."""
     from dataclasses import replace
 
+    def dropcov(seed):
+        return Job(MEASURE, "cnn", "dropcov", seed, 0.2)
+
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    often = train_and_measure("dropcov", 0, digits, replace(TINY, landscape_every=1), lambda: None)
-    never = train_and_measure("dropcov", 0, digits, replace(TINY, landscape_every=1000), lambda: None)
-    other = train_and_measure("dropcov", 1, digits, replace(TINY, landscape_every=1000), lambda: None)
+    often = train_and_measure(dropcov(0), digits, replace(TINY, landscape_every=1))
+    never = train_and_measure(dropcov(0), digits, replace(TINY, landscape_every=1000))
+    other = train_and_measure(dropcov(1), digits, replace(TINY, landscape_every=1000))
     assert torch.equal(torch.get_rng_state(), before), "the global random state is left alone"
     assert [row["step"] for row in often.walks] == [1, 2, 3, 4, 5, 6]
     assert not never.walks
@@ -158,23 +232,26 @@ def test_walks_leave_the_training_as_it_is(digits):
 
 
 def test_every_pool_is_measured(digits):
-    settings = Settings(
+    few = Settings(
         epochs=1, batch_size=30, landscape_every=1, landscape_steps=2, flatness_images=10, hessian_iterations=1,
         surface_directions=1,
     )  # fmt: skip
     for pool in ("power", "elementwise", "none"):
-        run = train_and_measure(pool, 0, digits, settings, lambda: None)
+        run = train_and_measure(Job(MEASURE, "cnn", pool, 0, 0.1), digits, few)
         assert run.pool == pool
         assert len(run.walks) == 2
-        assert len(run.robustness) == len(NAMES) * len(STRENGTHS)
+        assert len(run.robustness) == len(DIGITS) * len(STRENGTHS)
         assert run.flatness.eigenvalue == pytest.approx(run.flatness.eigenvalue)  # not NaN
 
 
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        ((), reproduce.DEFAULT),
-        (("--small",), reproduce.SMALL),
+        ((), Settings()),
+        (("--check",), CHECK),
+        (("--data", "mnist"), settings.DEFAULTS["mnist"]),
+        (("--data", "typefaces", "--small"), settings.small(settings.DEFAULTS["typefaces"])),
+        (("--rates", "0.3", "0.1", "0.3", "--device", "cpu"), Settings(rates=(0.3, 0.1), device="cpu")),
         (("--pools", "none", "avg", "none"), Settings(pools=("avg", "none"))),
         (("--landscape-range", "0.5", "2"), Settings(landscape_range=(0.5, 2.0))),
         (("--seeds", "9", "--schedule", "norm", "--epochs", "100"), Settings(seeds=9, schedule="norm", epochs=100)),
@@ -185,8 +262,20 @@ def test_flags_replace_defaults(flags, expected):
 
 
 def test_the_command_line_that_repeats_a_run():
-    flags = ("--small", "--pools", "gcp", "none", "--landscape-range", "0.5", "20", "--device", "cpu")
-    words = reproduce.command_line(parse(*flags, "--output", "somewhere")).split()
+    flags = (
+        "--small",
+        "--data",
+        "mnist",
+        "--pools",
+        "gcp",
+        "none",
+        "--landscape-range",
+        "0.5",
+        "20",
+        "--device",
+        "cpu",
+    )
+    words = reproduce.command_line(parse(*flags, "--output", "somewhere", "--jobs", "3")).split()
     assert words[:4] == ["python", "-m", "experiments", "reproduce"]
     assert reproduce.settings_of(parse(*words[4:])) == reproduce.settings_of(parse(*flags))
 
@@ -201,6 +290,10 @@ def test_the_command_line_that_repeats_a_run():
         (("--landscape-range", "0", "1"), "above 0 and finite, got '0'"),
         (("--landscape-range", "1"), "expected 2 arguments"),
         (("--pools", "max"), "invalid choice: 'max'"),
+        (("--networks", "vgg"), "invalid choice: 'vgg'"),
+        (("--rates", "0"), "above 0"),
+        (("--small", "--check"), "not allowed with argument --small"),
+        (("--jobs", "0"), "at least 1, got '0'"),
         (("--schedule", "cosine"), "invalid choice: 'cosine'"),
         (("--device", "gpu"), "must be cpu, cuda or cuda:N, got 'gpu'"),
     ],
@@ -220,6 +313,12 @@ def test_bad_arguments_are_refused(arguments, message, capsys):
         (("--output", "file/inside"), "file/inside: it cannot be made"),
         (("--output", "new", "--landscape-range", "2", "1"), "LOW must be below HIGH, got 2 1"),
         (("--output", "new", "--pools", "avg"), "--pools: avg always runs; name another to compare with it"),
+        (
+            ("--output", "new", "--data", "cifar"),
+            "one of 'digits', 'mnist', 'typefaces' or a folder",
+        ),
+        (("--output", "new", "--data", "mnist", "--image-size", "32"), "--data: image_size is for a folder of images"),
+        (("--output", "new", "--data", "full"), "--data: full must be a folder with train/ and val/"),
     ],
 )
 def test_what_cannot_work_is_refused_before_any_work(flags, message, tmp_path, capsys, monkeypatch):
@@ -227,7 +326,7 @@ def test_what_cannot_work_is_refused_before_any_work(flags, message, tmp_path, c
     (tmp_path / "full" / "report.md").touch()
     (tmp_path / "file").touch()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(reproduce, "load_digits_split", lambda device: pytest.fail("work was started"))
+    monkeypatch.setattr(reproduce, "run_and_write", lambda *args: pytest.fail("work was started"))
     assert reproduce.run(parse(*flags)) == 2
     captured = capsys.readouterr()
     assert message in captured.err
@@ -235,12 +334,12 @@ def test_what_cannot_work_is_refused_before_any_work(flags, message, tmp_path, c
     assert not (tmp_path / "new").exists()
 
 
-def test_a_training_that_diverges_ends_with_one_error(tmp_path, capsys, monkeypatch):
+def test_a_training_that_diverges_with_the_chosen_rate_ends_with_one_error(tmp_path, capsys):
     needs_the_extra()
-    monkeypatch.setattr(experiment, "LEARNING_RATE", 1e38)
-    assert reproduce.run(parse("--small", "--landscape-every", "1000", "--output", str(tmp_path / "new"))) == 1
-    assert "error: avg, seed 0: the training loss is nan in epoch 1, step" in capsys.readouterr().err
-    assert not (tmp_path / "new").exists()
+    assert reproduce.run(parse(*QUICK, "--rates", "1e38", "--output", str(tmp_path / "new"))) == 1
+    error = capsys.readouterr().err
+    assert "error: measure cnn, avg, rate 1e+38, seed 0: the training loss is nan in epoch 1, step" in error
+    assert [path.name for path in (tmp_path / "new").iterdir()] == [reproduce.RUNS]
 
 
 def test_missing_packages_give_one_error_that_names_the_extra(tmp_path, capsys, monkeypatch):

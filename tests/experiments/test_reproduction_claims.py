@@ -7,23 +7,26 @@ import pytest
 
 from experiments.reproduction.claims import (
     CLAIMS,
-    MEASURES,
     NOT_MEASURED,
     NOT_SUPPORTED,
     SUPPORTED,
     UNDECIDED,
     Measure,
+    measures,
     of_claim,
     spread,
     student,
     verdict,
     verdicts,
 )
+from experiments.reproduction.corruptions import DIGITS
 from experiments.reproduction.figures import figures_of, worst_residual
 from tests.support.reproduction_runs import made_run
 
 pytest.importorskip("scipy", reason="scipy is not installed (extra: test)")
 
+NAMES = tuple(DIGITS)
+MEASURES = measures(NAMES)
 LOWER = Measure(6, "made_up", "a number that should be small")
 HIGHER = Measure(4, "made_up", "a number that should be large", higher_is_better=True)
 
@@ -134,8 +137,8 @@ def test_figures_with_known_answers():
     assert figures["surface_rise"]["gcp"] == pytest.approx([0.25, 0.5])
     assert figures["surface_rise_relative"]["gcp"] == pytest.approx([2.0, 4.0])
     assert set(figures) == {measure.key for measure in MEASURES}
-    assert len(verdicts(figures)) == len(MEASURES)
-    by_key = {v.measure.key: v for v in verdicts(figures)}
+    assert len(verdicts(figures, NAMES)) == len(MEASURES)
+    by_key = {v.measure.key: v for v in verdicts(figures, NAMES)}
     assert by_key["epochs_to_target"].outcome == NOT_SUPPORTED
     assert by_key["epochs_to_target"].mean == math.inf
 
@@ -148,7 +151,7 @@ def test_a_quotient_by_zero_is_no_number_and_decides_nothing():
         for row in run.walks:
             row.update(loss=0.0, gradient_norm=0.0)
     runs = [replace(run, flatness=replace(run.flatness, loss=0.0)) for run in runs]
-    by_key = {v.measure.key: v for v in verdicts(figures_of(runs))}
+    by_key = {v.measure.key: v for v in verdicts(figures_of(runs), NAMES)}
     for key in ("corruption_error", "loss_range_relative", "gradient_distance_relative", "surface_rise_relative"):
         assert math.isnan(by_key[key].mean), key
         assert by_key[key].outcome == UNDECIDED, key
@@ -161,14 +164,14 @@ def test_a_quotient_by_zero_is_no_number_and_decides_nothing():
 )
 def test_an_eigenvalue_far_from_converged_is_no_number(eigenvalue, residual, figure):
     runs = [made_run(pool, seed) for pool in ("avg", "gcp") for seed in range(3)]
-    assert verdicts(figures_of(runs))[-3].measure.key == "hessian_eigenvalue"
+    assert verdicts(figures_of(runs), NAMES)[-3].measure.key == "hessian_eigenvalue"
     flatness = replace(runs[-1].flatness, eigenvalue=eigenvalue, residual=residual)
     runs[-1] = replace(runs[-1], flatness=flatness)
     found = figures_of(runs)["hessian_eigenvalue"]
     assert found["gcp"] == pytest.approx([2.0, 2.0, figure], nan_ok=True)
     assert found["avg"] == [2.0] * 3
     if math.isnan(figure):
-        assert verdicts(figures_of(runs))[-3].outcome == UNDECIDED
+        assert verdicts(figures_of(runs), NAMES)[-3].outcome == UNDECIDED
     worst = math.nan if math.isnan(eigenvalue) else max(0.005, flatness.relative_residual)
     assert worst_residual(runs) == pytest.approx(worst, nan_ok=True)
 

@@ -8,8 +8,11 @@ from itertools import pairwise
 from math import inf, nan
 
 import pytest
+import torch
 
-from experiments.reproduction import report, run, tables
+from experiments.datasets import ImageData, Part
+from experiments.reproduction import report, run, tables, words
+from experiments.reproduction.choice import chosen_rates
 from experiments.reproduction.claims import (
     CLAIMS,
     NOT_MEASURED,
@@ -17,17 +20,24 @@ from experiments.reproduction.claims import (
     SUPPORTED,
     UNDECIDED,
     of_claim,
-    verdicts,
 )
-from experiments.reproduction.corruptions import NAMES, STRENGTHS
-from experiments.reproduction.experiment import Settings
-from experiments.reproduction.figures import figures_of, worst_residual
-from experiments.reproduction.run import write_folder
-from tests.support.reproduction_runs import made_run
+from experiments.reproduction.corruptions import DIGITS, STRENGTHS
+from experiments.reproduction.figures import worst_residual
+from experiments.reproduction.run import outcome, write_folder
+from experiments.reproduction.settings import Settings
+from tests.support.reproduction_runs import choosing_run, longer_run, made_run
 
 pytest.importorskip("scipy", reason="scipy is not installed (extra: test)")
 
-SETTINGS = Settings(seeds=3, epochs=2)
+SETTINGS = Settings(seeds=3, epochs=2, rates=(0.05, 0.1, 0.2))
+IMAGES = Part(torch.zeros(2, 1, 8, 8), torch.zeros(2, dtype=torch.int64))
+DATA = ImageData("digits", IMAGES, IMAGES, IMAGES, ("a", "b"), "made up", "none")
+CHOOSING = [
+    choosing_run(pool, rate, accuracy)
+    for pool in ("avg", "gcp", "dropcov")
+    for rate, accuracy in ((0.05, 80.0), (0.1, 92.0), (0.2, 0.0))
+]
+LONGER = [longer_run(seed, 95.5) for seed in range(3)]
 
 
 def better(pool, seed):
@@ -44,10 +54,19 @@ def runs_of(gcp, dropcov):
     return [maker(pool, seed) for seed in range(3) for pool, maker in makers.items()]
 
 
-def written(runs, settings=SETTINGS):
-    figures = figures_of(runs)
-    every = verdicts(figures)
-    return report.report(settings, figures, every, ["`the command`"], worst_residual(runs)), every
+def written(measured, settings=SETTINGS):
+    runs = [*measured, *CHOOSING, *LONGER[: settings.seeds]]
+    found = outcome(settings, runs)
+    residual = worst_residual(measured)
+    text = report.report(settings, DATA, runs, found.figures, found.verdicts, ["`the command`"], residual)
+    return text, found.verdicts["cnn"]
+
+
+def row_of(claim, pool, text):
+    """Return the verdict in the summary's row of a claim."""
+    own = text.split(f"| {pool} against average pooling |")[1].split("\n\n")[0]
+    ((verdict),) = re.findall(rf"^\| {claim}\. {re.escape(CLAIMS[claim])} \| (.*) \|$", own, flags=re.MULTILINE)
+    return verdict
 
 
 def read(path):
@@ -57,28 +76,29 @@ def read(path):
 
 def test_the_report_says_what_the_numbers_say():
     text, every = written(runs_of(better, worse))
-    for claim, statement in CLAIMS.items():
+    for claim in CLAIMS:
         assert of_claim(claim, "gcp", every) == SUPPORTED
         assert of_claim(claim, "dropcov", every) == NOT_SUPPORTED
-        assert f"| {claim}. {statement} | **supported** | not supported |" in text
-    assert text.count("- GCP: **supported**") == len(CLAIMS)
-    assert text.count("- DropCov: **not supported**") == len(CLAIMS)
-    assert "undecided" not in report.summary(list(CLAIMS), ["gcp", "dropcov"], every)
+        assert row_of(claim, "GCP", text) == "**supported**"
+        assert row_of(claim, "DropCov", text) == "not supported"
+    assert text.count("- CNN-64, GCP: **supported**") == len(CLAIMS)
+    assert text.count("- CNN-64, DropCov: **not supported**") == len(CLAIMS)
+    assert "undecided" not in report.summary(SETTINGS, {"cnn": every})
     assert "`the command`" in text
 
 
 def test_the_report_of_the_same_runs_under_other_names_says_the_opposite():
     text, _ = written(runs_of(worse, better))
-    for claim, statement in CLAIMS.items():
-        assert f"| {claim}. {statement} | not supported | **supported** |" in text
+    for claim in CLAIMS:
+        assert row_of(claim, "GCP", text) == "not supported"
+        assert row_of(claim, "DropCov", text) == "**supported**"
 
 
 def test_a_single_seed_decides_nothing():
-    settings = Settings(seeds=1, epochs=1, hessian_iterations=1)
+    settings = replace(SETTINGS, seeds=1, epochs=1, hessian_iterations=1)
     text, every = written([better("gcp", 0), made_run("avg", 0), worse("dropcov", 0)], settings)
     assert {v.outcome for v in every} == {UNDECIDED}
-    for claim, statement in CLAIMS.items():
-        assert f"| {claim}. {statement} | undecided | undecided |" in text
+    assert {row_of(claim, pool, text) for claim in CLAIMS for pool in ("GCP", "DropCov")} == {"undecided"}
     assert "nan" not in text
     for wrong in ("1 seeds", "1 epochs", "1 steps"):
         assert wrong not in text
@@ -88,13 +108,15 @@ def test_a_single_seed_decides_nothing():
 
 def test_what_is_opposed_beyond_its_margin_is_named():
     text, _ = written(runs_of(worse, better))
-    (line,) = re.findall(r"^- GCP: .*Opposed beyond the margin: final test accuracy.*$", text, flags=re.MULTILINE)
+    (line,) = re.findall(
+        r"^- CNN-64, GCP: .*Opposed beyond the margin: final test accuracy.*$", text, flags=re.MULTILINE
+    )
     assert "1 not supported of 1" in line
 
 
 def test_epochs_as_the_papers_count_them():
     text, _ = written(runs_of(better, worse))
-    assert "first reached by average pooling after 100 % of the epochs; by GCP after 50 % of the epochs; " in text
+    assert "CNN-64: by average pooling after 100 % of the epochs; by GCP after 50 % of the epochs; " in text
     assert "by DropCov in none. " in text
     (line,) = re.findall(r"^\| epochs to .* DropCov \|.*$", text, flags=re.MULTILINE)
     assert line.endswith("| never reached in 3 of 3 seeds | none in 3 of 3 seeds | not supported |")
@@ -104,8 +126,8 @@ def test_epochs_as_the_papers_count_them():
 
 
 def test_seeds_without_a_number_are_counted():
-    assert report.over_seeds([1.0, inf, nan], nan, nan, "never") == "never in 1 of 3 seeds, no number in 1 of 3 seeds"
-    assert report.over_seeds([inf], inf, nan, "never") == "never in 1 of 1 seed"
+    assert words.over_seeds([1.0, inf, nan], nan, nan, "never") == "never in 1 of 3 seeds, no number in 1 of 3 seeds"
+    assert words.over_seeds([inf], inf, nan, "never") == "never in 1 of 1 seed"
 
 
 def test_without_walks_the_report_says_that_the_landscape_was_not_measured(tmp_path):
@@ -113,28 +135,33 @@ def test_without_walks_the_report_says_that_the_landscape_was_not_measured(tmp_p
         one.walks.clear()
     text, every = written(runs)
     assert {v.measure.claim for v in every} == {3, 4, 5, 6}
-    assert "landscape.png" not in text
+    assert "landscape" not in "".join(re.findall(r"!\[.*", text))
     for claim in (1, 2):
-        assert f"| {claim}. {CLAIMS[claim]} | {NOT_MEASURED} | {NOT_MEASURED} |" in text
+        assert row_of(claim, "GCP", text) == row_of(claim, "DropCov", text) == NOT_MEASURED
     assert text.count("\n\nNot measured: no training step was recorded.\n\n") == 2
     tables.write_tables(tmp_path, runs)
     assert not (tmp_path / "landscape.csv").exists()
 
 
 def test_tables_hold_the_runs(tmp_path):
-    runs = runs_of(better, worse)
-    every = verdicts(figures_of(runs))
+    runs = [*runs_of(better, worse), *CHOOSING, *LONGER]
+    every = outcome(SETTINGS, runs).verdicts
     tables.write_tables(tmp_path, runs)
     tables.write_claims(tmp_path, every)
     contents = {path.stem: read(path) for path in tmp_path.iterdir()}
     assert {name: len(rows) for name, rows in contents.items()} == {
+        "rates": 9,
         "convergence": 9 * 2,
+        "longer": 3,
         "landscape": 9 * 2,
-        "robustness": 9 * (1 + len(NAMES) * len(STRENGTHS)),
+        "robustness": 9 * (1 + len(DIGITS) * len(STRENGTHS)),
         "flatness": 9,
-        "claims": len(every),
+        "claims": len(every["cnn"]),
     }
-    assert contents["convergence"][1] == {"pool": "avg", "seed": "0", "epoch": "2", "loss": "0.5", "accuracy": "95"}
+    first = {"network": "cnn", "pool": "avg", "seed": "0"}
+    assert contents["convergence"][1] == first | {"epoch": "2", "loss": "0.5", "accuracy": "95"}
+    assert contents["longer"][0] == first | {"epoch": "1", "loss": "0.1", "accuracy": "95.5"}
+    assert contents["rates"][2] == first | {"seed": "1000", "rate": "0.2", "accuracy": "0", "loss": "inf"}
     assert contents["landscape"][3]["loss_max"] == "1"
     assert contents["landscape"][3]["step"] == "4"
     assert contents["robustness"][0]["corruption"] == "none"
@@ -143,7 +170,7 @@ def test_tables_hold_the_runs(tmp_path):
     assert contents["flatness"][1]["loss_at_0.1"] == "0.225"
     (accuracy,) = (row for row in contents["claims"] if row["measure"] == "accuracy" and row["pool"] == "dropcov")
     assert accuracy == {
-        "claim": "4", "measure": "accuracy", "relative": "no", "pool": "dropcov", "seeds": "3",
+        "network": "cnn", "claim": "4", "measure": "accuracy", "relative": "no", "pool": "dropcov", "seeds": "3",
         "average_pooling_mean": "95", "average_pooling_spread": "0", "mean": "94", "spread": "0",
         "gain": "-1", "margin": "0", "verdict": "not supported",
     }  # fmt: skip
@@ -156,15 +183,15 @@ def test_plots_are_drawn_and_small(tmp_path, seeds):
 
     runs = runs_of(better, worse)[: 3 * seeds]
     paths = write_plots(tmp_path, runs)
-    assert sorted(path.name for path in paths) == ["convergence.png", "landscape.png", "robustness.png"]
-    text, _ = written(runs)
+    assert sorted(path.name for path in paths) == ["convergence.png", "landscape-cnn.png", "robustness.png"]
+    text, _ = written(runs, replace(SETTINGS, seeds=seeds))
     for path in paths:
         assert path.read_bytes().startswith(b"\x89PNG")
         assert 5_000 < path.stat().st_size < 100_000
         assert f"({path.name})" in text
     for one in runs:
         one.walks.clear()
-    assert "landscape.png" not in [path.name for path in write_plots(tmp_path, runs)]
+    assert "landscape-cnn.png" not in [path.name for path in write_plots(tmp_path, runs)]
 
 
 SIX = ("avg", "gcp", "dropcov", "power", "elementwise", "none")
@@ -189,7 +216,7 @@ def test_robustness_has_room_for_every_number_of_poolings(pools):
     assert figure.bbox.x0 <= box.x0
     assert box.x1 <= figure.bbox.x1
     for axes in figure.axes:
-        assert box.y0 >= axes.get_window_extent().y1, "above the panels"
+        assert box.y1 <= axes.get_window_extent().y0, "below the panels"
         ticks = [label.get_window_extent() for label in axes.get_xticklabels()]
         assert all(left.x1 < right.x0 for left, right in pairwise(ticks))
 
@@ -197,12 +224,10 @@ def test_robustness_has_room_for_every_number_of_poolings(pools):
 @pytest.mark.parametrize("pools", [SIX[:2], SIX], ids=len)
 def test_every_pooling_has_its_bands_to_itself(pools):
     pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra: demo)")
-    from matplotlib.figure import Figure
-
     from experiments.reproduction import plots
 
-    figure = Figure(figsize=plots.SIZE, layout="constrained")
-    plots.landscape(figure, [made_run(pool, 0, band=1.0 + number) for number, pool in enumerate(pools)])
+    runs = [made_run(pool, 0, band=1.0 + number) for number, pool in enumerate(pools)]
+    figure = plots.drawn(plots.landscape, [runs])
     figure.draw_without_rendering()
     columns = len(pools)
     assert len(figure.axes) == 2 * columns
@@ -248,10 +273,63 @@ def test_the_report_states_the_worst_residual():
     assert row.endswith("| no number in 1 of 3 seeds | no number in 1 of 3 seeds | undecided |")
 
 
-def test_the_report_says_on_what_the_rate_was_chosen():
+def test_every_rate_is_in_the_report_and_the_chosen_one_bold():
     text, _ = written(runs_of(better, worse))
-    assert "by the accuracy of seeds 0 to 2 on the test images" in text
-    assert "so are 3 of the 3 seeds" in text
+    assert text.count(report.NOTHING_CHOSEN) == 1
+    assert "| network | pooling | 0.05 | 0.1 | 0.2 |" in text
+    for pool in ("average pooling", "GCP", "DropCov"):
+        assert f"| CNN-64 | {pool} | 80.00 | **92.00** | 0.00 |" in text
+    assert "Trainings that diverged: 3" in text
+    assert "At an end of the grid" not in text
+    text, _ = written(runs_of(better, worse), replace(SETTINGS, rates=(0.1, 0.2)))
+    assert "At an end of the grid, so that a rate beyond it may be better: DropCov of CNN-64; GCP of CNN-64; " in text
+
+
+@pytest.mark.parametrize(
+    ("candidates", "expected"),
+    [
+        (((0.1, 90.0, 0.5), (0.2, 91.0, 0.9)), 0.2),
+        (((0.1, 90.0, 0.5), (0.2, 90.0, 0.4)), 0.2),
+        (((0.1, 90.0, 0.4), (0.2, 90.0, 0.5)), 0.1),
+        (((0.1, 0.0, inf), (0.2, 10.0, 2.3)), 0.2),
+    ],
+)
+def test_the_rate_of_the_best_accuracy_is_chosen_and_of_equals_that_of_the_lower_loss(candidates, expected):
+    """The mean over seeds counts: of the last seed alone it would always be the first candidate."""
+    runs = [choosing_run("gcp", rate, accuracy, loss) for rate, accuracy, loss in candidates]
+    runs += [choosing_run("gcp", rate, 10.0, 1.0, seed=1001) for rate, _, _ in candidates]
+    assert chosen_rates([*runs, *runs_of(better, worse)]) == {("cnn", "gcp"): expected}
+
+
+def test_average_pooling_for_longer_is_held_against_the_others():
+    """95.5 after twice the epochs: above the 95 of one time, below the 97 of GCP."""
+    text, _ = written(runs_of(better, worse))
+    section = text.split("## Average pooling for longer")[1].split("\n## ")[0]
+    assert "average pooling, 2 epochs | average pooling, 4 epochs | this pooling, 2 epochs" in section
+    gcp, dropcov = re.findall(r"^\| CNN-64 .*$", section, flags=re.MULTILINE)
+    assert gcp == "| CNN-64 | GCP | 95.0 ± 0.0 | 95.5 ± 0.0 | 97.0 ± 0.0 | 1.50 ± 0.00 | supported |"
+    assert dropcov.endswith("| -1.50 ± 0.00 | not supported |")
+
+
+def test_several_networks_have_a_column_and_rows_and_plots_each(tmp_path):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra: demo)")
+
+    def of(network, runs):
+        return [replace(run, job=replace(run.job, network=network)) for run in runs]
+
+    settings = replace(SETTINGS, networks=("cnn", "resnet18"))
+    runs = [*runs_of(better, worse), *CHOOSING, *LONGER]
+    runs += of("resnet18", [*runs_of(worse, better), *CHOOSING, *LONGER])
+    found = write_folder(tmp_path, settings, DATA, runs, [])
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "| GCP against average pooling | CNN-64 | ResNet-18 |" in text
+    for claim in CLAIMS:
+        assert row_of(claim, "GCP", text) == "**supported** | not supported"
+    assert [path.name for path in sorted(tmp_path.glob("landscape-*.png"))] == [
+        "landscape-cnn.png", "landscape-resnet18.png",
+    ]  # fmt: skip
+    assert len(read(tmp_path / "claims.csv")) == len(found.verdicts["cnn"]) + len(found.verdicts["resnet18"])
+    assert found.figures["cnn"]["accuracy"]["gcp"] == found.figures["resnet18"]["accuracy"]["dropcov"]
 
 
 def test_what_was_measured_is_written_before_anything_is_computed(tmp_path, monkeypatch):
@@ -260,8 +338,10 @@ def test_what_was_measured_is_written_before_anything_is_computed(tmp_path, monk
 
     monkeypatch.setattr(run, "figures_of", fails)
     with pytest.raises(RuntimeError, match="made up"):
-        write_folder(tmp_path, SETTINGS, runs_of(better, worse), [])
-    assert {path.stem for path in tmp_path.iterdir()} == {"convergence", "landscape", "robustness", "flatness"}
+        write_folder(tmp_path, SETTINGS, DATA, [*runs_of(better, worse), *CHOOSING, *LONGER], [])
+    assert {path.stem for path in tmp_path.iterdir()} == {
+        "rates", "convergence", "longer", "landscape", "robustness", "flatness",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -281,4 +361,4 @@ def test_what_was_measured_is_written_before_anything_is_computed(tmp_path, monk
     ],
 )
 def test_numbers_as_they_are_written(mean, deviation, text):
-    assert report.plus_minus(mean, deviation) == text
+    assert words.plus_minus(mean, deviation) == text

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from experiments.__main__ import main
-from experiments.training import load_digits_split
+from experiments.datasets import load_dataset
 from experiments.training.dataset import describe_digits, describe_folder, difference
 from tests.support import training_runs
 
@@ -76,10 +76,10 @@ def test_the_digits_have_names_too(tmp_path):
     training_runs.needs_digits()
     assert main(["train", "--device", "cpu", "--pool", "avg", "--epochs", "1", "--output", str(tmp_path / "run")]) == 0
     assert json.loads((tmp_path / "run" / "config.json").read_text())["classes"] == list("0123456789")
-    digits = load_digits_split(torch.device("cpu"))
+    digits = load_dataset("digits", torch.device("cpu"))
     described = describe_digits(digits)
-    assert [text.split(",")[0] for text in described.values()] == ["449 images", "1348 images"]
-    digits.test_labels[0] += 1
+    assert [text.split(",")[0] for text in described.values()] == ["449 images", "899 images"]
+    digits.test.labels[0] += 1
     changed = describe_digits(digits)
     assert (changed["train"], changed["test"] == described["test"]) == (described["train"], False)
 

@@ -4,20 +4,19 @@ import io
 import json
 import re
 import sys
-from dataclasses import fields
+from dataclasses import replace
 
 import pytest
 import torch
 
 from experiments.__main__ import main
 from experiments.commands import train
+from experiments.datasets import load_dataset
 from experiments.training import (
     POOLS,
-    DigitsSplit,
     accuracy,
     build_network,
     learning_rate_factor,
-    load_digits_split,
     tasks,
 )
 from gcp_kernels.commands.argument_types import number_from
@@ -43,9 +42,9 @@ def finished(tmp_path_factory):
 def few_digits(monkeypatch):
     """Bfloat16 is slow on a CPU."""
     training_runs.needs_digits()
-    digits = load_digits_split(torch.device("cpu"))
-    few = DigitsSplit(*(getattr(digits, field.name)[:40] for field in fields(digits)))
-    monkeypatch.setattr(tasks, "load_digits_split", lambda device: few)
+    digits = load_dataset("digits", torch.device("cpu"))
+    few = replace(digits, train=digits.train.first(40), test=digits.test.first(40))
+    monkeypatch.setattr(tasks, "load_dataset", lambda name, device: few)
 
 
 def test_the_folder_has_options_checkpoint_and_log(finished):
@@ -54,7 +53,7 @@ def test_the_folder_has_options_checkpoint_and_log(finished):
     assert config["options"]["pool"] == "avg"
     assert config["options"]["lr"] == 0.2
     counts = {name: count for name, count in config["dataset"].items() if name != "listing"}
-    assert counts == {"training_images": 449, "test_images": 1348, "classes": 10}
+    assert counts == {"training_images": 449, "test_images": 899, "classes": 10}
     table = rows(finished / "log.csv")
     assert list(table[0]) == ["epoch", "learning_rate", "train_loss", "test_accuracy", "seconds"]
     for number, row in enumerate(table, start=1):
@@ -67,15 +66,15 @@ def test_the_folder_has_options_checkpoint_and_log(finished):
 def test_the_accuracy_is_that_of_the_network_in_the_checkpoint(finished):
     network = build_network("avg", seed=99)
     network.load_state_dict(torch.load(finished / "checkpoint.pt", weights_only=True)["network"])
-    digits = load_digits_split(torch.device("cpu"))
-    measured = accuracy(network, digits.test_images, digits.test_labels)
+    digits = load_dataset("digits", torch.device("cpu"))
+    measured = accuracy(network, digits.test)
     assert rows(finished / "log.csv")[-1]["test_accuracy"] == str(measured)
 
 
 def test_a_line_for_each_epoch_is_printed(finished, tmp_path, capsys):
     assert run(tmp_path / "run", "--pool", "avg", "--epochs", "1") == 0
     captured = capsys.readouterr()
-    assert "449 training and 1348 test images, 10 classes; small CNN, pool avg" in captured.out
+    assert "449 training and 899 test images, 10 classes; small CNN, pool avg" in captured.out
     (line,) = re.findall(r"^ +1 +0\.100000 +\d+\.\d{5} +(\d+\.\d\d) % +\d+\.\d\d$", captured.out, flags=re.MULTILINE)
     assert f"{line} % of the test images after the last epoch; all is in {tmp_path / 'run'}" in captured.out
     assert captured.err == "", "no progress bar where there is no terminal"

@@ -7,7 +7,8 @@ from itertools import chain
 import pytest
 import torch
 
-from experiments.training import DigitsBatches, DigitsSplit, accuracy, build_network, load_digits_split
+from experiments.datasets import Part, load_dataset
+from experiments.training import MemoryBatches, accuracy, build_network
 from experiments.training.distributed import Processes
 from tests.support import training_runs
 from tests.support.training_runs import assert_same_result, rows
@@ -84,8 +85,8 @@ def test_torchrun_trains_the_same_and_tests_every_image_once(runs, tmp_path):
     assert_same_result(tmp_path / "run", folder / "whole")
     network = build_network("dropcov", seed=0)
     network.load_state_dict(torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["network"])
-    digits = load_digits_split(torch.device("cpu"))
-    alone = accuracy(network, digits.test_images, digits.test_labels)
+    digits = load_dataset("digits", torch.device("cpu"))
+    alone = accuracy(network, digits.test)
     assert rows(tmp_path / "run" / "log.csv")[-1]["test_accuracy"] == str(alone)
 
 
@@ -115,14 +116,16 @@ def test_threads_that_outlive_the_process_group_do_not_abort_a_finished_run(tmp_
 
 def few_digits(count):
     images = torch.arange(count, dtype=torch.float32).reshape(count, 1, 1, 1)
-    return DigitsSplit(images, torch.arange(count), images, torch.arange(count))
+    return Part(images, torch.arange(count))
 
 
 @pytest.mark.parametrize("count", [2, 3, 4])
 def test_processes_share_the_digits(count):
     """Together they take the steps of one process, but for what does not divide; in testing all images, once."""
-    alone = DigitsBatches(few_digits(29), batch_size=12, seed=0)
-    shares = [DigitsBatches(few_digits(29), 12, 0, Processes(rank, count, rank)) for rank in range(count)]
+    alone = MemoryBatches(few_digits(29), few_digits(29), batch_size=12, seed=0)
+    shares = [
+        MemoryBatches(few_digits(29), few_digits(29), 12, 0, Processes(rank, count, rank)) for rank in range(count)
+    ]
     tested = [label for share in shares for _, labels in share.test() for label in labels.tolist()]
     assert sorted(tested) == list(range(29))
     for epoch in (1, 2):

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from experiments import training
-from experiments.training import POOLS, PUBLISHED_EPOCHS, DigitsBatches, build_network, learning_rate_factor
+from experiments.datasets import Part
+from experiments.training import POOLS, PUBLISHED_EPOCHS, MemoryBatches, build_network, learning_rate_factor
 from experiments.training.configuration import TrainingConfig
 from experiments.training.mixed_precision import MixedPrecision
 
@@ -73,8 +74,8 @@ def test_every_network_starts_from_the_same_convolutions():
 
 def test_a_step_whose_scaled_gradients_overflow_is_left_out():
     """As in float16 on a GPU; here the scale itself is near the end of float32's range."""
-    images, labels = torch.rand(8, 1, 8, 8), torch.arange(8)
-    batches = DigitsBatches(training.DigitsSplit(images, labels, images, labels), batch_size=8, seed=0)
+    images = Part(torch.rand(8, 1, 8, 8), torch.arange(8))
+    batches = MemoryBatches(images, images, batch_size=8, seed=0)
     network = build_network("gcp", seed=0)
     before = network[2].weight.detach().clone()
     network[2].weight.register_hook(lambda gradient: 1e3 * gradient)
@@ -101,15 +102,14 @@ def test_a_step_whose_scaled_gradients_overflow_is_left_out():
 
 
 def test_the_order_is_that_of_the_seed_and_the_epoch():
-    images, labels = torch.rand(64, 1, 8, 8), torch.arange(64)
-    digits = training.DigitsSplit(images, labels, images, labels)
+    digits = Part(torch.rand(64, 1, 8, 8), torch.arange(64))
 
     def order(seed, epoch):
-        batches = DigitsBatches(digits, batch_size=10, seed=seed).training(epoch)
+        batches = MemoryBatches(digits, digits, batch_size=10, seed=seed).training(epoch)
         return torch.cat([own for _, own in batches]).tolist()
 
     orders = [order(seed, epoch) for seed in (0, 1) for epoch in (1, 2)]
-    assert all(sorted(one) == labels.tolist() for one in orders)
+    assert all(sorted(one) == digits.labels.tolist() for one in orders)
     assert len({tuple(one) for one in orders}) == len(orders)
     assert order(1, 2) == orders[-1]
 
@@ -117,7 +117,7 @@ def test_the_order_is_that_of_the_seed_and_the_epoch():
 def test_accuracy_is_measured_in_evaluation_mode():
     labels = torch.arange(10)
     network = nn.Sequential(nn.Dropout(0.9)).train()
-    assert training.accuracy(network, torch.eye(10), labels) == 100
+    assert training.accuracy(network, Part(torch.eye(10), labels)) == 100
 
 
 def test_the_optimiser_is_the_published_one():

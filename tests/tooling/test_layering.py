@@ -28,6 +28,7 @@ LAYERS = (
     "experiments.demo",
     "experiments.reproduction",
     "experiments.training",
+    "experiments.datasets",
     "__main__",
     "commands",
     "analysis",

@@ -123,10 +123,10 @@ def test_the_demo_draws_over_its_own_picture(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / demo.PICTURE).write_bytes(b"of the last time")
 
-    def stop(device):
+    def stop(name, device):
         raise LookupError("work was begun")
 
-    monkeypatch.setattr(demo, "load_digits_split", stop)
+    monkeypatch.setattr(demo, "load_dataset", stop)
     for library in ("sklearn", "tqdm", "matplotlib"):
         pytest.importorskip(library, reason=f"{library} is not installed (extra: demo)")
     with pytest.raises(LookupError):

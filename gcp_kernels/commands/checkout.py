@@ -1,0 +1,18 @@
+"""Which commit of a checkout is running, for what is written down."""
+
+import subprocess
+from pathlib import Path
+
+
+def commit_of(folder: Path) -> str:
+    """Find a checkout's commit, marked when files differ from it; "unknown" outside a git checkout."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    try:
+        head = git("rev-parse", "--short=12", "HEAD")
+        return head + ("+changes" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

@@ -1,0 +1,60 @@
+"""Small networks: the size of what is pooled, the same trunk for every pooling, and where the stem ends."""
+
+import pytest
+import torch
+from torch import nn
+
+from experiments.training import BACKBONES, POOLS, STEM, build_network
+
+pytestmark = pytest.mark.same_without_gpu
+
+
+@pytest.mark.parametrize(
+    ("name", "channels", "maps"),
+    [
+        ("cnn", 64, {8: 8, 28: 14, 64: 16, 224: 28}),
+        ("cnn256", 256, {8: 8, 28: 7, 64: 8, 224: 28}),
+        ("resnet18", 128, {8: 8, 28: 7, 64: 8, 224: 14}),
+        ("mobilenetv2", 128, {8: 8, 28: 7, 64: 8, 224: 7}),
+    ],
+)
+def test_what_is_pooled_is_about_as_large_whatever_the_images(name, channels, maps):
+    assert set(BACKBONES) == {"cnn", "cnn256", "resnet18", "mobilenetv2"}
+    for size, map_size in maps.items():
+        trunk, width = BACKBONES[name].build(3, size)
+        assert width == channels
+        assert trunk.eval()(torch.rand(1, 3, size, size)).shape == (1, channels, map_size, map_size)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_every_pooling_has_the_same_trunk(name):
+    average, *others = (build_network(pool, 5, name, channels=1, size=28, classes=7) for pool in POOLS)
+    for other in others:
+        for ours, theirs in zip(average[0].parameters(), other[0].parameters(), strict=True):
+            assert torch.equal(ours, theirs)
+        assert other.eval()(torch.rand(2, 1, 28, 28)).shape == (2, 7)
+    stem = dict(average.named_modules())[STEM]
+    assert isinstance(stem, nn.ReLU)
+    assert [type(layer) for layer in average[0][:3]] == [nn.Conv2d, nn.BatchNorm2d, nn.ReLU]
+    # What the rest of the network is given is what the stem gives: nothing goes past it.
+    trunk = average.eval()[0]
+    images = torch.rand(2, 1, 28, 28)
+    torch.testing.assert_close(trunk[3:](trunk[:3](images)), trunk(images))
+
+
+def test_layers_are_as_many_as_published():
+    """ResNet-18 has 17 convolutions before the classifier and 3 in shortcuts; MobileNetV2 52."""
+    counts = {
+        name: sum(isinstance(layer, nn.Conv2d) for layer in BACKBONES[name].build(3, 28)[0].modules())
+        for name in ("resnet18", "mobilenetv2")
+    }
+    assert counts == {"resnet18": 20, "mobilenetv2": 52}
+    trunk, _ = BACKBONES["mobilenetv2"].build(3, 28)
+    depthwise = [layer for layer in trunk.modules() if isinstance(layer, nn.Conv2d) and layer.groups > 1]
+    assert len(depthwise) == 17
+    assert all(layer.groups == layer.in_channels == layer.out_channels for layer in depthwise)
+
+
+def test_an_unknown_backbone_is_refused():
+    with pytest.raises(ValueError, match=r"backbone must be one of 'cnn', .*'mobilenetv2', got 'vgg'"):
+        build_network("gcp", 0, "vgg")
