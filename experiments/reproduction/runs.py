@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from gcp_kernels.commands.atomic_files import write_text
+
 from ..training import Epoch
 from .flatness import Flatness
 from .settings import Settings
@@ -111,7 +113,7 @@ class RunFile:
         self.done: dict[Job, Run] = {}
         head = {"settings": settings.to_save(), "versions": dict(versions)}
         if not path.exists():
-            path.write_text(json.dumps(head) + "\n", encoding="utf-8")
+            write_text(path, json.dumps(head) + "\n")
             return
         text = path.read_text(encoding="utf-8")
         # The last line may have been cut off; it is run again.
@@ -130,8 +132,7 @@ class RunFile:
         ]:
             raise ValueError(f"{path} is of another run: {'; '.join(different)}")
         self.done = {run.job: run for run in runs}
-        with path.open("w", encoding="utf-8") as file:
-            file.writelines(f"{line}\n" for line in (first, *lines))
+        write_text(path, "".join(f"{line}\n" for line in (first, *lines)))
 
     def add(self, run: Run) -> None:
         """Keep a run, in memory and on disk."""

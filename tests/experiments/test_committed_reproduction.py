@@ -219,8 +219,7 @@ def test_the_documentation_shows_what_was_measured():
     assert shown >= 5
 
 
-def test_the_documentation_shows_average_pooling_for_longer():
-    """Sentences "N.NN ± N.NN % after E epochs" of average pooling, from the tables."""
+def test_the_report_shows_average_pooling_for_longer():
     for data in COMMITTED:
         for network in defaults(data).networks:
             own = [run.accuracy for run in runs_of(data) if (run.network, run.job.kind) == (network, LONGER)]
