@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -34,10 +34,10 @@ from ..reproduction import settings as settings_of_data
 from ..reproduction.claims import BASELINE
 from ..reproduction.report import NOTHING_CHOSEN, summary
 from ..reproduction.run import run_all, write_folder
-from ..reproduction.runs import RunFile
 from ..reproduction.settings import Settings
 from ..reproduction.words import capital, plural
 from ..reproduction.workers import load_images
+from ..running import Log, OtherRunsError
 from ..training import BACKBONES, POOLS, SCHEDULES, NonFiniteLossError
 from .demo_extra import device_name, missing_packages
 
@@ -148,16 +148,16 @@ def run_and_write(args: argparse.Namespace, settings: Settings, data: ImageData)
     machine = device_name(torch.device(settings.device))
     versions = {"gcp_kernels": __version__, "torch": torch.__version__, "images": fingerprint(data)}
     try:
-        file = RunFile(args.output / RUNS, settings, versions)
-    except ValueError as error:
+        log = Log(args.output / RUNS, {**asdict(settings), **versions})
+    except OtherRunsError as error:
         return fail(f"--output: {error}", 2)
     print(f"gcp_kernels {__version__}, torch {torch.__version__}, {machine}")
-    if file.done:
-        print(f"{plural(len(file.done), 'run')} of an interrupted command are kept")
-    kept = len(file.done)
+    kept = len(log)
+    if kept:
+        print(f"of an interrupted command {plural(kept, 'run')} are kept")
     processes = args.jobs or settings_of_data.processes(settings.device)
     try:
-        runs = run_all(settings, data, file, processes, print)
+        runs = run_all(settings, log, processes, print)
     except NonFiniteLossError as error:
         return fail(f"{error}; the runs that were done are kept", 1)
     except BrokenProcessPool:

@@ -2,31 +2,30 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from gcp_kernels.commands.atomic_files import write_text
 
 from ..datasets import ImageData
+from ..running import Log, finished
 from .choice import choosing_jobs, chosen_rates, measuring_jobs
 from .claims import Figures, Verdict, verdicts
 from .figures import corruptions_of, figures_of, worst_residual
 from .plots import write_plots
 from .report import report
-from .runs import MEASURE, Job, Run, RunFile
+from .runs import MEASURE, Job, Run
 from .settings import Settings
 from .tables import write_claims, write_tables
-from .workers import finished
+from .workers import run as run_job
 
 
-def run_all(
-    settings: Settings, data: ImageData, file: RunFile, processes: int, say: Callable[[str], object]
-) -> list[Run]:
-    """Choose learning rates, then measure; what ``file`` has is not run again.
+def run_all(settings: Settings, log: Log, processes: int, say: Callable[[str], object]) -> list[Run]:
+    """Choose learning rates, then measure; what ``log`` has is not run again.
 
     Args:
         settings: what is run.
-        data: what ``settings`` names.
-        file: gets every run as soon as it is done.
+        log: gets every run as soon as it is done.
         processes: how many runs go on at the same time; they do not change what comes out.
         say: gets a line about each run that is done, a terminal a bar.
 
@@ -44,14 +43,14 @@ def run_all(
     with tqdm(total=count, unit="run", leave=False, disable=None) as bar:
 
         def run(jobs: Sequence[Job]) -> list[Run]:
-            missing = [job for job in jobs if job not in file.done]
+            missing = {str(job): partial(run_job, job, settings) for job in jobs if str(job) not in log}
             bar.update(len(jobs) - len(missing))
-            for done in finished(missing, data, settings, processes) if missing else ():
-                file.add(done)
+            for key, done in finished(missing, min(processes, len(missing))) if missing else ():
+                log.add(key, done.to_save())
                 bar.update()
                 with bar.external_write_mode():
-                    say(f"{done.job}: loss {done.loss:.4f}, accuracy {done.accuracy:.2f} %")
-            return [file.done[job] for job in jobs]
+                    say(f"{key}: loss {done.loss:.4f}, accuracy {done.accuracy:.2f} %")
+            return [Run.from_saved(log[str(job)]) for job in jobs]
 
         chosen = run(choosing)
         rates = chosen_rates(chosen)

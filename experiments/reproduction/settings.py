@@ -2,8 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 from gcp_kernels.nn.poolings import BASELINE, PUBLISHED_POOLINGS
 
@@ -61,10 +60,6 @@ class Settings:
     hessian_iterations: int = 20
     surface_directions: int = 5
     device: str = "cpu"
-
-    def to_save(self) -> dict[str, Any]:
-        """Return plain values, as JSON gives them back."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
 
 # Under "fast" the rate falls before average pooling has learnt: after 10 epochs at rate 0.1 it has 89.8 % of mnist's

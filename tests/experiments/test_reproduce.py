@@ -5,6 +5,7 @@ import csv
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -12,13 +13,14 @@ import torch
 
 from experiments.commands import demo_extra, reproduce
 from experiments.datasets import load_dataset
-from experiments.reproduction import experiment, settings
+from experiments.reproduction import experiment, settings, workers
 from experiments.reproduction.choice import choosing_jobs, measuring_jobs
 from experiments.reproduction.corruptions import DIGITS, STRENGTHS
 from experiments.reproduction.experiment import train_and_measure
 from experiments.reproduction.report import NOTHING_CHOSEN
-from experiments.reproduction.runs import CHOOSE, LONGER, MEASURE, Job, Run, RunFile
+from experiments.reproduction.runs import CHOOSE, LONGER, MEASURE, Job, Run
 from experiments.reproduction.settings import Settings
+from experiments.running import Log
 
 pytestmark = pytest.mark.same_without_gpu
 
@@ -94,12 +96,10 @@ def test_an_interrupted_command_goes_on_where_it_was(tmp_path, capsys, monkeypat
     (tmp_path / "cut" / reproduce.RUNS).write_text("".join(lines[:4]) + lines[4][:100], encoding="utf-8")
     ran = []
     whole = experiment.train_and_measure
-    monkeypatch.setattr(
-        "experiments.reproduction.workers.train_and_measure", lambda job, *rest: ran.append(job) or whole(job, *rest)
-    )
+    monkeypatch.setattr(workers, "train_and_measure", lambda job, *rest: ran.append(job) or whole(job, *rest))
     capsys.readouterr()
     assert reproduce.run(parse(*flags, str(tmp_path / "cut"))) == 0
-    assert "3 runs of an interrupted command are kept" in capsys.readouterr().out
+    assert "of an interrupted command 3 runs are kept" in capsys.readouterr().out
     assert len(ran) == len(lines) - 4 == 2
     for table in (path.name for path in (tmp_path / "whole").glob("*.csv")):
         assert (tmp_path / "cut" / table).read_bytes() == (tmp_path / "whole" / table).read_bytes()
@@ -108,16 +108,11 @@ def test_an_interrupted_command_goes_on_where_it_was(tmp_path, capsys, monkeypat
 
 def test_runs_of_other_settings_are_refused_and_kept(tmp_path, capsys):
     needs_the_extra()
-    versions = {"gcp_kernels": "of yesterday"}
-    RunFile(tmp_path / reproduce.RUNS, settings.check(settings.defaults("digits")), versions)
+    Log(tmp_path / reproduce.RUNS, {**asdict(CHECK), "gcp_kernels": "of yesterday"})
     before = (tmp_path / reproduce.RUNS).read_bytes()
     assert reproduce.run(parse("--check", "--epochs", "3", "--output", str(tmp_path))) == 2
     error = capsys.readouterr().err
-    assert "is of another run: epochs is 2 there, not 3; gcp_kernels is 'of yesterday' there, not" in error
-    (tmp_path / "broken").mkdir()
-    (tmp_path / "broken" / reproduce.RUNS).write_text("{}\n")
-    assert reproduce.run(parse("--check", "--output", str(tmp_path / "broken"))) == 2
-    assert "is not what this version writes" in capsys.readouterr().err
+    assert "other settings: epochs is 2 there, not 3; gcp_kernels is 'of yesterday' there, not" in error
     assert (tmp_path / reproduce.RUNS).read_bytes() == before
 
 
@@ -156,12 +151,11 @@ def test_a_run_is_kept_as_it_was(digits, tmp_path):
     done.append(train_and_measure(Job(CHOOSE, "cnn", "avg", 3, 1e38), digits, TINY))
     assert done[-1].loss == float("inf")
     assert not done[-1].epochs
+    log = Log(tmp_path / "runs", asdict(TINY))
     for run in done:
-        assert Run.from_json(run.to_json()) == run
-    file = RunFile(tmp_path / "runs", TINY, {})
-    for run in done:
-        file.add(run)
-    assert RunFile(tmp_path / "runs", TINY, {}).done == file.done
+        log.add(str(run.job), run.to_save())
+    again = Log(tmp_path / "runs", asdict(TINY))
+    assert [Run.from_saved(again[key]) for key in again] == done
 
 
 def test_nothing_is_chosen_by_test_images(digits):

@@ -29,6 +29,7 @@ LAYERS = (
     "experiments.reproduction",
     "experiments.training",
     "experiments.datasets",
+    "experiments.running",
     "__main__",
     "commands",
     "analysis",

@@ -1,0 +1,65 @@
+"""Runs at the same time, each in a process and on one thread of its own, which makes them the same however many go."""
+
+import multiprocessing
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from typing import TypeVar
+
+import torch
+
+Key = TypeVar("Key")
+Result = TypeVar("Result")
+
+
+def finished(tasks: Mapping[Key, Callable[[], Result]], processes: int) -> Iterator[tuple[Key, Result]]:
+    """Call the tasks, ``processes`` at a time, and yield the key and the result of each when it is done.
+
+    When one fails no other is begun; what goes on already is waited for and yielded, then the first failure is raised.
+
+    Args:
+        tasks: functions without arguments; those of other processes must pickle, ``functools.partial`` of a function of
+            a module for example.
+        processes: 1 for none but this one, which then has one thread for as long.
+
+    Raises:
+        Exception: what a task raised.
+        concurrent.futures.process.BrokenProcessPool: a process was killed, for want of memory for example.
+    """
+    if processes == 1:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            for key, task in tasks.items():
+                yield key, task()
+        finally:
+            torch.set_num_threads(threads)
+        return
+    # Not forked: a process forked from one with threads, or with a GPU, may hang.
+    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=_begin)
+    failure: BaseException | None = None
+    try:
+        keys: dict[Future[Result], Key] = {pool.submit(task): key for key, task in tasks.items()}
+        for future in as_completed(keys):
+            if future.cancelled():
+                continue
+            if error := future.exception():
+                failure = failure or error
+                for other in keys:
+                    other.cancel()
+                continue
+            yield keys[future], future.result()
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in multiprocessing.active_children():
+            process.terminate()
+        raise
+    pool.shutdown()
+    if failure is not None:
+        raise failure
+
+
+def _begin() -> None:
+    # An interruption from the keyboard goes to all processes; the first one speaks of it.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    torch.set_num_threads(1)

@@ -1,0 +1,109 @@
+"""Runs side by side, and the file that keeps them: interrupted, cut off, of other settings, failing."""
+
+import json
+import os
+import time
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+
+import pytest
+import torch
+
+from experiments.running import Log, OtherRunsError, finished
+
+pytestmark = pytest.mark.same_without_gpu
+
+
+def threads_and_process(number):
+    return number, torch.get_num_threads(), os.getpid()
+
+
+def fails(error):
+    raise error
+
+
+def wait(seconds):
+    time.sleep(seconds)
+    return seconds
+
+
+def ends():
+    os._exit(3)
+
+
+def test_tasks_run_on_one_thread_in_processes_of_their_own():
+    tasks = {f"task {number}": partial(threads_and_process, number) for number in range(4)}
+    threads = torch.get_num_threads()
+    alone, side_by_side = (dict(finished(tasks, processes)) for processes in (1, 2))
+    assert torch.get_num_threads() == threads
+    assert list(alone) == list(tasks)
+    for number, key in enumerate(tasks):
+        assert alone[key] == (number, 1, os.getpid())
+        assert side_by_side[key][:2] == (number, 1)
+        assert side_by_side[key][2] != os.getpid()
+
+
+def test_after_a_failure_nothing_is_begun_and_what_goes_on_is_kept():
+    """One of two processes fails at once; the other is at work, and of those that wait some never begin."""
+    tasks = {"wrong": partial(fails, KeyError("made up")), **{number: partial(wait, 0.5) for number in range(40)}}
+    done = []
+    began = time.monotonic()
+    with pytest.raises(KeyError, match="made up"):
+        done.extend(key for key, _ in finished(tasks, 2))
+    assert done
+    assert len(done) < 20
+    assert time.monotonic() - began < 20
+    with pytest.raises(KeyError, match="made up"):
+        list(finished(tasks, 1))
+
+
+def test_a_killed_process_is_an_error():
+    with pytest.raises(BrokenProcessPool):
+        list(finished({"killed": ends}, 2))
+
+
+def test_a_log_keeps_runs_and_gives_them_back(tmp_path):
+    log = Log(tmp_path / "runs", {"sizes": (1, 2), "name": "ä"})
+    log.add("first", {"values": [0.1, float("inf")], "nothing": None})
+    log.add("second", {"values": (1, 2)})
+    again = Log(tmp_path / "runs", {"sizes": [1, 2], "name": "ä"})
+    assert list(again) == ["first", "second"]
+    assert again["first"] == {"values": [0.1, float("inf")], "nothing": None}
+    assert again["second"] == log["second"] == {"values": [1, 2]}
+    assert "third" not in again
+    assert len(again) == 2
+
+
+def test_a_line_that_was_cut_off_is_run_again(tmp_path):
+    path = tmp_path / "runs"
+    log = Log(path, {"epochs": 3})
+    log.add("first", {"loss": 1.0})
+    whole = path.read_bytes()
+    for cut in (b"{", b'{"key": "second", "run": {"loss"', "{ä".encode()[:-1]):
+        path.write_bytes(whole + cut)
+        again = Log(path, {"epochs": 3})
+        assert list(again) == ["first"]
+        assert path.read_bytes() == whole
+    again.add("second", {"loss": 2.0})
+    assert list(Log(path, {"epochs": 3})) == ["first", "second"]
+    path.write_bytes(b'{"settings": {"ep')
+    assert len(Log(path, {"epochs": 3})) == 0, "nothing was kept: it begins again"
+    assert json.loads(path.read_text()) == {"settings": {"epochs": 3}}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"settings": {"epochs": 4, "seed": 0}}\n', "epochs is 4 there, not 3; seed is 0 there, not None"),
+        ("{}\n", "damaged, or not what this version writes"),
+        ("hours of work\n", "damaged, or not what this version writes"),
+        ('{"settings": {"epochs": 3}}\n{"key": "first"}\n', "damaged, or not what this version writes"),
+        ("[]\n", "damaged, or not what this version writes"),
+    ],
+)
+def test_other_files_are_refused_and_kept(content, message, tmp_path):
+    path = tmp_path / "runs"
+    path.write_text(content)
+    with pytest.raises(OtherRunsError, match=message):
+        Log(path, {"epochs": 3})
+    assert path.read_text() == content
