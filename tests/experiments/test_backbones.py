@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from experiments.training import BACKBONES, POOLS, STEM, build_network
+from experiments.training.backbones import InvertedResidual, ResidualBlock
 
 pytestmark = pytest.mark.same_without_gpu
 
@@ -53,6 +54,20 @@ def test_layers_are_as_many_as_published():
     depthwise = [layer for layer in trunk.modules() if isinstance(layer, nn.Conv2d) and layer.groups > 1]
     assert len(depthwise) == 17
     assert all(layer.groups == layer.in_channels == layer.out_channels for layer in depthwise)
+
+
+def test_what_is_learnt_of_a_residual_is_added_to_what_was_there():
+    """With nothing learnt yet, the map goes through; where the shape changes, through a 1x1 convolution."""
+    x = torch.rand(2, 8, 6, 6)
+    for block in (ResidualBlock(8, 8, 1), InvertedResidual(8, 8, 1, 6)):
+        nn.init.zeros_(block.residual[-1].weight)
+        torch.testing.assert_close(block(x), x)
+    block = ResidualBlock(8, 16, 2)
+    nn.init.zeros_(block.residual[-1].weight)
+    torch.testing.assert_close(block.eval()(x), block.shortcut(x).relu())
+    block = InvertedResidual(8, 8, 2, 6)
+    nn.init.zeros_(block.residual[-1].weight)
+    assert not block(x).any()
 
 
 def test_an_unknown_backbone_is_refused():

@@ -2,8 +2,9 @@
 
 from .applications import APPLICATIONS
 from .elsewhere import ELSEWHERE
+from .experiments import EXPERIMENTS
 from .kernels import KERNELS
 from .mathematics import MATHEMATICS
 from .package import PACKAGE
 
-FAULTS = (*MATHEMATICS, *KERNELS, *PACKAGE, *ELSEWHERE, *APPLICATIONS)
+FAULTS = (*MATHEMATICS, *KERNELS, *PACKAGE, *ELSEWHERE, *APPLICATIONS, *EXPERIMENTS)

@@ -1,0 +1,106 @@
+"""Faults of data sets, of runs side by side, and of the comparisons of poolings."""
+
+from ..fault import Fault
+
+REPRODUCTION = "experiments/reproduction"
+
+EXPERIMENTS = (
+    Fault(
+        "data: validation images are those to test on",
+        "experiments",
+        "experiments/datasets/parts.py",
+        "part(parts[0], parts[2], device)",
+        "part(parts[1], parts[3], device)",
+        ("test_datasets.py",),
+    ),
+    Fault(
+        "data: letters are missing in a typeface",
+        "experiments",
+        "experiments/datasets/typefaces.py",
+        'name.replace("FRAKTUR", "BLACK-LETTER")',
+        'name.replace("FRAKTUR", "BLACK-LETTER").replace("CAPITAL", "SMALL")',
+        ("test_datasets.py",),
+    ),
+    Fault(
+        "data: images of a folder are held out of nothing",
+        "experiments",
+        "experiments/datasets/folder.py",
+        "kept += [sample for sample in own if sample not in taken]",
+        "kept += own",
+        ("test_datasets.py",),
+    ),
+    Fault(
+        "backbones: nothing goes past a residual",
+        "experiments",
+        "experiments/training/backbones.py",
+        "functional.relu(self.residual(x) + self.shortcut(x))",
+        "functional.relu(self.residual(x))",
+        ("test_backbones.py",),
+    ),
+    Fault(
+        "reproduce: learning rates are chosen by test images",
+        "experiments",
+        f"{REPRODUCTION}/experiment.py",
+        "data.validation if job.kind == CHOOSE else data.test",
+        "data.test",
+        ("test_reproduce.py",),
+        "chosen",
+    ),
+    Fault(
+        "reproduce: the worst learning rate is chosen",
+        "experiments",
+        f"{REPRODUCTION}/choice.py",
+        "max(best.get((network, pool), candidate), candidate)",
+        "min(best.get((network, pool), candidate), candidate)",
+        ("test_reproduction_output.py",),
+    ),
+    Fault(
+        "reproduce: seeds that choose are measured",
+        "experiments",
+        f"{REPRODUCTION}/choice.py",
+        "FIRST_CHOOSING_SEED + number, rate)",
+        "number, rate)",
+        ("test_reproduce.py",),
+        "chosen",
+    ),
+    Fault(
+        "reproduce: average pooling for longer is held against itself",
+        "experiments",
+        f"{REPRODUCTION}/report.py",
+        "v = verdict(measure, pool, accuracies[LONGER, BASELINE], accuracies[MEASURE, pool])",
+        "v = verdict(measure, pool, accuracies[MEASURE, BASELINE], accuracies[MEASURE, pool])",
+        ("test_reproduction_output.py",),
+    ),
+    Fault(
+        "reproduce: contrast is left as it is",
+        "experiments",
+        f"{REPRODUCTION}/corruptions.py",
+        "images + taken * (mean - images)",
+        "images + 0 * taken * (mean - images)",
+        ("test_corruptions.py",),
+    ),
+    Fault(
+        "running: runs of other settings are taken",
+        "experiments",
+        "experiments/running/log.py",
+        "            if found.get(name) != asked.get(name)\n",
+        "            if False\n",
+        ("test_running.py",),
+    ),
+    Fault(
+        "running: the rest of a line that was cut off stays",
+        "experiments",
+        "experiments/running/log.py",
+        "        if cut_off:\n",
+        "        if False:\n",
+        ("test_running.py",),
+    ),
+    Fault(
+        "running: after a failure all others are begun",
+        "experiments",
+        "experiments/running/workers.py",
+        "                    other.cancel()\n",
+        "                    pass\n",
+        ("test_running.py",),
+    ),
+)
