@@ -1,7 +1,10 @@
 """Runs at the same time, each in a process and on one thread of its own, which makes them the same however many go."""
 
 import multiprocessing
+import multiprocessing.connection
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from typing import TypeVar
@@ -63,3 +66,12 @@ def _begin() -> None:
     # An interruption from the keyboard goes to all processes; the first one speaks of it.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     torch.set_num_threads(1)
+    threading.Thread(target=_end_with_the_first, daemon=True).start()
+
+
+def _end_with_the_first() -> None:
+    """End when the process that wants the results has ended, however: nothing else would tell, and work goes on."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    multiprocessing.connection.wait([parent.sentinel])
+    os._exit(1)

@@ -2,9 +2,12 @@
 
 import json
 import os
+import subprocess
+import sys
 import time
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +15,9 @@ import torch
 from experiments.running import Log, OtherRunsError, finished
 
 pytestmark = pytest.mark.same_without_gpu
+
+
+ROOT = Path(__file__).parents[2]
 
 
 def threads_and_process(number):
@@ -60,6 +66,51 @@ def test_after_a_failure_nothing_is_begun_and_what_goes_on_is_kept():
 def test_a_killed_process_is_an_error():
     with pytest.raises(BrokenProcessPool):
         list(finished({"killed": ends}, 2))
+
+
+# Two processes at work, which tell their numbers.
+STARTED = """
+from functools import partial
+from pathlib import Path
+from experiments.running import finished
+from tests.experiments.test_running import tells_and_waits
+if __name__ == "__main__":
+    list(finished({name: partial(tells_and_waits, %r, name) for name in "ab"}, 2))
+"""
+
+
+def tells_and_waits(folder, name):
+    (Path(folder) / f"{name}.new").write_text(str(os.getpid()))
+    (Path(folder) / f"{name}.new").rename(Path(folder) / name)
+    time.sleep(600)
+
+
+def within(seconds, condition):
+    until = time.monotonic() + seconds
+    while not condition() and time.monotonic() < until:
+        time.sleep(0.05)
+    return condition()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="processes are told from /proc")
+def test_processes_end_with_the_one_that_is_killed(tmp_path):
+    (tmp_path / "started.py").write_text(STARTED % str(tmp_path))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    first = subprocess.Popen([sys.executable, str(tmp_path / "started.py")], cwd=ROOT, env=environment)
+    try:
+        assert within(120, lambda: all((tmp_path / name).exists() for name in "ab"))
+    finally:
+        first.kill()
+        first.wait()
+    for name in "ab":
+        number = int((tmp_path / name).read_text())
+        assert within(20, partial(is_gone, number))
+
+
+def is_gone(number):
+    """Nobody waits for an orphan, so that it may stay as a zombie."""
+    status = Path(f"/proc/{number}/status")
+    return not status.exists() or "State:\tZ" in status.read_text()
 
 
 def test_a_log_keeps_runs_and_gives_them_back(tmp_path):

@@ -103,4 +103,13 @@ EXPERIMENTS = (
         "                    pass\n",
         ("test_running.py",),
     ),
+    Fault(
+        "running: processes outlive the one that is killed",
+        "experiments",
+        "experiments/running/workers.py",
+        "multiprocessing.connection.wait([parent.sentinel])",
+        "threading.Event().wait()",
+        ("test_running.py",),
+        "killed",
+    ),
 )
