@@ -14,7 +14,7 @@ import pytest
 
 from experiments.commands import reproduce
 from experiments.reproduction.choice import FIRST_CHOOSING_SEED, choosing_jobs, chosen_rates
-from experiments.reproduction.claims import measures
+from experiments.reproduction.claims import CLAIMS, SUPPORTED, measures, of_claim
 from experiments.reproduction.corruptions import STRENGTHS, amounts
 from experiments.reproduction.flatness import SURFACE_STEPS, Flatness
 from experiments.reproduction.plots import LABELS
@@ -30,6 +30,7 @@ pytest.importorskip("scipy", reason="scipy is not installed (extra: test)")
 ROOT = Path(__file__).parents[2]
 REPRODUCTION = ROOT / "docs" / "reproduction"
 COMMITTED = sorted(folder.name for folder in REPRODUCTION.iterdir() if (folder / "claims.csv").exists())
+NEWEST_FIRST = ("typefaces", "mnist", "digits")
 QUOTED = (ROOT / "docs" / "papers.md").read_text(encoding="utf-8")
 
 
@@ -217,6 +218,26 @@ def test_the_documentation_shows_what_was_measured():
                 ], measure.text
                 shown += 1
     assert shown >= 5
+
+
+def supported(pool):
+    """Count the claims that each network supports, newest data first, as the README has them."""
+    of_data = []
+    for data in sorted(COMMITTED, key=NEWEST_FIRST.index):
+        verdicts = outcome(defaults(data), runs_of(data)).verdicts
+        counts = [
+            f"{BACKBONES[network].title} {sum(of_claim(claim, pool, of_it) == SUPPORTED for claim in CLAIMS)}"
+            for network, of_it in verdicts.items()
+        ]
+        of_data.append(f"{data}: {', '.join(counts)}")
+    return "; ".join(of_data)
+
+
+def test_the_readme_counts_the_claims_that_are_supported():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for pool in ("gcp", "dropcov"):
+        row = f"of the papers' {len(CLAIMS)} claims for {LABELS[pool]} against average pooling, supported in small"
+        assert f"| {row} | {supported(pool)} | [reports](docs/papers.md) |" in readme
 
 
 def test_the_report_shows_average_pooling_for_longer():

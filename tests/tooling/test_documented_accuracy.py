@@ -49,12 +49,9 @@ def test_accuracies_of_the_demo():
     assert rate == max((0.001, 0.003, 0.01), key=lambda column: means["gcp", column])
 
 
-def test_the_readme_names_what_is_promised_and_the_accuracy_of_the_demo():
-    _, promise, accuracy = (row[""] for row in table("README.md", "and"))
+def test_the_readme_names_what_is_promised():
+    promise = table("README.md", "and")[1][""]
     assert {name: float(value) for value, name in re.findall(r'(\S+) in "(\w+)"', promise)} == PROMISED_ERRORS
-    ends = accuracies()[demo.LEARNING_RATE, 0, "test"]
-    assert f"seed 0, after {len(ends['gcp'])} epochs | {accuracy} |" in text_of("README.md")
-    assert accuracy == f"{ends['gcp'][-1]:.2f} %, with average pooling {ends['avg'][-1]:.2f} %"
 
 
 def relative_error(actual, expected):
