@@ -1,9 +1,9 @@
 """The readable truth: global covariance pooling in plain PyTorch.
 
-Every kernel and every operator of the package is tested against this file in float64, and second derivatives are
-computed through it. It is written to be read. It imports only torch, and works in whatever floating dtype it is given.
-Gradients are those of autograd, except for functions of eigenvalues, where those of autograd are NaN; they are in
-:mod:`gcp_kernels.eigenvalues`.
+Every kernel and every operator of the package is tested against this file in float64, and second derivatives of most
+are computed through it. It is written to be read. It imports only torch, and works in whatever floating dtype it is
+given. Gradients are those of autograd, except for functions of eigenvalues, where those of autograd are NaN; they are
+in :mod:`gcp_kernels.eigenvalues`.
 
 Sources: Li et al., "Towards Faster Training of Global Covariance Pooling Networks by Iterative Matrix Square Root
 Normalization", CVPR 2018 (iSQRT-COV), section 3; Higham, "Functions of Matrices", SIAM 2008, equation (6.35) for the

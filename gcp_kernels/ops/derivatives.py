@@ -1,8 +1,9 @@
 """Second derivatives, and derivatives in forward mode.
 
 A backward operator can be differentiated by the upstream gradient and by the inputs. Its own backward formula
-differentiates the backward pass of the reference. That is plain autograd, so derivatives of any order are exact. It
-keeps the reference's iterates in memory: second derivatives are for analysis, not for the training step.
+differentiates the backward pass of the operation in plain PyTorch: the reference, or for isqrt_pool its decomposition,
+which iterates on the smaller side. That is autograd, so derivatives of any order are exact. It keeps all iterates in
+memory: second derivatives are for analysis, not for the training step.
 """
 
 import sys
@@ -20,7 +21,7 @@ def differentiate_backward(
     """Differentiate <tangents, J(primals)^T grad> by ``grad`` and each primal, where J is the Jacobian of ``forward``.
 
     Args:
-        forward: the reference, from ``primals`` to the operator's output.
+        forward: the operation in plain PyTorch, from ``primals`` to the operator's output.
         tangents: gradients of the backward operator's outputs, each shaped like its primal; ``None`` for zero.
         grad: upstream gradient that the backward operator was given, shaped like the output of ``forward``.
         primals: inputs of the forward operator. The first, the features or the matrices, sets the arithmetic.

@@ -4,7 +4,7 @@ The forward operator takes the tensors that the operation is differentiated by, 
 followed by what the backward pass needs besides the inputs; these further outputs have no gradient. The backward
 operator takes the upstream gradient of the result, the inputs, the further outputs, and options. It names the options
 that it wants in its signature. It returns a gradient for each input. The derivative of the backward operator is that of
-the backward pass of the reference.
+the backward pass of the operation in plain PyTorch.
 """
 
 from collections.abc import Callable
@@ -40,7 +40,8 @@ def declare(
             names.
         backward_fake: the same as ``fake``, for the backward operator.
         check_backward: the same as ``check``, for the backward operator.
-        reference: the operation in plain PyTorch. It takes the inputs, and options by their names.
+        reference: the operation in plain PyTorch, which is differentiated for second derivatives. It takes the inputs,
+            and options by their names.
         decomposition: what exported programs have instead of the forward operator, see :meth:`Operator.decompose_by`.
         in_onnx: whether ONNX has the operators of the decomposition.
 
