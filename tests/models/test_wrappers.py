@@ -20,7 +20,13 @@ from gcp_kernels.analysis import (
     preserved,
     split,
 )
-from gcp_kernels.integrations import CheckpointError, UnsupportedModelError, load_isqrt_checkpoint, replace_pool
+from gcp_kernels.integrations import (
+    CheckpointError,
+    UnsupportedModelError,
+    backbone_state_dict,
+    load_isqrt_checkpoint,
+    replace_pool,
+)
 from gcp_kernels.nn import GCP, MultiHeadCrossCovariance, TokenFusionHead, rename_reduction_keys
 from gcp_kernels.wrappers import unwrapped
 from tests.support import training_runs
@@ -143,6 +149,22 @@ def test_a_model_that_cannot_be_loaded_into_is_refused_by_name() -> None:
         load_isqrt_checkpoint(GCP, state)
     with pytest.raises(UnsupportedModelError, match="a GCP with 1 GCP layers"):
         load_isqrt_checkpoint(compiled(GCP(8)), state)
+
+
+@pytest.mark.parametrize("wrap", [*WRAPS.values(), compiled_in_part], ids=[*WRAPS, "parts"])
+def test_the_trunk_of_what_is_wrapped_is_that_of_the_model(wrap: Wrap) -> None:
+    model = converted()
+    expected = {name: tensor for name, tensor in model.state_dict().items() if name[:2] not in ("av", "fc")}
+    state = backbone_state_dict(wrap(model))
+    assert list(state) == list(expected)
+    assert all(torch.equal(state[name], tensor) for name, tensor in expected.items())
+
+
+def test_a_trunk_that_is_sharded_is_refused_by_name() -> None:
+    with pytest.raises(TypeError, match="model must not be sharded by FullyShardedDataParallel"):
+        backbone_state_dict(flattened(converted()))
+    with pytest.raises(TypeError, match=r"model must not be sharded, got one with 'conv1\.weight'"):
+        backbone_state_dict(sharded(converted()))
 
 
 @pytest.mark.parametrize("wrap", [w for name, w in WRAPS.items() if name not in ("nothing", "compile in place")])

@@ -100,6 +100,7 @@ CALLS: dict[str, tuple[Callable[..., Any], Callable[[], Right]]] = {
         integrations.load_isqrt_checkpoint,
         lambda: {"model": converted(), "state_dict_or_path": converted().state_dict()},
     ),
+    "backbone_state_dict": (integrations.backbone_state_dict, lambda: {"model": converted()}),
     "resnet18": (resnet18, dict),
     "evenly_spaced": (analysis.evenly_spaced, lambda: {"first": 0.1, "last": 1.0, "count": 3}),
     "filter_normalized_directions": (analysis.filter_normalized_directions, lambda: {"model": LINEAR, "count": 1}),

@@ -81,7 +81,7 @@ def test_snippets_of_models_run():
     """Where torchvision's library does not load too: with the operators that its import wants made up."""
     for library in ("torchvision", "timm"):
         pytest.importorskip(library)
-    assert len(OF_MODELS) == 2
+    assert len(OF_MODELS) == 3
     run_in_order(OF_MODELS, "snippets of models")
 
 
@@ -147,6 +147,7 @@ WITH_EXAMPLES = sorted(
 NEEDED = {
     "gcp_kernels/models.py": "torchvision",
     "gcp_kernels/integrations/replacement.py": "torchvision",
+    "gcp_kernels/integrations/backbone.py": "torchvision",
     "gcp_kernels/integrations/checkpoint.py": "torchvision",
 }
 
