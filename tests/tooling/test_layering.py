@@ -26,6 +26,7 @@ LAYERS = (
     "experiments.__main__",
     "experiments.commands",
     "experiments.demo",
+    "experiments.transfer",
     "experiments.reproduction",
     "experiments.training",
     "experiments.datasets",

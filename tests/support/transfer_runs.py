@@ -1,0 +1,35 @@
+"""Runs of the experiment of transfer as data, so that tests of files, verdicts and reports need no training."""
+
+from collections.abc import Mapping
+
+from experiments.transfer.experiment import COMPARED, Precision, Run
+from experiments.transfer.settings import RANDOM
+
+
+def made_run(trunk: str, seed: int, precision: Mapping[tuple[str, str], float]) -> Run:
+    """Make a run of two measurements, the last with this AP by (detector, compared), AP50 20 above and AP75 10 below.
+
+    Seeds differ by what is the same for all trunks.
+    """
+    return Run(
+        trunk=trunk,
+        seed=seed,
+        rate=None if trunk == RANDOM else 0.001,
+        accuracy=None if trunk == RANDOM else 90.0 + seed,
+        losses={kind: [2.0, 1.5, 1.0, 0.5] for kind in COMPARED},
+        precisions=[
+            Precision(kind, epoch, compared, AP=value, AP50=value + 20, AP75=value - 10)
+            for kind in COMPARED
+            for epoch, share in ((2, 0.5), (4, 1.0))
+            for compared in COMPARED[kind]
+            for value in [share * (precision[kind, compared] + seed)]
+        ],
+    )
+
+
+PLACES = [(kind, compared) for kind in COMPARED for compared in COMPARED[kind]]
+
+
+def even(trunk: str, seed: int, value: float) -> Run:
+    """Make a run with the same AP of all that is compared."""
+    return made_run(trunk, seed, dict.fromkeys(PLACES, value))
