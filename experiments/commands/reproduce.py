@@ -3,7 +3,8 @@
 Trains average pooling, GCP and DropCov from several seeds, each with the learning rate that validation images choose
 for it; records the loss landscape along the gradient, how predictive gradients are, convergence, accuracy under
 corruptions and the flatness at the end; and writes tables, plots and a report that says of each claim whether this run
-supports it. Every run that is done is kept: the same command goes on where it was interrupted.
+supports it. Every run that is done is kept: the same command goes on where it was interrupted. With --transfer or
+--pretrained another experiment is run, which takes --output, --small and --jobs.
 Needs the extra "demo": pip install --no-build-isolation --editable ".[demo]" in a checkout of the repository.
 """
 
@@ -39,9 +40,10 @@ from ..reproduction.words import capital, plural
 from ..reproduction.workers import load_images
 from ..running import Log, OtherRunsError
 from ..training import BACKBONES, POOLS, SCHEDULES, NonFiniteLossError
+from . import other_experiments
 from .demo_extra import device_name, missing_packages
+from .other_experiments import EXPERIMENTS, RUNS
 
-RUNS = "runs.jsonl"
 CHECKOUT = Path(__file__).parents[2]
 DEFAULT = Settings()
 LARGER = settings_of_data.DEFAULTS["mnist"]
@@ -62,6 +64,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=Path("gcp_reproduction"),
         help="a new or empty folder, or that of an interrupted run with the same options (./gcp_reproduction)",
     )
+    instead = parser.add_mutually_exclusive_group()
+    for name, experiment in EXPERIMENTS.items():
+        instead.add_argument(f"--{name}", action="store_true", help=experiment.summary)
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--small", action="store_true", help="one network, three seeds: minutes; other flags still count")
     size.add_argument("--check", action="store_true", help="seconds, to see that it works; other flags still count")
@@ -112,6 +117,10 @@ def run(args: argparse.Namespace) -> int:
         0 when done, 1 for a missing package, a training that diverged or a process that was killed, 2 for data,
         poolings, an output or a range that cannot be used, 130 when interrupted.
     """
+    if name := other_experiments.chosen(args):
+        parser = argparse.ArgumentParser()
+        add_arguments(parser)
+        return other_experiments.run(name, args, parser.parse_args([]))
     settings = settings_of(args)
     if settings.pools == (BASELINE,):
         return fail(f"--pools: {BASELINE} always runs; name another to compare with it", 2)

@@ -5,13 +5,13 @@ import csv
 import os
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from experiments.commands import demo_extra, reproduce
+from experiments.commands import demo_extra, other_experiments, reproduce
 from experiments.datasets import load_dataset
 from experiments.reproduction import experiment, settings, workers
 from experiments.reproduction.choice import choosing_jobs, measuring_jobs
@@ -20,7 +20,8 @@ from experiments.reproduction.experiment import train_and_measure
 from experiments.reproduction.report import NOTHING_CHOSEN
 from experiments.reproduction.runs import CHOOSE, LONGER, MEASURE, Job, Run
 from experiments.reproduction.settings import Settings
-from experiments.running import Log
+from experiments.running import Log, OtherRunsError
+from experiments.training import NonFiniteLossError
 
 pytestmark = pytest.mark.same_without_gpu
 
@@ -160,8 +161,6 @@ def test_a_run_is_kept_as_it_was(digits, tmp_path):
 
 def test_nothing_is_chosen_by_test_images(digits):
     """What chooses is the same with other test images; what is reported is not."""
-    from dataclasses import replace
-
     other = replace(digits, test=replace(digits.test, labels=(digits.test.labels + 1) % 10))
     for kind, same in ((CHOOSE, True), (MEASURE, False), (LONGER, False)):
         job = Job(kind, "cnn", "gcp", 0, 0.1)
@@ -184,8 +183,6 @@ def test_the_settings_of_cudnn_allow_no_tf32():
 @pytest.fixture
 def digits():
     needs_the_extra()
-    from dataclasses import replace
-
     loaded = load_dataset("digits", torch.device("cpu"))
     return replace(
         loaded, train=loaded.train.first(60), validation=loaded.validation.first(30), test=loaded.test.first(30)
@@ -199,7 +196,6 @@ TINY = Settings(
 
 def test_walks_leave_the_training_as_it_is(digits):
     """DropCov draws masks in every walk; with and without walks the network must come out the same."""
-    from dataclasses import replace
 
     def dropcov(seed):
         return Job(MEASURE, "cnn", "dropcov", seed, 0.2)
@@ -338,4 +334,56 @@ def test_missing_packages_give_one_error_that_names_the_extra(tmp_path, capsys, 
     captured = capsys.readouterr()
     assert "scikit-learn, tqdm, matplotlib missing" in captured.err
     assert 'pip install --no-build-isolation --editable ".[demo]" in a checkout' in captured.err
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("name", other_experiments.EXPERIMENTS)
+def test_another_experiment_has_settings_of_its_own(name, tmp_path, capsys, monkeypatch):
+    ran = []
+
+    def run(settings, folder, say):
+        ran.append(settings)
+        say("a run is done")
+        (folder / other_experiments.RUNS).touch()
+
+    own = other_experiments.EXPERIMENTS[name]
+    monkeypatch.setitem(other_experiments.EXPERIMENTS, name, replace(own, run=run))
+    folder = tmp_path / "new" / "folder"
+    for flags in ((), ("--small",), ("--jobs", "1")):
+        assert reproduce.run(parse(f"--{name}", *flags, "--output", str(folder))) == 0, "it goes on in its folder"
+    assert ran == [own.settings, own.small, replace(own.settings, jobs=1)]
+    out = capsys.readouterr().out
+    assert out.count("a run is done") == 3
+    assert f"written to {folder}, with report.md" in out
+    assert reproduce.run(parse(f"--{name}", "--epochs", "3", "--data", "mnist", "--output", str(folder))) == 2
+    assert f"--{name} takes --output, --small and --jobs of the other options, got --data, --epochs" in (
+        capsys.readouterr().err
+    )
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "report.md").touch()
+    assert reproduce.run(parse(f"--{name}", "--output", str(tmp_path / "full"))) == 2
+    assert "it is not empty" in capsys.readouterr().err
+    assert len(ran) == 3
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (ImportError("torchvision is missing"), 1, "error: torchvision is missing"),
+        (OtherRunsError("of other settings"), 2, "error: --output: of other settings"),
+        (NonFiniteLossError("it diverged"), 1, "error: it diverged; the runs that were done are kept"),
+        (KeyboardInterrupt(), 130, "error: interrupted; the runs that were done are kept"),
+    ],
+)
+def test_another_experiment_ends_with_one_line(error, code, message, tmp_path, capsys, monkeypatch):
+    def run(settings, folder, say):
+        raise error
+
+    own = other_experiments.EXPERIMENTS["transfer"]
+    monkeypatch.setitem(other_experiments.EXPERIMENTS, "transfer", replace(own, run=run))
+    assert reproduce.run(parse("--transfer", "--output", str(tmp_path / "new"))) == code
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+    assert not captured.out
     assert not (tmp_path / "new").exists()

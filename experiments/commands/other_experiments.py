@@ -1,0 +1,114 @@
+"""What ``reproduce`` runs instead of the six claims: other experiments, with settings of their own."""
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from gcp_kernels.commands.argument_types import folder_problem
+
+from ..pretrained import experiment as pretrained
+from ..pretrained import run as pretrained_run
+from ..pretrained.run import NothingConvergedError
+from ..running import OtherRunsError
+from ..training import NonFiniteLossError
+from ..transfer import run as transfer_run
+from ..transfer import settings as transfer
+
+RUNS = "runs.jsonl"
+TAKEN = ("output", "small", "jobs")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """An experiment.
+
+    Attributes:
+        summary: for the help.
+        settings: what is run.
+        small: so little that it shows within minutes that everything works.
+        run: takes settings, a folder that exists, and what gets a line about each run that is done.
+    """
+
+    summary: str
+    settings: Any
+    small: Any
+    run: Callable[[Any, Path, Callable[[str], object]], object]
+
+
+EXPERIMENTS: Mapping[str, Experiment] = {
+    "transfer": Experiment(
+        "instead, trunks of classifiers in torchvision's detectors, on scenes of mnist digits (an hour of two cores)",
+        transfer.Settings(),
+        transfer.SMALL,
+        transfer_run.run,
+    ),
+    "pretrained": Experiment(
+        "instead, EfficientNet-Lite0 with ImageNet weights, frozen and fine-tuned (an hour of two cores)",
+        pretrained.Settings(),
+        pretrained.SMALL,
+        pretrained_run.run,
+    ),
+}
+
+
+def chosen(args: argparse.Namespace) -> str | None:
+    """Return the name of the experiment that was asked for."""
+    return next((name for name in EXPERIMENTS if getattr(args, name)), None)
+
+
+def run(name: str, args: argparse.Namespace, defaults: argparse.Namespace) -> int:
+    """Run it.
+
+    Args:
+        name: one of ``EXPERIMENTS``.
+        args: of the command.
+        defaults: the same where nothing is given; options that this does not take must be as there.
+
+    Returns:
+        0 when done, 1 for a missing package or a training that diverged, 2 for an option that is not taken or an
+        output that cannot be used, 130 when interrupted.
+    """
+    others = [
+        f"--{option.replace('_', '-')}"
+        for option, value in vars(args).items()
+        if option not in (*TAKEN, *EXPERIMENTS, "command") and value != getattr(defaults, option)
+    ]
+    if others:
+        return _fail(f"--{name} takes --output, --small and --jobs of the other options, got {', '.join(others)}", 2)
+    experiment = EXPERIMENTS[name]
+    settings = experiment.small if args.small else experiment.settings
+    if args.jobs is not None:
+        settings = replace(settings, jobs=args.jobs)
+    if not (args.output / RUNS).is_file() and (problem := folder_problem(args.output)):
+        return _fail(f"--output {args.output}: {problem}", 2)
+    try:
+        args.output.mkdir(parents=True, exist_ok=True)
+        experiment.run(settings, args.output, print)
+    except ImportError as error:
+        return _fail(str(error), 1)
+    except OtherRunsError as error:
+        return _fail(f"--output: {error}", 2)
+    except (NonFiniteLossError, NothingConvergedError) as error:
+        return _fail(f"{error}; the runs that were done are kept", 1)
+    except BrokenProcessPool:
+        return _fail("a process was killed, perhaps for want of memory; give a smaller --jobs to go on", 1)
+    except KeyboardInterrupt:
+        return _fail("interrupted; the runs that were done are kept, and the same command goes on with the others", 130)
+    finally:
+        _remove_if_empty(args.output)
+    print(f"\nwritten to {args.output}, with report.md")
+    return 0
+
+
+def _remove_if_empty(folder: Path) -> None:
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"experiments reproduce: error: {message}", file=sys.stderr)
+    return code
