@@ -11,7 +11,7 @@ from .commands import demo, reproduce, train
 COMMANDS = {
     "demo": (demo, "train a small network on real digits, with average and with covariance pooling"),
     "train": (train, "train on digits or a folder of images; resumable, on one or several processes"),
-    "reproduce": (reproduce, "the papers' claims on optimisation, measured on digits; writes a report"),
+    "reproduce": (reproduce, "the papers' claims on optimisation, measured on small images; writes a report"),
 }
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import platform
 import shlex
 import sys
 import time
@@ -33,12 +34,13 @@ from ..datasets import DATASETS, FOLDER_IMAGE_SIZE, ImageData
 from ..datasets.image_decoding import ImageError
 from ..reproduction import settings as settings_of_data
 from ..reproduction.claims import BASELINE
-from ..reproduction.report import NOTHING_CHOSEN, summary
+from ..reproduction.report import CHOSEN_BY_VALIDATION, summary
 from ..reproduction.run import run_all, write_folder
 from ..reproduction.settings import Settings
 from ..reproduction.words import capital, plural
 from ..reproduction.workers import load_images
 from ..running import Log, OtherRunsError
+from ..running.folder_lock import lock, unlock
 from ..training import BACKBONES, POOLS, SCHEDULES, NonFiniteLossError
 from . import other_experiments
 from .demo_extra import device_name, missing_packages
@@ -77,7 +79,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rates",
         nargs="+",
         type=number_from(0, above=True),
-        help=f"learning rates to choose from, for each pooling ({' '.join(f'{rate:g}' for rate in DEFAULT.rates)})",
+        help="learning rates to choose from, for each pooling, and beyond where an end is the best "
+        f"({' '.join(f'{rate:g}' for rate in DEFAULT.rates)})",
     )
     add("--choosing-seeds", type=integer_from(1), help=f"how many choose the rate ({DEFAULT.choosing_seeds})")
     add("--seeds", type=integer_from(1), help=f"how many are measured, from 0 ({DEFAULT.seeds})")
@@ -137,24 +140,31 @@ def run(args: argparse.Namespace) -> int:
     except ImportError as error:
         return fail(str(error), 1)
     except (ValueError, FileNotFoundError, ImageError) as error:
-        return fail(f"--data: {error}", 2)
+        return fail(str(error), 2)
     missing_folders = [folder for folder in (args.output, *args.output.parents) if not folder.exists()]
     try:
         args.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         return fail(f"--output {args.output}: it cannot be made: {error.strerror}", 2)
     try:
+        held = lock(args.output)
+    except BlockingIOError:
+        return fail(f"--output {args.output}: another process writes there", 2)
+    try:
         return run_and_write(args, settings, data)
     except KeyboardInterrupt:
         return fail("interrupted; the runs that were done are kept, and the same command goes on with the others", 130)
     finally:
+        if held is not None:
+            unlock(held)
         remove_empty(missing_folders)
 
 
 def run_and_write(args: argparse.Namespace, settings: Settings, data: ImageData) -> int:
     """Do everything after the checks, into a folder that is there; exit codes as of :func:`run`."""
     started = time.perf_counter()
-    machine = device_name(torch.device(settings.device))
+    device = torch.device(settings.device)
+    machine = f"{platform.machine()} CPU" if device.type == "cpu" else device_name(device)
     versions = {"gcp_kernels": __version__, "torch": torch.__version__, "images": fingerprint(data)}
     try:
         log = Log(args.output / RUNS, {**asdict(settings), **versions})
@@ -164,9 +174,10 @@ def run_and_write(args: argparse.Namespace, settings: Settings, data: ImageData)
     kept = len(log)
     if kept:
         print(f"of an interrupted command {plural(kept, 'run')} are kept")
+    made = {"commit": commit_of(CHECKOUT), "date": date.today().isoformat(), "machine": machine}
     processes = args.jobs or settings_of_data.processes(settings.device)
     try:
-        runs = run_all(settings, log, processes, print)
+        runs = run_all(settings, log, made, processes, print)
     except NonFiniteLossError as error:
         return fail(f"{error}; the runs that were done are kept", 1)
     except BrokenProcessPool:
@@ -175,20 +186,17 @@ def run_and_write(args: argparse.Namespace, settings: Settings, data: ImageData)
             "goes on with the others: give a smaller --jobs",
             1,
         )
-    seconds = time.perf_counter() - started
-    before = f", {kept} of them before" if kept else ""
     circumstances = (
         f"{len(data.train)} training, {len(data.validation)} validation and {len(data.test)} test images in "
         f"{len(data.classes)} classes, {plural(settings.seeds, 'seed')}",
         f"Images: {data.source}. Licence: {data.licence}. Fingerprint: {versions['images']}.",
-        f"`{command_line(args)}`: {plural(len(runs), 'run')}{before}, in {duration(seconds)}, "
-        + ("one process" if processes == 1 else f"{processes} processes")
-        + " of one thread",
-        f"{date.today().isoformat()}, commit {commit_of(CHECKOUT)}, torch {torch.__version__}, {machine}",
+        f"`{command_line(args)}`: {plural(len(log), 'run')}, each on one thread",
+        *how_made(log),
+        f"torch {torch.__version__}, gcp_kernels {__version__}",
         *([f"**{capital(CHECK_MEANS_NOTHING)}.**"] if args.check else []),
     )
     found = write_folder(args.output, settings, data, runs, circumstances)
-    print(f"\n{summary(settings, found.verdicts)}\n\n{NOTHING_CHOSEN}")
+    print(f"\n{summary(settings, found.verdicts)}\n\n{CHOSEN_BY_VALIDATION}")
     if args.check:
         print(f"\n{CHECK_MEANS_NOTHING}")
     print(f"\nwritten to {args.output}, with report.md, in {time.perf_counter() - started:.0f} s")
@@ -216,8 +224,16 @@ def settings_of(args: argparse.Namespace) -> Settings:
     return replace(settings, **given)
 
 
-def duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} minutes"
+def how_made(log: Log) -> list[str]:
+    """Say in a line for each commit, day and machine how many runs it made, and in how many minutes together."""
+    groups: dict[tuple[str, str, str], list[float]] = {}
+    for key in log:
+        by = log[key]["made"]
+        groups.setdefault((by["commit"], by["date"], by["machine"]), []).append(by["seconds"])
+    return [
+        f"{plural(len(seconds), 'run')} of {sum(seconds) / 60:.1f} minutes in all: commit {commit}, {day}, {machine}"
+        for (commit, day, machine), seconds in groups.items()
+    ]
 
 
 def fingerprint(data: ImageData) -> str:
@@ -249,7 +265,7 @@ def command_line(args: argparse.Namespace) -> str:
         values = [] if value is True else value if isinstance(value, (list, tuple)) else [value]
         words += [
             f"--{name.replace('_', '-')}",
-            *(f"{one:g}" if isinstance(one, float) else str(one) for one in values),
+            *(repr(one) if isinstance(one, float) else str(one) for one in values),
         ]
     return shlex.join(words)
 

@@ -1,5 +1,6 @@
 """Images to learn from, by name or from a folder: training, validation and test apart, and nothing downloaded."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,7 +17,9 @@ FOLDER_IMAGE_SIZE = 64
 __all__ = ["DATASETS", "FOLDER_IMAGE_SIZE", "ImageData", "Part", "load_dataset"]
 
 
-def load_dataset(name: str, device: torch.device, image_size: int | None = None) -> ImageData:
+def load_dataset(
+    name: str, device: torch.device, image_size: int | None = None, images: int | None = None
+) -> ImageData:
     """Load a data set onto a device.
 
     Args:
@@ -24,6 +27,7 @@ def load_dataset(name: str, device: torch.device, image_size: int | None = None)
         device: where images and labels go.
         image_size: height and width of the images of a folder, ``FOLDER_IMAGE_SIZE`` if ``None``; the others have
             their own.
+        images: how many of each part, all if ``None``.
 
     Returns:
         The same images in the same order each time.
@@ -40,7 +44,9 @@ def load_dataset(name: str, device: torch.device, image_size: int | None = None)
             raise ValueError(
                 f"data must be one of {', '.join(map(repr, DATASETS))} or a folder of images, got {name!r}"
             )
-        return load_folder(root, device, FOLDER_IMAGE_SIZE if image_size is None else image_size)
+        return load_folder(root, device, FOLDER_IMAGE_SIZE if image_size is None else image_size, images)
     if image_size is not None:
         raise ValueError(f"image_size is for a folder of images; {name!r} has its own, got {image_size}")
-    return DATASETS[name](device)
+    data = DATASETS[name](device)
+    train, validation, test = (part.first(images) for part in (data.train, data.validation, data.test))
+    return replace(data, train=train, validation=validation, test=test)

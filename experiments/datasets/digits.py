@@ -35,6 +35,6 @@ def load_digits_data(device: torch.device) -> ImageData:
         test=test,
         classes=tuple(str(digit) for digit in range(CLASSES)),
         source="E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits (UCI, 1998), its test part, as "
-        "scikit-learn ships it: 1797 scans of 8x8",
+        "scikit-learn ships it: 1797 scans of 8x8, dealt at random, so that a writer may be in all parts",
         licence="CC BY 4.0",
     )

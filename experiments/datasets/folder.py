@@ -19,8 +19,8 @@ HELD_OUT = 5
 Samples = Sequence[tuple[str, int]]
 
 
-def load_folder(root: Path, device: torch.device, image_size: int) -> ImageData:
-    """Load every image of a folder in RGB, its shorter side scaled to ``image_size`` and the centre cut out.
+def load_folder(root: Path, device: torch.device, image_size: int, images: int | None = None) -> ImageData:
+    """Load a folder's images in RGB, the shorter side scaled to ``image_size`` and the centre cut out.
 
     With test/, val/ is for choosing and test/ for reporting. Without it, val/ is for reporting, as with ImageNet, and
     every fifth training image of each class, in the order of the names, is for choosing.
@@ -40,14 +40,15 @@ def load_folder(root: Path, device: torch.device, image_size: int) -> ImageData:
     else:
         samples = (*_hold_out(train, root), validation.samples)
         split = f"every {HELD_OUT}th training image is for validation, and val/ is the test"
-    parts = [_load(part, image_size, device) for part in samples]
+    parts = [_load(part, image_size, device, images) for part in samples]
     return ImageData(
-        name=str(root),
+        # No name of another data set, whatever the folder is called.
+        name=f"folder {root.name}",
         train=parts[0],
         validation=parts[1],
         test=parts[2],
         classes=tuple(train.classes),
-        source=f"the folder {root.name}, images scaled to {image_size}x{image_size}; {split}",
+        source=f"a folder, images scaled to {image_size}x{image_size}; {split}",
         licence="not known here",
     )
 
@@ -78,9 +79,9 @@ def _hold_out(train: Listing, root: Path) -> tuple[Samples, Samples]:
     return kept, held
 
 
-def _load(samples: Samples, image_size: int, device: torch.device) -> Part:
-    """Read the images, in an order in which the classes are mixed: networks are also shown the first few alone."""
-    order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(0)).tolist()
+def _load(samples: Samples, image_size: int, device: torch.device, count: int | None) -> Part:
+    """Read so many images, in an order in which the classes are mixed: networks are also shown the first few alone."""
+    order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(0))[:count].tolist()
     images = torch.stack([_pixels(samples[index][0], image_size) for index in order])
     return Part(images.to(device), torch.tensor([samples[index][1] for index in order], device=device))
 

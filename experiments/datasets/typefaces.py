@@ -21,7 +21,7 @@ from .parts import ImageData, Part, part
 SIZE = 64
 # Patches of each typeface.
 TRAIN, VALIDATION, TEST = 100, 40, 60
-HEIGHTS = range(13, 25)  # of the type, in pixels from one line to the next less a fifth
+HEIGHTS = range(13, 25)  # of the type, in pixels; lines are a fifth further apart
 # As many as the window shows of the smallest type.
 LINES, LETTERS = 6, 22
 

@@ -45,7 +45,7 @@ def plot(curves: Mapping[str, Sequence[Epoch]], title: str, path: Path) -> None:
         loss_axes.plot(numbers, [epoch.loss for epoch in epochs], "o-", markersize=3, label=label)
     # Early epochs would squeeze the part where the poolings differ into a few pixels.
     final = min(epochs[-1].accuracy for epochs in curves.values())
-    accuracy_axes.set(xlabel="epoch", ylabel="test accuracy (%)", ylim=(min(85.0, final - 5.0), 100.2))
+    accuracy_axes.set(xlabel="epoch", ylabel="accuracy on held-out images (%)", ylim=(min(85.0, final - 5.0), 100.2))
     loss_axes.set(xlabel="epoch", ylabel="training loss", yscale="log")
     for axes in (accuracy_axes, loss_axes):
         axes.grid(alpha=0.3)

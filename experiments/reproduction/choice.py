@@ -10,17 +10,41 @@ from .settings import Settings
 
 # No seed that is measured is among those that choose.
 FIRST_CHOOSING_SEED = 1000
+# By network and pool.
 Rates = Mapping[tuple[str, str], float]
+Grids = Mapping[tuple[str, str], Sequence[float]]
 
 
-def choosing_jobs(settings: Settings) -> list[Job]:
-    """List every pooling of every network with every rate, from every choosing seed."""
+def first_grids(settings: Settings) -> Grids:
+    """Return the same rates for every pooling of every network."""
+    return {(network, pool): settings.rates for network in settings.networks for pool in settings.pools}
+
+
+def extended_grids(settings: Settings, grids: Grids, runs: Sequence[Run]) -> Grids:
+    """Add half of the lowest or twice the highest rate where that is the best; at most ``settings.extensions`` times.
+
+    A grid of one rate, from which nothing is chosen, stays.
+    """
+    rates = chosen_rates(runs)
+    return {key: _extended(grid, rates.get(key), settings) for key, grid in grids.items()}
+
+
+def _extended(grid: Sequence[float], best: float | None, settings: Settings) -> Sequence[float]:
+    if len(settings.rates) == 1 or len(grid) == len(settings.rates) + settings.extensions:
+        return grid
+    if best == min(grid):
+        return (best / 2, *grid)
+    return (*grid, best * 2) if best == max(grid) else grid
+
+
+def choosing_jobs(settings: Settings, grids: Grids) -> list[Job]:
+    """List every pooling of every network with every rate of its grid, from every choosing seed."""
+    first = max(FIRST_CHOOSING_SEED, settings.seeds)
     return [
-        Job(CHOOSE, network, pool, FIRST_CHOOSING_SEED + number, rate)
-        for network in settings.networks
-        for pool in settings.pools
-        for rate in settings.rates
-        for number in range(settings.choosing_seeds)
+        Job(CHOOSE, network, pool, seed, rate)
+        for (network, pool), grid in grids.items()
+        for rate in grid
+        for seed in range(first, first + settings.choosing_seeds)
     ]
 
 
@@ -35,18 +59,26 @@ def measuring_jobs(settings: Settings, rates: Rates) -> list[Job]:
 
 
 def validation_accuracy(runs: Iterable[Run]) -> dict[tuple[str, str, float], tuple[float, float]]:
-    """Compute mean accuracy in per cent and mean loss over the choosing seeds, by network, pool and rate."""
+    """Compute mean accuracy in per cent and mean loss over the choosing seeds, by network, pool and rate.
+
+    Without rates with which a training diverged, be it one that chooses or one that is measured.
+    """
+    diverged = {(run.network, run.pool, run.job.rate) for run in runs if run.diverged}
     groups: dict[tuple[str, str, float], list[Run]] = {}
     for run in runs:
-        if run.job.kind == CHOOSE:
-            groups.setdefault((run.network, run.pool, run.job.rate), []).append(run)
+        key = (run.network, run.pool, run.job.rate)
+        if run.job.kind == CHOOSE and key not in diverged:
+            groups.setdefault(key, []).append(run)
     return {
         key: (fmean(run.accuracy for run in group), fmean(run.loss for run in group)) for key, group in groups.items()
     }
 
 
 def chosen_rates(runs: Sequence[Run]) -> dict[tuple[str, str], float]:
-    """Choose by network and pool the rate of the highest mean validation accuracy, of equals that of the lower loss."""
+    """Choose by network and pool the rate of the highest mean validation accuracy, of equals that of the lower loss.
+
+    A rate with which a training diverged is none; where all did, the entry is missing.
+    """
     best: dict[tuple[str, str], tuple[float, float, float]] = {}
     for (network, pool, rate), (accuracy, loss) in validation_accuracy(runs).items():
         candidate = (accuracy, -loss, rate)

@@ -1,6 +1,6 @@
 """One run: a network with one pooling, trained from one seed, with everything that is measured on the way and after."""
 
-from math import inf
+from math import inf, isfinite
 
 import torch
 from torch import Tensor, nn
@@ -30,10 +30,8 @@ from .settings import MOMENTUM, WEIGHT_DECAY, Settings
 def train_and_measure(job: Job, data: ImageData, settings: Settings) -> Run:
     """Train a network and measure it; the same arguments give the same :class:`Run`.
 
-    A job that chooses sees training and validation images only, and its training may diverge.
-
-    Raises:
-        NonFiniteLossError: another training diverged; the message says which.
+    A job that chooses sees training and validation images only. Of a training that diverged the loss is infinite, and
+    nothing else is measured.
     """
     device = torch.device(settings.device)
     held_out = data.validation if job.kind == CHOOSE else data.test
@@ -46,11 +44,11 @@ def train_and_measure(job: Job, data: ImageData, settings: Settings) -> Run:
         walks: list[dict[str, float]] = []
         try:
             _train(network, job, data.train, held_out, settings, epochs, walks)
-        except NonFiniteLossError as error:
-            if job.kind != CHOOSE:
-                raise NonFiniteLossError(f"{job}: {error}") from error
+        except NonFiniteLossError:
             return Run(job, epochs, inf, [], {}, None)
         loss = mean_loss(network, held_out)
+        if not isfinite(loss):  # of the last step of all
+            return Run(job, epochs, inf, [], {}, None)
         if job.kind != MEASURE:
             return Run(job, epochs, loss, [], {}, None)
         return Run(

@@ -20,6 +20,12 @@ NOTES = {
 }
 
 
+BY_THE_RATE = """
+    Each pooling has its own learning rate, and where these differ a part of the difference here is theirs: the rate
+    bounds how sharp a place training can stay at (Cohen et al., ICLR 2021).
+"""
+
+
 def on_robustness(settings: Settings, data: ImageData) -> str:
     """Say what the errors under corruption are."""
     of_data = amounts(data.name)
@@ -34,10 +40,11 @@ def on_robustness(settings: Settings, data: ImageData) -> str:
     """)
 
 
-def on_flatness(settings: Settings, residual: float) -> str:
+def on_flatness(settings: Settings, data: ImageData, residual: float) -> str:
     """Say what curvature and rise are, and how exact."""
     return paragraph(f"""
-        On a fixed part of the training images ({settings.flatness_images} of them), in evaluation mode. The curvature
+        On a fixed part of the training images ({min(settings.flatness_images, len(data.train))} of them), in evaluation
+        mode. The curvature
         of cross-entropy shrinks with the loss itself, so that a network which fits better is flatter by that alone; the
         relative measure divides by the loss. The eigenvalue is the largest in magnitude, and depends on how the
         classifier is parametrised (it has C (C + 1) / 2 inputs for covariances of C channels, and C for average
@@ -55,10 +62,11 @@ def differences(settings: Settings, data: ImageData) -> str:
     paragraphs = (
         f"""
         Data: {len(data.train)} training images of {data.size}x{data.size} in {len(data.classes)} classes. The papers
-        have ImageNet. Few images favour what fits fast.
+        have ImageNet, whose training images are 1.28 million; fewer favour what fits fast.
         """,
         f"""
-        Networks: small ones with random weights, of which every pooling has the same, map and all: no reduction before
+        Networks: small ones with random weights, "/4" with a quarter of the published channels, of which every pooling
+        has the same, map and all: no reduction before
         the pooling, and no stride that only average pooling has. What is pooled: {maps}. The papers have ResNets and
         MobileNetV2 with 256 channels, and a stride fewer with covariance pooling.
         """,
@@ -74,15 +82,27 @@ def differences(settings: Settings, data: ImageData) -> str:
         al., 2018), are ours.
         """,
         """
-        Robustness: four corruptions made for few pixels instead of the fifteen of ImageNet-C, and no sequences of
-        perturbations.
+        Robustness: four corruptions, with amounts for these images or for small ones, instead of the fifteen of
+        ImageNet-C, and no sequences of perturbations.
         """,
         f"""
-        Seeds: {settings.seeds}, which vary weights, order and masks; the split of the images is the same in all, so
+        Seeds: {settings.seeds}. They vary weights, order and masks; the split of the images is the same in all, so
         that the spread does not include that of other data.
         """,
+        *OF_DATA.get(data.name, ()),
     )
     return "\n".join(f"- {paragraph(text)}" for text in paragraphs)
+
+
+# What is to be said of one data set.
+OF_DATA = {
+    "digits": (
+        """
+        Older choices: the batch size and the amounts of the corruptions were set in earlier versions by digits that are
+        test images now.
+        """,
+    ),
+}
 
 
 def _map(network: str, data: ImageData) -> str:

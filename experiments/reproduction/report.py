@@ -21,17 +21,17 @@ from .claims import (
     of_claim,
     verdict,
 )
-from .notes import NOTES, differences, on_flatness, on_robustness
+from .notes import BY_THE_RATE, NOTES, differences, on_flatness, on_robustness
 from .plots import LABELS
-from .runs import CHOOSE, LONGER, MEASURE, Run
+from .runs import CHOOSE, LONGER, MEASURE, Run, of_kind
 from .settings import Settings
 from .words import capital, listed_and, over_seeds, paragraph, plural, plus_minus, table
 
 # By network.
 Verdicts = Mapping[str, Sequence[Verdict]]
-NOTHING_CHOSEN = (
-    "Nothing was chosen by test images: the learning rate of each pooling of each network was, by validation images "
-    "and other seeds, from one grid."
+CHOSEN_BY_VALIDATION = (
+    "The learning rate of each pooling of each network was chosen by validation images, from other seeds than those "
+    "that are measured; by test images nothing was."
 )
 
 
@@ -64,10 +64,10 @@ def report(
         "\n".join(f"- {line}" for line in circumstances),
         "## Verdicts",
         summary(settings, every),
-        NOTHING_CHOSEN,
+        CHOSEN_BY_VALIDATION,
         _rule(settings.seeds),
         "## Learning rates",
-        *_rates(settings, runs),
+        *_rates(settings, len(data.validation), runs),
         *(section for claim in CLAIMS for section in _claim(claim, settings, data, figures, every, residual)),
         "## Average pooling for longer",
         *_longer(settings, runs),
@@ -133,32 +133,40 @@ def _rule(seeds: int) -> str:
     """)
 
 
-def _rates(settings: Settings, runs: Sequence[Run]) -> list[str]:
+def _rates(settings: Settings, images_to_choose_by: int, runs: Sequence[Run]) -> list[str]:
     """Write what every rate gave on validation images; the chosen one is bold."""
     accuracies = validation_accuracy(runs)
-    chosen = {(run.network, run.pool): run.job.rate for run in runs if run.job.kind == MEASURE}
-    diverged = sum(not isfinite(run.loss) for run in runs if run.job.kind == CHOOSE)
+    chosen = {(run.network, run.pool): run.job.rate for run in of_kind(MEASURE, runs)}
+    tried = {(run.network, run.pool, run.job.rate) for run in runs if run.job.kind == CHOOSE}
+    rates = sorted({rate for _, _, rate in tried})
     rows = []
     for network in settings.networks:
         for pool in settings.pools:
             cells = []
-            for rate in settings.rates:
-                cell = f"{accuracies[network, pool, rate][0]:.2f}"
+            for rate in rates:
+                key = (network, pool, rate)
+                cell = f"{accuracies[key][0]:.2f}" if key in accuracies else "diverged" if key in tried else ""
                 cells.append(f"**{cell}**" if rate == chosen[network, pool] else cell)
             rows.append([BACKBONES[network].title, LABELS[pool], *cells])
-    ends = (min(settings.rates), max(settings.rates))
+    head = table(["network", "pooling", *(f"{rate:g}" for rate in rates)], rows)
+    if len(settings.rates) == 1:
+        return [head, "One rate for all: nothing was chosen. Accuracy on validation images at the end, in per cent."]
     at_the_end = sorted(
-        f"{LABELS[pool]} of {BACKBONES[network].title}" for (network, pool), rate in chosen.items() if rate in ends
+        f"{LABELS[pool]} of {BACKBONES[network].title}"
+        for (network, pool), rate in chosen.items()
+        if rate in (min(own := [r for n, p, r in tried if (n, p) == (network, pool)]), max(own))
     )
     sentence = (
         f"Accuracy on validation images at the end, in per cent, mean over {plural(settings.choosing_seeds, 'seed')} "
-        "that nothing else uses; of equal ones the rate with the lower loss is taken."
+        "that nothing else uses; of equal ones the rate with the lower loss is taken. Where the best was at an end of "
+        "the grid, that went on from there. One of the validation images is "
+        f"{100 / images_to_choose_by:.2g} points."
     )
     if at_the_end:
-        sentence += f" At an end of the grid, so that a rate beyond it may be better: {'; '.join(at_the_end)}."
-    if diverged:
-        sentence += f" Trainings that diverged: {diverged}, counted with the accuracy before."
-    return [table(["network", "pooling", *(f"{rate:g}" for rate in settings.rates)], rows), sentence]
+        sentence += f" Still at an end, so that a rate beyond it may be better: {'; '.join(at_the_end)}."
+    if diverged := [run for run in runs if run.diverged]:
+        sentence += f" A rate with which a training diverged is not chosen; trainings that did: {len(diverged)}."
+    return [head, sentence]
 
 
 def _claim(
@@ -188,7 +196,9 @@ def _claim(
     if claim == 5:
         sections.append(on_robustness(settings, data))
     if claim == 6:
-        sections.append(on_flatness(settings, residual))
+        sections.append(on_flatness(settings, data, residual))
+    if claim in (1, 2, 6) and len(settings.rates) > 1:
+        sections.append(paragraph(BY_THE_RATE))
     return sections
 
 
@@ -204,7 +214,11 @@ def _sentences(claim: int, settings: Settings, of_it: Verdicts) -> str:
                 for kind in (SUPPORTED, UNDECIDED, NOT_SUPPORTED)
                 if any(verdict.outcome == kind for verdict in counted)
             )
-            against = [v.measure.text for v in own if isfinite(v.margin) and -v.gain > v.margin]
+            against = [
+                f"{v.measure.text}{' (relative)' if v.measure.relative else ''}"
+                for v in own
+                if v.seeds >= SEEDS_TO_SUPPORT and isfinite(v.margin) and -v.gain > v.margin
+            ]
             opposed = f" Opposed beyond the margin: {'; '.join(against)}." if against else ""
             name = f"{BACKBONES[network].title}, {LABELS[pool]}"
             lines.append(f"- {name}: **{of_claim(claim, pool, own)}** ({tally} of {len(counted)}).{opposed}")
@@ -237,7 +251,7 @@ def _longer(settings: Settings, runs: Sequence[Run]) -> list[str]:
     for network in settings.networks:
         own = [run for run in runs if run.network == network]
         accuracies = {
-            (kind, pool): [run.accuracy for run in own if (run.job.kind, run.pool) == (kind, pool)]
+            (kind, pool): [run.accuracy for run in of_kind(kind, own) if run.pool == pool]
             for kind, pool in (*((MEASURE, pool) for pool in settings.pools), (LONGER, BASELINE))
         }
         for pool in _others(settings):

@@ -9,23 +9,29 @@ from gcp_kernels.commands.atomic_files import write_text
 
 from ..datasets import ImageData
 from ..running import Log, finished
-from .choice import choosing_jobs, chosen_rates, measuring_jobs
+from ..training import NonFiniteLossError
+from .choice import Grids, choosing_jobs, chosen_rates, extended_grids, first_grids, measuring_jobs
 from .claims import Figures, Verdict, verdicts
 from .figures import corruptions_of, figures_of, worst_residual
 from .plots import write_plots
 from .report import report
-from .runs import MEASURE, Job, Run
+from .runs import MEASURE, Job, Run, of_kind
 from .settings import Settings
 from .tables import write_claims, write_tables
 from .workers import run as run_job
 
 
-def run_all(settings: Settings, log: Log, processes: int, say: Callable[[str], object]) -> list[Run]:
+def run_all(
+    settings: Settings, log: Log, made: Mapping[str, str], processes: int, say: Callable[[str], object]
+) -> list[Run]:
     """Choose learning rates, then measure; what ``log`` has is not run again.
+
+    Where a training diverges with the chosen rate, that rate is none, and the next best is taken.
 
     Args:
         settings: what is run.
         log: gets every run as soon as it is done.
+        made: by whom and on what, kept with each run.
         processes: how many runs go on at the same time; they do not change what comes out.
         say: gets a line about each run that is done, a terminal a bar.
 
@@ -33,31 +39,36 @@ def run_all(settings: Settings, log: Log, processes: int, say: Callable[[str], o
         All runs, in an order that depends on the settings alone.
 
     Raises:
-        NonFiniteLossError: a training diverged with the chosen rate; the message says which.
+        NonFiniteLossError: with every rate of a pooling a training diverged; the message says of which.
     """
     from tqdm import tqdm
 
-    choosing = choosing_jobs(settings)
-    count = len(choosing) + len(settings.networks) * (len(settings.pools) + 1) * settings.seeds
-
-    with tqdm(total=count, unit="run", leave=False, disable=None) as bar:
+    with tqdm(unit="run", leave=False, disable=None) as bar:
 
         def run(jobs: Sequence[Job]) -> list[Run]:
             missing = {str(job): partial(run_job, job, settings) for job in jobs if str(job) not in log}
-            bar.update(len(jobs) - len(missing))
-            for key, done in finished(missing, min(processes, len(missing))) if missing else ():
-                log.add(key, done.to_save())
+            for key, (done, seconds) in finished(missing, min(processes, len(missing))) if missing else ():
+                log.add(key, {**done.to_save(), "made": {**made, "seconds": seconds}})
                 bar.update()
                 with bar.external_write_mode():
                     say(f"{key}: loss {done.loss:.4f}, accuracy {done.accuracy:.2f} %")
             return [Run.from_saved(log[str(job)]) for job in jobs]
 
-        chosen = run(choosing)
-        rates = chosen_rates(chosen)
-        with bar.external_write_mode():
-            for (network, pool), rate in rates.items():
-                say(f"chosen for {network}, {pool}: rate {rate:g}")
-        return chosen + run(measuring_jobs(settings, rates))
+        grids: Grids = {}
+        wider = first_grids(settings)
+        while wider != grids:
+            grids = wider
+            runs = run(choosing_jobs(settings, grids))
+            wider = extended_grids(settings, grids, runs)
+        while True:
+            rates = chosen_rates(runs)
+            if without := [key for key in grids if key not in rates]:
+                network, pool = without[0]
+                raise NonFiniteLossError(f"{network}, {pool}: with every rate a training diverged")
+            measured = run(measuring_jobs(settings, rates))
+            runs += [done for done in measured if done.diverged]
+            if not any(done.diverged for done in measured):
+                return runs + measured
 
 
 @dataclass(frozen=True)
@@ -72,7 +83,7 @@ def outcome(settings: Settings, runs: Sequence[Run]) -> Outcome:
     """Compute figures and verdicts of what was measured."""
     figures, of_networks = {}, {}
     for network in settings.networks:
-        measured = [run for run in runs if run.job.kind == MEASURE and run.network == network]
+        measured = [run for run in of_kind(MEASURE, runs) if run.network == network]
         figures[network] = figures_of(measured)
         of_networks[network] = verdicts(figures[network], corruptions_of(measured))
     return Outcome(figures, of_networks)
@@ -90,7 +101,7 @@ def write_folder(
     """
     write_tables(folder, runs)
     found = outcome(settings, runs)
-    measured = [run for run in runs if run.job.kind == MEASURE]
+    measured = of_kind(MEASURE, runs)
     write_claims(folder, found.verdicts)
     write_plots(folder, measured)
     text = report(settings, data, runs, found.figures, found.verdicts, circumstances, worst_residual(measured))

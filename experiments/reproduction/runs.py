@@ -1,7 +1,8 @@
 """What is run, and what a run gave."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from math import isfinite
 from typing import Any
 
 from ..training import Epoch
@@ -30,7 +31,7 @@ class Job:
     rate: float
 
     def __str__(self) -> str:
-        return f"{self.kind} {self.network}, {self.pool}, rate {self.rate:g}, seed {self.seed}"
+        return f"{self.kind} {self.network}, {self.pool}, rate {self.rate}, seed {self.seed}"
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Run:
     Attributes:
         job: what was run.
         epochs: loss and accuracy after each: on validation images of ``CHOOSE``, on test images of the others.
-        loss: mean cross-entropy on the same images at the end; infinite where training diverged, which ``CHOOSE`` may.
+        loss: mean cross-entropy on the same images at the end; infinite where training diverged.
         walks: rows of :meth:`gcp_kernels.analysis.LandscapeRecord.row`, one for every recorded step of ``MEASURE``.
         robustness: of ``MEASURE``, test accuracy in per cent by (corruption, strength), at the end.
         flatness: of ``MEASURE``, around the weights at the end.
@@ -66,6 +67,10 @@ class Run:
         return self.job.seed
 
     @property
+    def diverged(self) -> bool:
+        return not isfinite(self.loss)
+
+    @property
     def accuracy(self) -> float:
         """At the end, in per cent; 0 where training diverged before the first epoch was over."""
         return self.epochs[-1].accuracy if self.epochs else 0.0
@@ -87,3 +92,8 @@ class Run:
             robustness={(name, strength): value for name, strength, value in saved["robustness"]},
             flatness=None if flat is None else Flatness(**{**flat, "surface": tuple(map(tuple, flat["surface"]))}),
         )
+
+
+def of_kind(kind: str, runs: Iterable[Run]) -> list[Run]:
+    """Return the runs of a kind that did not diverge."""
+    return [run for run in runs if run.job.kind == kind and not run.diverged]

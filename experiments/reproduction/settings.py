@@ -24,6 +24,8 @@ class Settings:
         networks: of ``experiments.training.BACKBONES``.
         pools: of ``gcp_kernels.nn.poolings.POOLINGS``, with average pooling.
         rates: the learning rates that each pooling of each network chooses from, by validation images.
+        extensions: how many times a grid gets one rate more, half of its lowest or twice its highest, where that is the
+            best.
         choosing_seeds: how many seeds choose; none of them is measured.
         seeds: how many are measured.
         epochs: over how many the schedule is stretched.
@@ -46,6 +48,7 @@ class Settings:
     networks: tuple[str, ...] = ("cnn",)
     pools: tuple[str, ...] = (BASELINE, *PUBLISHED_POOLINGS)
     rates: tuple[float, ...] = (0.025, 0.05, 0.1, 0.2, 0.4)
+    extensions: int = 3
     choosing_seeds: int = 2
     seeds: int = 5
     epochs: int = 15
@@ -88,9 +91,9 @@ def small(settings: Settings) -> Settings:
 def check(settings: Settings) -> Settings:
     """Return so little that it shows within seconds that everything works."""
     return replace(
-        settings, images=120, networks=("cnn",), rates=(0.1, 0.2), choosing_seeds=1, seeds=2, epochs=2, batch_size=30,
-        landscape_every=4, landscape_steps=3, corrupted_images=60, flatness_images=30, hessian_iterations=3,
-        surface_directions=1,
+        settings, images=120, networks=("cnn",), rates=(0.1, 0.2), extensions=0, choosing_seeds=1, seeds=2, epochs=2,
+        batch_size=30, landscape_every=4, landscape_steps=3, corrupted_images=60, flatness_images=30,
+        hessian_iterations=3, surface_directions=1,
     )  # fmt: skip
 
 

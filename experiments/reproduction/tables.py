@@ -8,18 +8,18 @@ from gcp_kernels.commands.atomic_files import write_table
 from .claims import Verdict
 from .figures import flat
 from .flatness import SURFACE_STEPS
-from .runs import CHOOSE, LONGER, MEASURE, Run
+from .runs import CHOOSE, LONGER, MEASURE, Run, of_kind
 
 Row = Mapping[str, object]
 
 
 def write_tables(folder: Path, runs: Sequence[Run]) -> None:
     """Write rates, convergence, longer, landscape (where walks were recorded), robustness, flatness into a folder."""
-    measured = [run for run in runs if run.job.kind == MEASURE]
+    measured = of_kind(MEASURE, runs)
     tables = {
         "rates": rates([run for run in runs if run.job.kind == CHOOSE]),
         "convergence": convergence(measured),
-        "longer": convergence([run for run in runs if run.job.kind == LONGER]),
+        "longer": convergence(of_kind(LONGER, runs)),
         "landscape": landscape(measured),
         "robustness": robustness(measured),
         "flatness": flatness(measured),

@@ -1,6 +1,6 @@
 """A job as a process runs it, with images that it has loaded before."""
 
-from dataclasses import replace
+import time
 from functools import lru_cache
 
 import torch
@@ -14,11 +14,11 @@ from .settings import Settings
 @lru_cache(maxsize=1)
 def load_images(settings: Settings) -> ImageData:
     """Load what ``settings`` name, once in a process; raises what :func:`experiments.datasets.load_dataset` does."""
-    data = load_dataset(settings.data, torch.device(settings.device), settings.image_size)
-    train, validation, test = (part.first(settings.images) for part in (data.train, data.validation, data.test))
-    return replace(data, train=train, validation=validation, test=test)
+    return load_dataset(settings.data, torch.device(settings.device), settings.image_size, settings.images)
 
 
-def run(job: Job, settings: Settings) -> Run:
-    """Run a job on what ``settings`` name."""
-    return train_and_measure(job, load_images(settings), settings)
+def run(job: Job, settings: Settings) -> tuple[Run, float]:
+    """Run a job on what ``settings`` name; also return the seconds that it took."""
+    data = load_images(settings)
+    started = time.perf_counter()
+    return train_and_measure(job, data, settings), time.perf_counter() - started

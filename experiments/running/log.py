@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+BEGINNING = b'{"settings": '
+
 
 class OtherRunsError(ValueError):
     """A file has runs of other settings, or is no such file; the message says which and what differs."""
@@ -32,6 +34,9 @@ class Log:
         asked: dict[str, Any] = json.loads(json.dumps(settings))
         *whole, cut_off = path.read_bytes().split(b"\n") if path.exists() else [b""]
         if not whole:
+            # Empty, or killed in its first line; anything else is somebody's.
+            if not BEGINNING.startswith(cut_off[: len(BEGINNING)]):
+                raise OtherRunsError(f"{path} is not what this version writes")
             self._write("w", {"settings": asked})
             return
         try:

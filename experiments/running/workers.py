@@ -18,7 +18,8 @@ Result = TypeVar("Result")
 def finished(tasks: Mapping[Key, Callable[[], Result]], processes: int) -> Iterator[tuple[Key, Result]]:
     """Call the tasks, ``processes`` at a time, and yield the key and the result of each when it is done.
 
-    When one fails no other is begun; what goes on already is waited for and yielded, then the first failure is raised.
+    When one fails, those that wait are not begun, but for one that is on its way to a process; what goes on already is
+    waited for and yielded, then the first failure is raised.
 
     Args:
         tasks: functions without arguments; those of other processes must pickle, ``functools.partial`` of a function of
@@ -63,8 +64,8 @@ def finished(tasks: Mapping[Key, Callable[[], Result]], processes: int) -> Itera
 
 
 def _begin() -> None:
-    # An interruption from the keyboard goes to all processes; the first one speaks of it.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # An interruption from the keyboard goes to all processes; the first one ends the others, and speaks of it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     threading.Thread(target=_end_with_the_first, daemon=True).start()
 

@@ -1,6 +1,6 @@
 """Small backbones for small images: a plain CNN, a ResNet-18, a MobileNetV2, each narrow enough for a CPU.
 
-They halve the map until it is of a wanted size, whatever the size of the images, and at fixed places first.
+They halve the map while it is larger than wanted and there are places left to do so.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,11 +24,11 @@ class Backbone:
     """A kind of backbone.
 
     Attributes:
-        title: for a person.
-        largest_map: height and width that the last map has at most.
+        title: for a person; behind a slash, how many times fewer channels than published.
+        largest_map: height and width that the last map has at most, unless the images are large.
         strided: which convolutions or stages, from 0, halve the map, in the order in which they are asked to.
         make: channels of the images and the stride of each convolution or stage -> the layers and their width. The
-            first three are a convolution, its BatchNorm and ReLU.
+            first three are a convolution, its BatchNorm and its activation.
     """
 
     title: str
@@ -50,10 +50,17 @@ class Backbone:
         return strides
 
 
-def convolution(inputs: int, outputs: int, size: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:
-    """Make a convolution, BatchNorm and ReLU."""
+def convolution(
+    inputs: int,
+    outputs: int,
+    size: int,
+    stride: int = 1,
+    groups: int = 1,
+    activation: type[nn.Module] = nn.ReLU,
+) -> list[nn.Module]:
+    """Make a convolution, BatchNorm and activation."""
     layer = nn.Conv2d(inputs, outputs, size, stride, size // 2, groups=groups, bias=False)
-    return [layer, nn.BatchNorm2d(outputs), nn.ReLU()]
+    return [layer, nn.BatchNorm2d(outputs), activation()]
 
 
 def cnn(channels: int, strides: Sequence[int]) -> Trunk:
@@ -86,12 +93,12 @@ def mobilenet_v2(channels: int, strides: Sequence[int]) -> Trunk:
     """Seventeen inverted residuals of up to 80 channels, then 128; ``strides`` begin at the stem."""
     stem, *stages = strides
     width = MOBILENET_FIRST
-    layers = convolution(channels, width, 3, stem)
+    layers = convolution(channels, width, 3, stem, activation=nn.ReLU6)
     for (expansion, outputs, blocks), stage_stride in zip(MOBILENET_STAGES, stages, strict=True):
         for stride in (stage_stride, *[1] * (blocks - 1)):
             layers.append(InvertedResidual(width, outputs, stride, expansion))
             width = outputs
-    return nn.Sequential(*layers, *convolution(width, MOBILENET_LAST, 1)), MOBILENET_LAST
+    return nn.Sequential(*layers, *convolution(width, MOBILENET_LAST, 1, activation=nn.ReLU6)), MOBILENET_LAST
 
 
 class ResidualBlock(nn.Module):
@@ -114,9 +121,10 @@ class InvertedResidual(nn.Module):
     def __init__(self, inputs: int, outputs: int, stride: int, expansion: int) -> None:
         super().__init__()
         hidden = inputs * expansion
-        expand = convolution(inputs, hidden, 1) if expansion > 1 else []
+        expand = convolution(inputs, hidden, 1, activation=nn.ReLU6) if expansion > 1 else []
+        depthwise = convolution(hidden, hidden, 3, stride, groups=hidden, activation=nn.ReLU6)
         project = convolution(hidden, outputs, 1)[:2]
-        self.residual = nn.Sequential(*expand, *convolution(hidden, hidden, 3, stride, groups=hidden), *project)
+        self.residual = nn.Sequential(*expand, *depthwise, *project)
         self.added = inputs == outputs and stride == 1
 
     def forward(self, x: Tensor) -> Tensor:
@@ -127,6 +135,6 @@ class InvertedResidual(nn.Module):
 BACKBONES = {
     "cnn": Backbone("CNN-64", 16, (0, 1, 2), cnn),
     "cnn256": Backbone("CNN-256", 8, (0, 1, 2), wide_cnn),
-    "resnet18": Backbone("ResNet-18", 8, (2, 3, 0, 4), resnet18),
-    "mobilenetv2": Backbone("MobileNetV2", 8, (0, 2, 3, 4, 6, 7), mobilenet_v2),
+    "resnet18": Backbone("ResNet-18/4", 8, (2, 3, 0, 4), resnet18),
+    "mobilenetv2": Backbone("MobileNetV2/4", 8, (0, 2, 3, 4, 6, 7), mobilenet_v2),
 }

@@ -10,7 +10,7 @@ from ..datasets.digits import CLASSES, SIZE
 from .backbones import BACKBONES
 
 POOLS = tuple(POOLINGS)
-# In every network: behind the first convolution, its BatchNorm and ReLU.
+# In every network: behind the first convolution, its BatchNorm and its activation.
 STEM = "0.2"
 
 

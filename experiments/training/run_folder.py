@@ -12,7 +12,7 @@ from gcp_kernels.checkpoint_file import CheckpointError, read_checkpoint
 from gcp_kernels.commands.atomic_files import PARTIAL, naming, write_atomically, write_table, write_text
 
 from ..datasets.image_decoding import DamagedImageError
-from .folder_lock import lock, unlock
+from ..running.folder_lock import lock, unlock
 
 LOG_COLUMNS = ("epoch", "learning_rate", "train_loss", "test_accuracy", "seconds")
 DAMAGED_COLUMNS = ("image", "reason")

@@ -1,52 +1,33 @@
 """The reproduce command: small runs of the real thing, bad arguments, and the run that is committed."""
 
-import argparse
-import csv
 import os
+import re
 import subprocess
 import sys
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import pytest
 import torch
 
-from experiments.commands import demo_extra, other_experiments, reproduce
+from experiments.commands import demo_extra, reproduce
 from experiments.datasets import load_dataset
-from experiments.reproduction import experiment, settings, workers
-from experiments.reproduction.choice import choosing_jobs, measuring_jobs
+from experiments.reproduction import experiment, settings
+from experiments.reproduction.choice import choosing_jobs, first_grids, measuring_jobs
 from experiments.reproduction.corruptions import DIGITS, STRENGTHS
 from experiments.reproduction.experiment import train_and_measure
-from experiments.reproduction.report import NOTHING_CHOSEN
+from experiments.reproduction.report import CHOSEN_BY_VALIDATION
 from experiments.reproduction.runs import CHOOSE, LONGER, MEASURE, Job, Run
 from experiments.reproduction.settings import Settings
-from experiments.running import Log, OtherRunsError
-from experiments.training import NonFiniteLossError
+from experiments.running import Log
+from tests.support.reproduce_command import QUICK, ROOT, needs_the_extra, parse, read
 
 pytestmark = pytest.mark.same_without_gpu
 
-ROOT = Path(__file__).parents[2]
 TABLES = (
     "claims.csv", "convergence.csv", "flatness.csv", "landscape.csv", "longer.csv", "rates.csv", "robustness.csv",
 )  # fmt: skip
 PLOTS = ("convergence.png", "landscape-cnn.png", "robustness.png")
 CHECK = settings.check(settings.defaults("digits"))
-
-
-def parse(*arguments):
-    parser = argparse.ArgumentParser(prog="reproduce")
-    reproduce.add_arguments(parser)
-    return parser.parse_args(arguments)
-
-
-def needs_the_extra():
-    for module in ("sklearn", "tqdm", "matplotlib", "mlxtend"):
-        pytest.importorskip(module, reason=f"{module} is not installed (extra: demo)")
-
-
-def read(path):
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def test_a_check_of_the_command_writes_everything(tmp_path):
@@ -60,13 +41,16 @@ def test_a_check_of_the_command_writes_everything(tmp_path):
     assert sorted(path.name for path in folder.iterdir()) == sorted((*TABLES, *PLOTS, "report.md", reproduce.RUNS))
     report = (folder / "report.md").read_text(encoding="utf-8")
     assert not completed.stderr, "no progress bar into a pipe"
-    assert "`python -m experiments reproduce --check`: 14 runs, in" in report
+    assert "`python -m experiments reproduce --check`: 14 runs, each on one thread" in report
+    assert re.search(
+        r"^- 14 runs of \d+\.\d minutes in all: commit \S+, \d{4}-\d\d-\d\d, \S+ CPU$", report, re.MULTILINE
+    )
     assert f"- **W{reproduce.CHECK_MEANS_NOTHING[1:]}.**" in report
     assert reproduce.CHECK_MEANS_NOTHING in completed.stdout
     assert f"({CHECK.flatness_images} of them)" in report
-    summary = report.split("## Verdicts\n\n")[1].split(f"\n\n{NOTHING_CHOSEN}")[0]
+    summary = report.split("## Verdicts\n\n")[1].split(f"\n\n{CHOSEN_BY_VALIDATION}")[0]
     assert summary.count("\n| ") == 2 * 6 + 1
-    assert f"{summary}\n\n{NOTHING_CHOSEN}" in completed.stdout
+    assert f"{summary}\n\n{CHOSEN_BY_VALIDATION}" in completed.stdout
     convergence = read(folder / "convergence.csv")
     assert {(row["pool"], row["seed"], row["epoch"]) for row in convergence} == {
         (pool, seed, epoch) for pool in ("avg", "gcp", "dropcov") for seed in "01" for epoch in "12"
@@ -83,40 +67,6 @@ def test_a_check_of_the_command_writes_everything(tmp_path):
         assert (tmp_path / "alone" / table).read_bytes() == (folder / table).read_bytes(), "one run at a time or two"
 
 
-QUICK = ("--check", "--seeds", "1", "--epochs", "1", "--device", "cpu", "--jobs", "1")
-
-
-def test_an_interrupted_command_goes_on_where_it_was(tmp_path, capsys, monkeypatch):
-    """The line that was being written is lost, and run again; the tables are those of an uninterrupted command."""
-    needs_the_extra()
-    flags = (*QUICK, "--pools", "gcp", "--rates", "0.1", "--landscape-every", "1000", "--output")
-    assert reproduce.run(parse(*flags, str(tmp_path / "whole"))) == 0
-    runs = (tmp_path / "whole" / reproduce.RUNS).read_text(encoding="utf-8")
-    lines = runs.splitlines(keepends=True)
-    (tmp_path / "cut").mkdir()
-    (tmp_path / "cut" / reproduce.RUNS).write_text("".join(lines[:4]) + lines[4][:100], encoding="utf-8")
-    ran = []
-    whole = experiment.train_and_measure
-    monkeypatch.setattr(workers, "train_and_measure", lambda job, *rest: ran.append(job) or whole(job, *rest))
-    capsys.readouterr()
-    assert reproduce.run(parse(*flags, str(tmp_path / "cut"))) == 0
-    assert "of an interrupted command 3 runs are kept" in capsys.readouterr().out
-    assert len(ran) == len(lines) - 4 == 2
-    for table in (path.name for path in (tmp_path / "whole").glob("*.csv")):
-        assert (tmp_path / "cut" / table).read_bytes() == (tmp_path / "whole" / table).read_bytes()
-    assert "5 runs, 3 of them before, in" in (tmp_path / "cut" / "report.md").read_text(encoding="utf-8")
-
-
-def test_runs_of_other_settings_are_refused_and_kept(tmp_path, capsys):
-    needs_the_extra()
-    Log(tmp_path / reproduce.RUNS, {**asdict(CHECK), "gcp_kernels": "of yesterday"})
-    before = (tmp_path / reproduce.RUNS).read_bytes()
-    assert reproduce.run(parse("--check", "--epochs", "3", "--output", str(tmp_path))) == 2
-    error = capsys.readouterr().err
-    assert "other settings: epochs is 2 there, not 3; gcp_kernels is 'of yesterday' there, not" in error
-    assert (tmp_path / reproduce.RUNS).read_bytes() == before
-
-
 def test_what_is_not_measured_is_said(tmp_path, capsys):
     needs_the_extra()
     flags = (*QUICK, "--pools", "gcp", "--rates", "0.1", "--landscape-every", "1000", "--output")
@@ -127,24 +77,6 @@ def test_what_is_not_measured_is_said(tmp_path, capsys):
     assert row in report
     assert "classes, 1 seed\n" in report
     assert not list((tmp_path / "new").glob("landscape*"))
-
-
-def test_an_interruption_ends_with_one_line_and_leaves_what_was_done(tmp_path, capsys, monkeypatch):
-    needs_the_extra()
-
-    def interrupted(*args):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(reproduce, "run_all", interrupted)
-    (tmp_path / "there").mkdir()
-    for folder in (tmp_path / "new" / "folder", tmp_path / "there"):
-        for _ in range(2):
-            assert reproduce.run(parse("--check", "--output", str(folder))) == 130
-            assert capsys.readouterr().err == (
-                "experiments reproduce: error: interrupted; the runs that were done are kept, and the same command "
-                "goes on with the others\n"
-            )
-            assert [path.name for path in folder.iterdir() if path.is_file()] == [reproduce.RUNS]
 
 
 def test_a_run_is_kept_as_it_was(digits, tmp_path):
@@ -161,13 +93,15 @@ def test_a_run_is_kept_as_it_was(digits, tmp_path):
 
 def test_nothing_is_chosen_by_test_images(digits):
     """What chooses is the same with other test images; what is reported is not."""
-    other = replace(digits, test=replace(digits.test, labels=(digits.test.labels + 1) % 10))
+    trained = replace(digits, test=digits.train)
+    other = replace(digits, test=replace(digits.train, labels=(digits.train.labels + 1) % 10))
+    other.test.images[::2] = other.test.images[::2].flip(-1)
     for kind, same in ((CHOOSE, True), (MEASURE, False), (LONGER, False)):
         job = Job(kind, "cnn", "gcp", 0, 0.1)
-        first, second = (train_and_measure(job, data, TINY) for data in (digits, other))
+        first, second = (train_and_measure(job, data, TINY) for data in (trained, other))
         assert (first.loss == second.loss) == same
-        assert first.accuracy == second.accuracy or not same
-    seeds = {job.seed for job in choosing_jobs(TINY)}
+        assert (first.accuracy == second.accuracy) == same
+    seeds = {job.seed for job in choosing_jobs(TINY, first_grids(TINY))}
     assert not seeds & {job.seed for job in measuring_jobs(TINY, {("cnn", pool): 0.1 for pool in TINY.pools})}
 
 
@@ -298,10 +232,10 @@ def test_bad_arguments_are_refused(arguments, message, capsys):
         (("--output", "new", "--pools", "avg"), "--pools: avg always runs; name another to compare with it"),
         (
             ("--output", "new", "--data", "cifar"),
-            "one of 'digits', 'mnist', 'typefaces' or a folder",
+            "error: data must be one of 'digits', 'mnist', 'typefaces' or a folder",
         ),
-        (("--output", "new", "--data", "mnist", "--image-size", "32"), "--data: image_size is for a folder of images"),
-        (("--output", "new", "--data", "full"), "--data: full must be a folder with train/ and val/"),
+        (("--output", "new", "--data", "mnist", "--image-size", "32"), "error: image_size is for a folder of images"),
+        (("--output", "new", "--data", "full"), "error: full must be a folder with train/ and val/"),
     ],
 )
 def test_what_cannot_work_is_refused_before_any_work(flags, message, tmp_path, capsys, monkeypatch):
@@ -317,14 +251,6 @@ def test_what_cannot_work_is_refused_before_any_work(flags, message, tmp_path, c
     assert not (tmp_path / "new").exists()
 
 
-def test_a_training_that_diverges_with_the_chosen_rate_ends_with_one_error(tmp_path, capsys):
-    needs_the_extra()
-    assert reproduce.run(parse(*QUICK, "--rates", "1e38", "--output", str(tmp_path / "new"))) == 1
-    error = capsys.readouterr().err
-    assert "error: measure cnn, avg, rate 1e+38, seed 0: the training loss is nan in epoch 1, step" in error
-    assert [path.name for path in (tmp_path / "new").iterdir()] == [reproduce.RUNS]
-
-
 def test_missing_packages_give_one_error_that_names_the_extra(tmp_path, capsys, monkeypatch):
     def absent(name):
         raise ModuleNotFoundError(name)
@@ -334,56 +260,4 @@ def test_missing_packages_give_one_error_that_names_the_extra(tmp_path, capsys, 
     captured = capsys.readouterr()
     assert "scikit-learn, tqdm, matplotlib missing" in captured.err
     assert 'pip install --no-build-isolation --editable ".[demo]" in a checkout' in captured.err
-    assert not (tmp_path / "new").exists()
-
-
-@pytest.mark.parametrize("name", other_experiments.EXPERIMENTS)
-def test_another_experiment_has_settings_of_its_own(name, tmp_path, capsys, monkeypatch):
-    ran = []
-
-    def run(settings, folder, say):
-        ran.append(settings)
-        say("a run is done")
-        (folder / other_experiments.RUNS).touch()
-
-    own = other_experiments.EXPERIMENTS[name]
-    monkeypatch.setitem(other_experiments.EXPERIMENTS, name, replace(own, run=run))
-    folder = tmp_path / "new" / "folder"
-    for flags in ((), ("--small",), ("--jobs", "1")):
-        assert reproduce.run(parse(f"--{name}", *flags, "--output", str(folder))) == 0, "it goes on in its folder"
-    assert ran == [own.settings, own.small, replace(own.settings, jobs=1)]
-    out = capsys.readouterr().out
-    assert out.count("a run is done") == 3
-    assert f"written to {folder}, with report.md" in out
-    assert reproduce.run(parse(f"--{name}", "--epochs", "3", "--data", "mnist", "--output", str(folder))) == 2
-    assert f"--{name} takes --output, --small and --jobs of the other options, got --data, --epochs" in (
-        capsys.readouterr().err
-    )
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "report.md").touch()
-    assert reproduce.run(parse(f"--{name}", "--output", str(tmp_path / "full"))) == 2
-    assert "it is not empty" in capsys.readouterr().err
-    assert len(ran) == 3
-
-
-@pytest.mark.parametrize(
-    ("error", "code", "message"),
-    [
-        (ImportError("torchvision is missing"), 1, "error: torchvision is missing"),
-        (OtherRunsError("of other settings"), 2, "error: --output: of other settings"),
-        (NonFiniteLossError("it diverged"), 1, "error: it diverged; the runs that were done are kept"),
-        (KeyboardInterrupt(), 130, "error: interrupted; the runs that were done are kept"),
-    ],
-)
-def test_another_experiment_ends_with_one_line(error, code, message, tmp_path, capsys, monkeypatch):
-    def run(settings, folder, say):
-        raise error
-
-    own = other_experiments.EXPERIMENTS["transfer"]
-    monkeypatch.setitem(other_experiments.EXPERIMENTS, "transfer", replace(own, run=run))
-    assert reproduce.run(parse("--transfer", "--output", str(tmp_path / "new"))) == code
-    captured = capsys.readouterr()
-    assert message in captured.err
-    assert captured.err.count("\n") == 1
-    assert not captured.out
     assert not (tmp_path / "new").exists()

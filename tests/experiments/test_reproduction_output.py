@@ -12,7 +12,7 @@ import torch
 
 from experiments.datasets import ImageData, Part
 from experiments.reproduction import report, run, tables, words
-from experiments.reproduction.choice import chosen_rates
+from experiments.reproduction.choice import chosen_rates, extended_grids, first_grids
 from experiments.reproduction.claims import (
     CLAIMS,
     NOT_MEASURED,
@@ -60,6 +60,11 @@ def written(measured, settings=SETTINGS):
     residual = worst_residual(measured)
     text = report.report(settings, DATA, runs, found.figures, found.verdicts, ["`the command`"], residual)
     return text, found.verdicts["cnn"]
+
+
+def found_of(runs):
+    found = outcome(SETTINGS, runs)
+    return found.figures, found.verdicts
 
 
 def row_of(claim, pool, text):
@@ -267,7 +272,7 @@ def test_the_report_states_the_worst_residual():
     runs[-1] = replace(runs[-1], flatness=replace(runs[-1].flatness, residual=2.0))
     text, every = written(runs)
     assert "is at most 50.0 % of the eigenvalue" in text
-    assert "(256 of them)" in text
+    assert "(2 of them)" in text
     assert of_claim(6, "gcp", every) == SUPPORTED
     (row,) = re.findall(r"^\| largest Hessian eigenvalue .*DropCov.*$", text, flags=re.MULTILINE)
     assert row.endswith("| no number in 1 of 3 seeds | no number in 1 of 3 seeds | undecided |")
@@ -275,14 +280,19 @@ def test_the_report_states_the_worst_residual():
 
 def test_every_rate_is_in_the_report_and_the_chosen_one_bold():
     text, _ = written(runs_of(better, worse))
-    assert text.count(report.NOTHING_CHOSEN) == 1
+    assert text.count(report.CHOSEN_BY_VALIDATION) == 1
     assert "| network | pooling | 0.05 | 0.1 | 0.2 |" in text
     for pool in ("average pooling", "GCP", "DropCov"):
-        assert f"| CNN-64 | {pool} | 80.00 | **92.00** | 0.00 |" in text
-    assert "Trainings that diverged: 3" in text
-    assert "At an end of the grid" not in text
-    text, _ = written(runs_of(better, worse), replace(SETTINGS, rates=(0.1, 0.2)))
-    assert "At an end of the grid, so that a rate beyond it may be better: DropCov of CNN-64; GCP of CNN-64; " in text
+        assert f"| CNN-64 | {pool} | 80.00 | **92.00** | diverged |" in text
+    assert "trainings that did: 3." in text
+    assert "Still at an end" not in text
+    ends = [run for run in CHOOSING if run.job.rate < 0.2]
+    text = report.report(
+        SETTINGS, DATA, [*(runs := runs_of(better, worse)), *ends, *LONGER], *found_of(runs), [], worst_residual(runs)
+    )
+    assert "Still at an end, so that a rate beyond it may be better: DropCov of CNN-64; GCP of CNN-64; " in text
+    text, _ = written(runs_of(better, worse), replace(SETTINGS, rates=(0.1,)))
+    assert "One rate for all: nothing was chosen." in text
 
 
 @pytest.mark.parametrize(
@@ -291,7 +301,7 @@ def test_every_rate_is_in_the_report_and_the_chosen_one_bold():
         (((0.1, 90.0, 0.5), (0.2, 91.0, 0.9)), 0.2),
         (((0.1, 90.0, 0.5), (0.2, 90.0, 0.4)), 0.2),
         (((0.1, 90.0, 0.4), (0.2, 90.0, 0.5)), 0.1),
-        (((0.1, 0.0, inf), (0.2, 10.0, 2.3)), 0.2),
+        (((0.1, 99.0, inf), (0.2, 10.0, 2.3)), 0.2),
     ],
 )
 def test_the_rate_of_the_best_accuracy_is_chosen_and_of_equals_that_of_the_lower_loss(candidates, expected):
@@ -299,6 +309,24 @@ def test_the_rate_of_the_best_accuracy_is_chosen_and_of_equals_that_of_the_lower
     runs = [choosing_run("gcp", rate, accuracy, loss) for rate, accuracy, loss in candidates]
     runs += [choosing_run("gcp", rate, 10.0, 1.0, seed=1001) for rate, _, _ in candidates]
     assert chosen_rates([*runs, *runs_of(better, worse)]) == {("cnn", "gcp"): expected}
+
+
+def test_a_grid_goes_on_where_an_end_is_the_best():
+    settings = replace(SETTINGS, pools=("avg", "gcp"), rates=(0.1, 0.2), extensions=2)
+    accuracies = {0.025: 70.0, 0.05: 95.0, 0.1: 90.0, 0.2: 80.0, 0.4: 99.0, 0.8: 99.5}
+    grids = first_grids(settings)
+    seen = [grids]
+    for _ in range(4):
+        runs = [choosing_run("avg", rate, accuracies[rate]) for rate in grids["cnn", "avg"]]
+        runs += [choosing_run("gcp", rate, 100.0 * rate) for rate in grids["cnn", "gcp"]]
+        grids = extended_grids(settings, grids, runs)
+        seen.append(grids)
+    assert seen[1]["cnn", "avg"] == (0.05, 0.1, 0.2)
+    assert seen[2]["cnn", "avg"] == (0.025, 0.05, 0.1, 0.2)
+    assert seen[3] == seen[4]
+    assert seen[4]["cnn", "gcp"] == (0.1, 0.2, 0.4, 0.8), "twice, and no further"
+    one = replace(settings, rates=(0.1,))
+    assert extended_grids(one, first_grids(one), [choosing_run("avg", 0.1, 90.0)]) == first_grids(one)
 
 
 def test_average_pooling_for_longer_is_held_against_the_others():
@@ -322,7 +350,7 @@ def test_several_networks_have_a_column_and_rows_and_plots_each(tmp_path):
     runs += of("resnet18", [*runs_of(worse, better), *CHOOSING, *LONGER])
     found = write_folder(tmp_path, settings, DATA, runs, [])
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
-    assert "| GCP against average pooling | CNN-64 | ResNet-18 |" in text
+    assert "| GCP against average pooling | CNN-64 | ResNet-18/4 |" in text
     for claim in CLAIMS:
         assert row_of(claim, "GCP", text) == "**supported** | not supported"
     assert [path.name for path in sorted(tmp_path.glob("landscape-*.png"))] == [

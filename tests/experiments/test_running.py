@@ -57,7 +57,8 @@ def test_after_a_failure_nothing_is_begun_and_what_goes_on_is_kept():
     with pytest.raises(KeyError, match="made up"):
         done.extend(key for key, _ in finished(tasks, 2))
     assert done
-    assert len(done) < 20
+    # The failing one may begin later by the time that a process takes to start, and one more be on its way.
+    assert len(done) <= 10
     assert time.monotonic() - began < 20
     with pytest.raises(KeyError, match="made up"):
         list(finished(tasks, 1))
@@ -150,6 +151,7 @@ def test_a_line_that_was_cut_off_is_run_again(tmp_path):
         ("hours of work\n", "damaged, or not what this version writes"),
         ('{"settings": {"epochs": 3}}\n{"key": "first"}\n', "damaged, or not what this version writes"),
         ("[]\n", "damaged, or not what this version writes"),
+        ("my notes of a week, without an end of the line", "is not what this version writes"),
     ],
 )
 def test_other_files_are_refused_and_kept(content, message, tmp_path):

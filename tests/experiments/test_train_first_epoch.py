@@ -14,7 +14,7 @@ import pytest
 
 from experiments.__main__ import main
 from experiments.commands import train
-from experiments.training.folder_lock import lock, unlock
+from experiments.running.folder_lock import lock, unlock
 from tests.support import training_runs
 
 OPTIONS = ["--device", "cpu", "--pool", "avg", "--epochs", "1"]
