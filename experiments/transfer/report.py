@@ -174,7 +174,8 @@ def _method(settings: Settings, data: ImageData) -> str:
         is the only difference, {settings.dim} channels after the reduction before a covariance; single digits drawn as
         in scenes, {single.size}x{single.size} pixels, {settings.digits} new drawings an epoch for
         {plural(settings.classifier_epochs, "epoch")}, in batches of {settings.classifier_batch}, with SGD, momentum
-        {MOMENTUM:g}.
+        {MOMENTUM:g}. AdamW at 0.001 was tried before, on validation digits, and came less far with GCP and DropCov than
+        with average pooling (83 and 82 against 92 % after 4 epochs).
         """,
         f"""
         Detectors: torchvision's, smaller: {plural(len(ANCHORS), "level")} of anchors, a pyramid of 64 channels on
