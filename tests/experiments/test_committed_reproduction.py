@@ -128,6 +128,14 @@ def test_it_is_a_run_of_the_defaults(data):
 
 
 @pytest.mark.parametrize("data", COMMITTED)
+def test_it_says_which_commit_made_it_and_when(data):
+    lines = re.findall(
+        r"^- (\d+) runs of .* in all: commit [0-9a-f]{12}, \d{4}-\d\d-\d\d, .+$", report_text(data), re.M
+    )
+    assert sum(map(int, lines)) >= len(runs_of(data))
+
+
+@pytest.mark.parametrize("data", COMMITTED)
 def test_nothing_was_chosen_by_what_is_reported(data):
     """The rates are those of the best validation accuracy, from seeds that are not measured."""
     assert {run.seed for run in runs_of(data) if run.job.kind == CHOOSE} <= set(
