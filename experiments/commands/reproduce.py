@@ -11,7 +11,6 @@ Needs the extra "demo": pip install --no-build-isolation --editable ".[demo]" in
 from __future__ import annotations
 
 import argparse
-import hashlib
 import platform
 import shlex
 import sys
@@ -165,7 +164,7 @@ def run_and_write(args: argparse.Namespace, settings: Settings, data: ImageData)
     started = time.perf_counter()
     device = torch.device(settings.device)
     machine = f"{platform.machine()} CPU" if device.type == "cpu" else device_name(device)
-    versions = {"gcp_kernels": __version__, "torch": torch.__version__, "images": fingerprint(data)}
+    versions = {"gcp_kernels": __version__, "torch": torch.__version__, "images": data.fingerprint()}
     try:
         log = Log(args.output / RUNS, {**asdict(settings), **versions})
     except OtherRunsError as error:
@@ -234,15 +233,6 @@ def how_made(log: Log) -> list[str]:
         f"{plural(len(seconds), 'run')} of {sum(seconds) / 60:.1f} minutes in all: commit {commit}, {day}, {machine}"
         for (commit, day, machine), seconds in groups.items()
     ]
-
-
-def fingerprint(data: ImageData) -> str:
-    """Return a few digits that change with any pixel or label of the data."""
-    digest = hashlib.sha256()
-    for part in (data.train, data.validation, data.test):
-        for tensor in (part.images, part.labels):
-            digest.update(tensor.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:12]
 
 
 def remove_empty(folders: Sequence[Path]) -> None:

@@ -1,5 +1,6 @@
 """A data set in three parts: to train on, to choose by, and to report on."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -53,6 +54,14 @@ class ImageData:
     def size(self) -> int:
         """Height and width in pixels."""
         return int(self.train.images.shape[-1])
+
+    def fingerprint(self) -> str:
+        """Return a few digits that change with any pixel or label."""
+        digest = hashlib.sha256()
+        for part in (self.train, self.validation, self.test):
+            for tensor in (part.images, part.labels):
+                digest.update(tensor.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:12]
 
 
 def stratified(images: Any, labels: Any, validation: int, test: int, device: torch.device) -> tuple[Part, Part, Part]:

@@ -49,11 +49,12 @@ def choosing_jobs(settings: Settings, grids: Grids) -> list[Job]:
 
 
 def measuring_jobs(settings: Settings, rates: Rates) -> list[Job]:
-    """List what is measured with the chosen rates, and average pooling for more epochs."""
+    """List what is measured with the chosen rates, and average pooling for more epochs, if it is among the pools."""
+    longer = [(LONGER, BASELINE)] if BASELINE in settings.pools else []
     return [
         Job(kind, network, pool, seed, rates[network, pool])
         for network in settings.networks
-        for kind, pool in (*((MEASURE, pool) for pool in settings.pools), (LONGER, BASELINE))
+        for kind, pool in (*((MEASURE, pool) for pool in settings.pools), *longer)
         for seed in range(settings.seeds)
     ]
 

@@ -1,6 +1,8 @@
 """One run: a network with one pooling, trained from one seed, with everything that is measured on the way and after."""
 
+from collections.abc import Callable
 from math import inf, isfinite
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,18 +29,37 @@ from .runs import CHOOSE, LONGER, MEASURE, Job, Run
 from .settings import MOMENTUM, WEIGHT_DECAY, Settings
 
 
-def train_and_measure(job: Job, data: ImageData, settings: Settings) -> Run:
+def train_and_measure(
+    job: Job,
+    data: ImageData,
+    settings: Settings,
+    *,
+    pooling: Callable[[int], Any] | None = None,
+    others: Callable[[nn.Sequential], dict[str, float]] | None = None,
+) -> Run:
     """Train a network and measure it; the same arguments give the same :class:`Run`.
 
     A job that chooses sees training and validation images only. Of a training that diverged the loss is infinite, and
     nothing else is measured.
+
+    Args:
+        job: what is run.
+        data: what it is run on.
+        settings: how.
+        pooling: channels -> the layer, with ``out_features``; ``None`` for the pooling that the job names.
+        others: further figures of a network that is measured, by name, when it is trained.
     """
     device = torch.device(settings.device)
     held_out = data.validation if job.kind == CHOOSE else data.test
     with reproducible(device):
         torch.manual_seed(job.seed)  # DropCov's masks come from it
         network = build_network(
-            job.pool, job.seed, job.network, channels=data.channels, size=data.size, classes=len(data.classes)
+            pooling or job.pool,
+            job.seed,
+            job.network,
+            channels=data.channels,
+            size=data.size,
+            classes=len(data.classes),
         ).to(device)
         epochs: list[Epoch] = []
         walks: list[dict[str, float]] = []
@@ -63,6 +84,7 @@ def train_and_measure(job: Job, data: ImageData, settings: Settings) -> Run:
                 settings.hessian_iterations,
                 settings.surface_directions,
             ),
+            others(network) if others else {},
         )
 
 
@@ -114,7 +136,12 @@ def mean_loss(network: nn.Module, part: Part) -> float:
 
 
 def accuracy_under_corruption(network: nn.Module, part: Part, data: str) -> dict[tuple[str, int], float]:
-    """Measure accuracy in per cent by (corruption, strength); every network sees the same corrupted images."""
+    """Measure accuracy in per cent by (corruption, strength); every network sees the same corrupted images.
+
+    Nothing without images.
+    """
+    if not len(part):
+        return {}
     return {
         (name, strength): accuracy(network, Part(corrupted(part.images, data, name, strength), part.labels))
         for name in amounts(data)

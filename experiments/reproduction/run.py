@@ -22,7 +22,12 @@ from .workers import run as run_job
 
 
 def run_all(
-    settings: Settings, log: Log, made: Mapping[str, str], processes: int, say: Callable[[str], object]
+    settings: Settings,
+    log: Log,
+    made: Mapping[str, str],
+    processes: int,
+    say: Callable[[str], object],
+    run_job: Callable[[Job, Settings], tuple[Run, float]] = run_job,
 ) -> list[Run]:
     """Choose learning rates, then measure; what ``log`` has is not run again.
 
@@ -34,6 +39,7 @@ def run_all(
         made: by whom and on what, kept with each run.
         processes: how many runs go on at the same time; they do not change what comes out.
         say: gets a line about each run that is done, a terminal a bar.
+        run_job: a function of a module, which does one.
 
     Returns:
         All runs, in an order that depends on the settings alone.

@@ -1,7 +1,7 @@
 """What is run, and what a run gave."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from math import isfinite
 from typing import Any
 
@@ -19,7 +19,7 @@ class Job:
     Attributes:
         kind: ``CHOOSE``, ``MEASURE`` or ``LONGER``.
         network: of ``experiments.training.BACKBONES``.
-        pool: of ``gcp_kernels.nn.poolings.POOLINGS``.
+        pool: of ``gcp_kernels.nn.poolings.POOLINGS``, or of ``experiments.roots.roots.ROOTS``.
         seed: of the weights, the order of the images and DropCov's masks.
         rate: the learning rate at the start.
     """
@@ -45,6 +45,7 @@ class Run:
         walks: rows of :meth:`gcp_kernels.analysis.LandscapeRecord.row`, one for every recorded step of ``MEASURE``.
         robustness: of ``MEASURE``, test accuracy in per cent by (corruption, strength), at the end.
         flatness: of ``MEASURE``, around the weights at the end.
+        others: of ``MEASURE``, figures that only some experiments have, by name.
     """
 
     job: Job
@@ -53,6 +54,7 @@ class Run:
     walks: list[dict[str, float]]
     robustness: dict[tuple[str, int], float]
     flatness: Flatness | None
+    others: dict[str, float] = field(default_factory=dict)
 
     @property
     def network(self) -> str:
@@ -91,6 +93,7 @@ class Run:
             walks=saved["walks"],
             robustness={(name, strength): value for name, strength, value in saved["robustness"]},
             flatness=None if flat is None else Flatness(**{**flat, "surface": tuple(map(tuple, flat["surface"]))}),
+            others=saved.get("others", {}),
         )
 
 

@@ -35,7 +35,7 @@ class Settings:
         landscape_every: training steps from one walk along the gradient to the next.
         landscape_range, landscape_steps: of the step sizes d of a walk. The published range of ResNets serves here
             too: at 0.1 the loss stays as it is, at 75 it has grown two- to fourfold for average pooling on digits.
-        corrupted_images: test images that are corrupted, all if ``None``.
+        corrupted_images: test images that are corrupted, all if ``None``; 0 for no corruptions.
         flatness_images: training images for the curvature.
         hessian_iterations: of power iteration.
         surface_directions: random ones, to look around in.

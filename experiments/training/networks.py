@@ -1,5 +1,8 @@
 """The small CNN for digits, and other small networks, with every pooling of the papers as the only difference."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -15,7 +18,13 @@ STEM = "0.2"
 
 
 def build_network(
-    pool: str, seed: int, backbone: str = "cnn", *, channels: int = 1, size: int = SIZE, classes: int = CLASSES
+    pool: str | Callable[[int], Any],
+    seed: int,
+    backbone: str = "cnn",
+    *,
+    channels: int = 1,
+    size: int = SIZE,
+    classes: int = CLASSES,
 ) -> nn.Sequential:
     """Build a backbone, the pooling and one linear classifier: (B, channels, size, size) -> (B, classes).
 
@@ -23,7 +32,8 @@ def build_network(
     the pooling as it is: as many channels, as many positions for each. torch's global random state is left alone.
 
     Args:
-        pool: one of ``gcp_kernels.nn.poolings.POOLINGS``.
+        pool: one of ``gcp_kernels.nn.poolings.POOLINGS``, or what makes another pooling of the backbone's channels: a
+            layer (B, C, h, w) -> (B, F) with ``out_features`` F.
         seed: of the weights.
         backbone: one of ``experiments.training.backbones.BACKBONES``. "cnn" is the one for digits, three convolutions
             and 64 channels.
@@ -33,10 +43,12 @@ def build_network(
     Raises:
         ValueError: ``pool`` or ``backbone`` is another one.
     """
-    check_choice("pool", pool, POOLS)
+    if isinstance(pool, str):
+        check_choice("pool", pool, POOLS)
+        pool = POOLINGS[pool].build
     check_choice("backbone", backbone, tuple(BACKBONES))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         trunk, width = BACKBONES[backbone].build(channels, size)
-        pooling = POOLINGS[pool].build(width)
+        pooling = pool(width)
         return nn.Sequential(trunk, pooling, nn.Linear(pooling.out_features, classes))

@@ -28,6 +28,7 @@ LAYERS = (
     "experiments.demo",
     "experiments.transfer",
     "experiments.pretrained",
+    "experiments.roots",
     "experiments.reproduction",
     "experiments.training",
     "experiments.datasets",

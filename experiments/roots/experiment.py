@@ -1,0 +1,76 @@
+"""One run: a network with one root, and how far that root is from the exact one on what the network pools."""
+
+import time
+
+import torch
+from torch import Tensor, nn
+
+from gcp_kernels.reference import covariance_pool, matrix_power, triu_unvec
+
+from ..datasets import ImageData
+from ..reproduction import experiment
+from ..reproduction.runs import Job, Run
+from ..reproduction.settings import Settings
+from ..reproduction.workers import load_images
+from ..training.batches import TEST_BATCH
+from .optimal_root import SMALLEST_EIGENVALUE
+from .roots import ROOTS
+
+
+def run_job(job: Job, settings: Settings) -> tuple[Run, float]:
+    """Run a job, whose pool is one of ``ROOTS``, on what ``settings`` name; also return the seconds that it took."""
+    data = load_images(settings)
+    started = time.perf_counter()
+    return train_and_measure(job, data, settings), time.perf_counter() - started
+
+
+def train_and_measure(job: Job, data: ImageData, settings: Settings) -> Run:
+    """Train a network and measure it as :func:`experiments.reproduction.experiment.train_and_measure` does.
+
+    What is measured has the figures of :func:`root_figures` besides, on the training images of the flatness.
+    """
+
+    def others(network: nn.Sequential) -> dict[str, float]:
+        return root_figures(network, data.train.first(settings.flatness_images).images)
+
+    return experiment.train_and_measure(job, data, settings, pooling=ROOTS[job.pool].build, others=others)
+
+
+def root_figures(network: nn.Sequential, images: Tensor) -> dict[str, float]:
+    """Compare a network's root with the exact one, in evaluation mode, and describe what it is taken of.
+
+    Args:
+        network: trunk, pooling and classifier; the pooling returns upper triangles.
+        images: shape (n, channels, size, size).
+
+    Returns:
+        Means over the images: ``root_error``, ||root - exact||_F / ||exact||_F, the exact one decomposed in float64;
+        of the eigenvalues divided by their sum, the ``largest_eigenvalue``, the ``median_eigenvalue``, how many are
+        below ``SMALLEST_EIGENVALUE`` as a share of all (``eigenvalues_below``), and the sum of these (``trace_below``).
+    """
+    network.eval()
+    trunk, pooling = network[0], network[1]
+    rows: list[Tensor] = []
+    with torch.no_grad():
+        for part in images.split(TEST_BATCH):
+            features = trunk(part)
+            root = triu_unvec(pooling(features)).double()
+            cov = covariance_pool(features.flatten(2).double())
+            exact = matrix_power(cov)
+            values = torch.linalg.eigvalsh(cov).clamp_min(0)
+            shares = values / values.sum(-1, keepdim=True)
+            below = shares < SMALLEST_EIGENVALUE
+            rows.append(
+                torch.stack(
+                    [
+                        torch.linalg.matrix_norm(root - exact) / torch.linalg.matrix_norm(exact),
+                        shares.amax(-1),
+                        shares.median(-1).values,
+                        below.double().mean(-1),
+                        (shares * below).sum(-1),
+                    ],
+                    dim=-1,
+                )
+            )
+    names = ("root_error", "largest_eigenvalue", "median_eigenvalue", "eigenvalues_below", "trace_below")
+    return dict(zip(names, torch.cat(rows).mean(0).tolist(), strict=True))

@@ -1,0 +1,245 @@
+"""The report in Markdown: whether a better root trains better in this run. Every sentence follows from the data."""
+
+from collections.abc import Mapping, Sequence
+from math import isnan
+from statistics import fmean
+
+from ..datasets import ImageData
+from ..reproduction.choice import validation_accuracy
+from ..reproduction.claims import SEEDS_TO_SUPPORT, Figures, Verdict, spread
+from ..reproduction.figures import worst_residual
+from ..reproduction.flatness import RESIDUAL_ALLOWED
+from ..reproduction.report import CHOSEN_BY_VALIDATION
+from ..reproduction.runs import CHOOSE, MEASURE, Run, of_kind
+from ..reproduction.settings import Settings
+from ..reproduction.words import listed_and, over_seeds, paragraph, plural, plus_minus, table
+from ..training import BACKBONES
+from .coefficients import optimal_cubics
+from .comparison import MEASURES, ROOT_ERROR, beyond_margin
+from .optimal_root import SMALLEST_EIGENVALUE
+from .roots import OPTIMAL, PUBLISHED, ROOTS
+
+_PUBLISHED = f"{ROOTS[PUBLISHED].family} with N = {ROOTS[PUBLISHED].steps}"
+# How a sentence begins that is about a measure, and what is better in it.
+_WORDS = {
+    "accuracy": ("The test accuracy", "higher", "lower"),
+    "loss_range": ("The range of the loss along its gradient", "smaller", "larger"),
+    "beta": ("The effective beta-smoothness", "smaller", "larger"),
+    "hessian_eigenvalue": ("The largest Hessian eigenvalue at the end", "smaller", "larger"),
+    "surface_rise": ("The rise of the loss around the end", "smaller", "larger"),
+}
+
+
+def report(
+    settings: Settings,
+    data: ImageData,
+    runs: Sequence[Run],
+    figures: Figures,
+    every: Sequence[Verdict],
+    versions: Mapping[str, str],
+) -> str:
+    """Write the whole report.
+
+    Args:
+        settings: what was run.
+        data: on what.
+        runs: all of them.
+        figures: of every measure, by root.
+        every: the verdicts on them, against the published root.
+        versions: of packages and images.
+    """
+    measured = of_kind(MEASURE, runs)
+    network = BACKBONES[settings.networks[0]].title
+    circumstances = [
+        f"{len(data.train)} training, {len(data.validation)} validation and {len(data.test)} test images of "
+        f"{data.size}x{data.size} in {len(data.classes)} classes; {network}, {plural(settings.seeds, 'seed')}, "
+        f"{plural(settings.epochs, 'epoch')}, schedule {settings.schedule!r}, batches of {settings.batch_size}",
+        f"Images: {data.source}. Licence: {data.licence}. Fingerprint: {versions['images']}.",
+        f"{plural(len(runs), 'run')} of one thread, gcp_kernels {versions['gcp_kernels']}, torch {versions['torch']}",
+    ]
+    sections = [
+        f"# Does a better square root train better? {data.name}",
+        "\n".join(f"- {line}" for line in circumstances),
+        "## Answer",
+        answer(figures, every),
+        "![each measure against the number of iterations, mean and standard deviation over seeds](roots.png)",
+        "## Figures",
+        _figures(figures, every, settings),
+        _rule(settings, worst_residual(measured), sum(v.measure != ROOT_ERROR for v in every)),
+        "## The roots",
+        _roots(settings),
+        _spectrum(figures),
+        "## Learning rates",
+        _rates(settings, runs),
+        CHOSEN_BY_VALIDATION.replace("pooling of each network", "root"),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def answer(figures: Figures, every: Sequence[Verdict]) -> str:
+    """Write the paragraph: what is beyond its margin against the published root, and what it says of better roots."""
+    errors = {root: fmean(values) for root, values in figures[ROOT_ERROR.key].items()}
+    nearer = [root for root, error in errors.items() if error < errors[PUBLISHED]]
+    others = f"{len(nearer)} of {plural(len(errors) - 1, 'other')}"
+    sentences = [
+        f"On what the trained networks pool, {_PUBLISHED} is {100 * errors[PUBLISHED]:.2g} % from the exact root; "
+        + (f"nearer to it than that: {_names(nearer)} ({others})." if nearer else "no other root is nearer.")
+    ]
+    accuracies = figures["accuracy"]
+    best = max(accuracies, key=lambda root: (fmean(accuracies[root]), root == PUBLISHED))
+    sentences.append(
+        f"The highest mean accuracy has {_names([best])}: {_mean(accuracies[best])} %"
+        + ("." if best == PUBLISHED else f" against {_mean(accuracies[PUBLISHED])} % of {_PUBLISHED}.")
+    )
+    for key, (subject, better, worse) in _WORDS.items():
+        if key in figures:
+            sentences.append(_sentence(every, key, subject, better, worse))
+    sentences.append(_conclusion(every, nearer))
+    return paragraph(" ".join(sentences))
+
+
+def _sentence(every: Sequence[Verdict], key: str, subject: str, better: str, worse: str) -> str:
+    of_it = [v for v in every if v.measure.key == key]
+    missing = [v.pool for v in of_it if isnan(v.gain)]
+    if len(missing) == len(of_it):
+        return f"{subject} is no number in this run, so that nothing is compared."
+    none = f" There is no number to compare with {_names(missing)}." if missing else ""
+    parts = [
+        f"{word} with {_names(roots)}"
+        for word, roots in ((better, beyond_margin(every, key, 1)), (worse, beyond_margin(every, key, -1)))
+        if roots
+    ]
+    if not parts:
+        return f"{subject} is not beyond its margin from that of {_PUBLISHED} with any other root.{none}"
+    return f"{subject} is, beyond its margin, {' and '.join(parts)}.{none}"
+
+
+def _conclusion(every: Sequence[Verdict], nearer: Sequence[str]) -> str:
+    if not nearer:
+        return "No root that was run is better than the published one, so nothing can be said about better ones."
+    higher, lower = (
+        [root for root in beyond_margin(every, "accuracy", sign) if root in nearer] for sign in (1, -1)
+    )  # fmt: skip
+    seeds = every[0].seeds
+    if seeds < SEEDS_TO_SUPPORT:
+        return f"From {plural(seeds, 'seed')} it cannot be said whether the better roots train better."
+    if not higher and not lower:
+        return "So in this run a better root does not train to another accuracy than the published one."
+    if higher and lower:
+        return (
+            f"So in this run {len(higher)} of the {len(nearer)} better roots train to a higher accuracy and "
+            f"{len(lower)} to a lower one: nearness to the exact root does not decide it."
+        )
+    count, word = (len(higher), "higher") if higher else (len(lower), "lower")
+    return (
+        f"So in this run {count} of the {len(nearer)} better roots train to a {word} accuracy than the published one."
+    )
+
+
+def _names(roots: Sequence[str]) -> str:
+    """List roots, with the numbers of iterations of a family together: "Newton-Schulz, N = 1 and 2"."""
+    families: dict[str, list[str]] = {}
+    for root in roots:
+        families.setdefault(ROOTS[root].family, []).append(str(ROOTS[root].steps or ""))
+    names = [
+        f"{family} with N = {listed_and(steps)}" if steps != [""] else f"the {family}"
+        for family, steps in families.items()
+    ]
+    return "; ".join(names)
+
+
+def _mean(values: Sequence[float]) -> str:
+    return plus_minus(fmean(values), spread(values))
+
+
+def _figures(figures: Figures, every: Sequence[Verdict], settings: Settings) -> str:
+    shown = [measure for measure in (*MEASURES, ROOT_ERROR) if measure.key in figures]
+    better = {(v.measure.key, v.pool) for v in every if v.gain > v.margin}
+    worse = {(v.measure.key, v.pool) for v in every if -v.gain > v.margin}
+    rows = []
+    for root in settings.pools:
+        cells = []
+        for measure in shown:
+            values = figures[measure.key][root]
+            text = over_seeds(values, sum(values) / len(values), spread(values), measure.infinite)
+            place = (measure.key, root)
+            cells.append(f"**{text}**" if place in better else f"*{text}*" if place in worse else text)
+        rows.append([ROOTS[root].label, *cells])
+    return table(["root", *(measure.text for measure in shown)], rows)
+
+
+def _rule(settings: Settings, residual: float, comparisons: int) -> str:
+    return paragraph(f"""
+        Mean ± standard deviation over {plural(settings.seeds, "seed")}. **Bold** is better than
+        {_PUBLISHED}, and *italic* worse, beyond the margin of the differences of the same seeds, t s /
+        sqrt(n) with Student's 97.5 % quantile, the rule of the other reports; "better" is higher accuracy and less of
+        everything else. Nothing is corrected for the number of comparisons: of {comparisons} that make no difference
+        one in twenty would lie beyond the margin, to either side, by chance. A Hessian eigenvalue counts where its
+        relative residual is at most {RESIDUAL_ALLOWED:g}; the largest one was {residual:.2g}.
+    """)
+
+
+def _roots(settings: Settings) -> str:
+    text = """
+        Every iteration begins with the covariance divided by its trace, and its result is multiplied by the root of
+        the trace. Of an eigenvalue v it gives sqrt(v) x, where x begins as sqrt(v) and should become 1: Newton-Schulz
+        takes x to (3 x - x^3) / 2 in every step. The exact root is by eigendecomposition.
+    """
+    steps = [ROOTS[root].steps for root in settings.pools if ROOTS[root].family == OPTIMAL]
+    if not steps:
+        return paragraph(text)
+    cubics = optimal_cubics(SMALLEST_EIGENVALUE**0.5, max(step for step in steps if step))
+    rows = []
+    newton_schulz = SMALLEST_EIGENVALUE**0.5
+    for number, cubic in enumerate(cubics, 1):
+        newton_schulz = newton_schulz * (3 - newton_schulz**2) / 2
+        rows.append([str(number), f"{cubic.a:.6f}", f"{cubic.b:.6f}", f"{cubic.error:.2g}", f"{1 - newton_schulz:.2g}"])
+    return "\n\n".join(
+        [
+            paragraph(f"""{text} The optimal cubics take it to a x - b x^3 with the coefficients of each step that make
+            the largest |1 - x|, over eigenvalues from {SMALLEST_EIGENVALUE:g} of the trace to the trace, as small as
+            can be (Amsel et al., arXiv 2505.16932; Grishina et al., arXiv 2506.10935), for the same number of matrix
+            products:"""),
+            table(["step", "a", "b", "largest relative error", "that of Newton-Schulz"], rows),
+            paragraph("""Newton-Schulz's largest error is at the smallest eigenvalue, and those of most of the trace
+            have nearly none; the cubics spread theirs evenly, over the large eigenvalues too. So with few steps the
+            relative distance to the exact root, which the large ones decide, can be greater with the cubics."""),
+        ]
+    )
+
+
+def _spectrum(figures: Figures) -> str:
+    names = ("largest_eigenvalue", "median_eigenvalue", "eigenvalues_below", "trace_below")
+    largest, median, below, trace = (fmean(figures[name][PUBLISHED]) for name in names)
+    return paragraph(f"""
+        In networks trained with {_PUBLISHED}, on training images, the largest eigenvalue is
+        {largest:.2g} of the trace and the median {median:.2g}; {100 * below:.2g} % of the eigenvalues are below
+        {SMALLEST_EIGENVALUE:g} of the trace, and they have {100 * trace:.2g} % of it.
+    """)
+
+
+def _rates(settings: Settings, runs: Sequence[Run]) -> str:
+    accuracies = validation_accuracy(runs)
+    chosen = {run.pool: run.job.rate for run in of_kind(MEASURE, runs)}
+    tried = {(run.pool, run.job.rate) for run in runs if run.job.kind == CHOOSE}
+    rates = sorted({rate for _, rate in tried})
+    rows = []
+    for root in settings.pools:
+        cells = []
+        for rate in rates:
+            key = (settings.networks[0], root, rate)
+            cell = f"{accuracies[key][0]:.2f}" if key in accuracies else "diverged" if (root, rate) in tried else ""
+            cells.append(f"**{cell}**" if rate == chosen[root] else cell)
+        rows.append([ROOTS[root].label, *cells])
+    grids = {root: [rate for other, rate in tried if other == root] for root in settings.pools}
+    at_end = [root for root, grid in grids.items() if len(grid) > 1 and chosen[root] in (min(grid), max(grid))]
+    sentence = (
+        f"Accuracy on validation images at the end, in per cent, mean over {plural(settings.choosing_seeds, 'seed')} "
+        "that nothing else uses; of equal ones the rate with the lower loss is taken. Where the best was at an end of "
+        "the grid, that went on from there."
+    )
+    if at_end:
+        sentence += f" Still at an end, so that a rate beyond it may be better: {_names(at_end)}."
+    if diverged := sum(run.diverged for run in runs):
+        sentence += f" A rate with which a training diverged is not chosen; trainings that did: {diverged}."
+    return "\n\n".join([table(["root", *(f"{rate:g}" for rate in rates)], rows), sentence])

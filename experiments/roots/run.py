@@ -1,0 +1,65 @@
+"""All runs of the roots, and the folder that they are written to."""
+
+import platform
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import date
+from pathlib import Path
+
+import torch
+
+from gcp_kernels import __version__
+from gcp_kernels.commands.atomic_files import write_text
+from gcp_kernels.commands.checkout import commit_of
+from gcp_kernels.validation import check_choice
+
+from ..reproduction.run import run_all
+from ..reproduction.settings import Settings, processes
+from ..reproduction.workers import load_images
+from ..running import Log
+from .comparison import figures_of, verdicts
+from .experiment import run_job
+from .plots import write_plot
+from .report import report
+from .roots import PUBLISHED, ROOTS
+from .tables import write_tables
+
+RUNS = "runs.jsonl"
+
+
+def run(settings: Settings, folder: Path, say: Callable[[str], object], *, jobs: int | None = None) -> None:
+    """Choose a learning rate for every root, measure it, and write tables, ``roots.png`` and ``report.md``.
+
+    Args:
+        settings: one network, and for pools names of ``experiments.roots.roots.ROOTS``, the published one among them.
+        folder: is made. With runs of the same settings it goes on where they were interrupted.
+        say: gets a line about each run that is done.
+        jobs: runs at the same time, which change no result; ``None`` for as many as the CPU has cores, or one on a GPU.
+
+    Raises:
+        ValueError: another root, or none to compare with the published one; several networks.
+        OtherRunsError: the folder has runs of other settings, versions or images.
+        NonFiniteLossError: with every rate of a root a training diverged; the message says of which.
+        ImportError: a package that has the images is not installed; the message says how to.
+    """
+    for root in settings.pools:
+        check_choice("pools", root, tuple(ROOTS))
+    if PUBLISHED not in settings.pools or len(settings.pools) == 1:
+        raise ValueError(f"pools must have {PUBLISHED!r} and another root to compare with it, got {settings.pools}")
+    if len(settings.networks) != 1:
+        raise ValueError(f"networks must be one, got {settings.networks}")
+    data = load_images(settings)
+    folder.mkdir(parents=True, exist_ok=True)
+    versions = {"gcp_kernels": __version__, "torch": torch.__version__, "images": data.fingerprint()}
+    log = Log(folder / RUNS, {**asdict(settings), **versions})
+    made = {
+        "commit": commit_of(Path(__file__).parents[2]),
+        "date": date.today().isoformat(),
+        "machine": f"{platform.machine()} CPU" if settings.device == "cpu" else settings.device,
+    }
+    runs = run_all(settings, log, made, jobs or processes(settings.device), say, run_job)
+    figures = figures_of(runs)
+    every = verdicts(figures)
+    write_tables(folder, runs, every)
+    write_plot(folder / "roots.png", figures)
+    write_text(folder / "report.md", report(settings, data, runs, figures, every, versions))
