@@ -6,13 +6,15 @@ from collections.abc import Callable, Mapping
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from gcp_kernels.commands.argument_types import folder_problem
 
+from ..datasets.image_decoding import ImageError
 from ..pretrained import experiment as pretrained
 from ..pretrained import run as pretrained_run
 from ..pretrained.run import NothingConvergedError
+from ..roots import run as roots_run
+from ..roots import settings as roots
 from ..running import OtherRunsError
 from ..training import NonFiniteLossError
 from ..transfer import run as transfer_run
@@ -20,6 +22,7 @@ from ..transfer import settings as transfer
 
 RUNS = "runs.jsonl"
 TAKEN = ("output", "small", "jobs")
+Say = Callable[[str], object]
 
 
 @dataclass(frozen=True)
@@ -28,29 +31,46 @@ class Experiment:
 
     Attributes:
         summary: for the help.
-        settings: what is run.
-        small: so little that it shows within minutes that everything works.
-        run: takes settings, a folder that exists, and what gets a line about each run that is done.
+        run: takes the arguments, a folder that exists, and what gets a line about each run that is done.
+        taken: options that it takes.
     """
 
     summary: str
-    settings: Any
-    small: Any
-    run: Callable[[Any, Path, Callable[[str], object]], object]
+    run: Callable[[argparse.Namespace, Path, Say], object]
+    taken: tuple[str, ...] = TAKEN
+
+
+def run_transfer(args: argparse.Namespace, folder: Path, say: Say) -> None:
+    """Run the experiment of transfer."""
+    settings = transfer.SMALL if args.small else transfer.Settings()
+    transfer_run.run(settings if args.jobs is None else replace(settings, jobs=args.jobs), folder, say)
+
+
+def run_pretrained(args: argparse.Namespace, folder: Path, say: Say) -> None:
+    """Run the experiment behind a pretrained network."""
+    settings = pretrained.SMALL if args.small else pretrained.Settings()
+    pretrained_run.run(settings if args.jobs is None else replace(settings, jobs=args.jobs), folder, say)
+
+
+def run_roots(args: argparse.Namespace, folder: Path, say: Say) -> None:
+    """Run the experiment on square roots."""
+    settings = roots.defaults(args.data)
+    roots_run.run(roots.small(settings) if args.small else settings, folder, say, jobs=args.jobs)
 
 
 EXPERIMENTS: Mapping[str, Experiment] = {
     "transfer": Experiment(
         "instead, trunks of classifiers in torchvision's detectors, on scenes of mnist digits (an hour of two cores)",
-        transfer.Settings(),
-        transfer.SMALL,
-        transfer_run.run,
+        run_transfer,
     ),
     "pretrained": Experiment(
         "instead, EfficientNet-Lite0 with ImageNet weights, frozen and fine-tuned (an hour of two cores)",
-        pretrained.Settings(),
-        pretrained.SMALL,
-        pretrained_run.run,
+        run_pretrained,
+    ),
+    "roots": Experiment(
+        "instead, square roots of 1 to 10 iterations, exact, and by optimal coefficients, on the data",
+        run_roots,
+        (*TAKEN, "data"),
     ),
 }
 
@@ -72,26 +92,26 @@ def run(name: str, args: argparse.Namespace, defaults: argparse.Namespace) -> in
         0 when done, 1 for a missing package or a training that diverged, 2 for an option that is not taken or an
         output that cannot be used, 130 when interrupted.
     """
+    experiment = EXPERIMENTS[name]
     others = [
         f"--{option.replace('_', '-')}"
         for option, value in vars(args).items()
-        if option not in (*TAKEN, *EXPERIMENTS, "command") and value != getattr(defaults, option)
+        if option not in (*experiment.taken, *EXPERIMENTS, "command") and value != getattr(defaults, option)
     ]
     if others:
-        return _fail(f"--{name} takes --output, --small and --jobs of the other options, got {', '.join(others)}", 2)
-    experiment = EXPERIMENTS[name]
-    settings = experiment.small if args.small else experiment.settings
-    if args.jobs is not None:
-        settings = replace(settings, jobs=args.jobs)
+        taken = ", ".join(f"--{option}" for option in experiment.taken)
+        return _fail(f"--{name} takes of the other options {taken}, got {', '.join(others)}", 2)
     if not (args.output / RUNS).is_file() and (problem := folder_problem(args.output)):
         return _fail(f"--output {args.output}: {problem}", 2)
     try:
         args.output.mkdir(parents=True, exist_ok=True)
-        experiment.run(settings, args.output, print)
+        experiment.run(args, args.output, print)
     except ImportError as error:
         return _fail(str(error), 1)
     except OtherRunsError as error:
         return _fail(f"--output: {error}", 2)
+    except (ValueError, FileNotFoundError, ImageError) as error:
+        return _fail(str(error), 2)
     except (NonFiniteLossError, NothingConvergedError) as error:
         return _fail(f"{error}; the runs that were done are kept", 1)
     except BrokenProcessPool:

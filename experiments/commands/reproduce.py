@@ -3,8 +3,8 @@
 Trains average pooling, GCP and DropCov from several seeds, each with the learning rate that validation images choose
 for it; records the loss landscape along the gradient, how predictive gradients are, convergence, accuracy under
 corruptions and the flatness at the end; and writes tables, plots and a report that says of each claim whether this run
-supports it. Every run that is done is kept: the same command goes on where it was interrupted. With --transfer or
---pretrained another experiment is run, which takes --output, --small and --jobs.
+supports it. Every run that is done is kept: the same command goes on where it was interrupted. With --transfer,
+--pretrained or --roots another experiment is run, which takes --output, --small and --jobs (--roots also --data).
 Needs the extra "demo": pip install --no-build-isolation --editable ".[demo]" in a checkout of the repository.
 """
 

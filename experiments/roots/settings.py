@@ -2,7 +2,8 @@
 
 from dataclasses import replace
 
-from ..reproduction.settings import Settings, defaults
+from ..reproduction.settings import Settings
+from ..reproduction.settings import defaults as of_reproduction
 
 COMPARED = (*(f"n{n}" for n in range(1, 11)), "exact", "optimal3", "optimal5", "optimal7")
 
@@ -14,7 +15,7 @@ def of_data(data: str) -> Settings:
     digits and mnist, 0.2. The report says where a root took one at an end.
     """
     return replace(
-        defaults(data), networks=("cnn",), pools=COMPARED, rates=(0.1, 0.2, 0.4), choosing_seeds=1, seeds=5,
+        of_reproduction(data), networks=("cnn",), pools=COMPARED, rates=(0.1, 0.2, 0.4), choosing_seeds=1, seeds=5,
         corrupted_images=0,
     )  # fmt: skip
 
@@ -25,8 +26,16 @@ DEFAULTS = {
     "mnist": of_data("mnist"),
     "typefaces": replace(of_data("typefaces"), seeds=3, epochs=10, landscape_every=30),
 }
-# About two minutes: the quick data set, half of the roots, three seeds, of which verdicts can be given.
-SMALL = replace(DEFAULTS["digits"], pools=("n1", "n3", "n5", "n10", "exact", "optimal5"), seeds=3)
+
+
+def defaults(data: str) -> Settings:
+    """Return the settings of a data set or a folder of images."""
+    return DEFAULTS.get(data, of_data(data))
+
+
+def small(settings: Settings) -> Settings:
+    """Return half of the roots and three seeds, of which verdicts can be given; about two minutes on digits."""
+    return replace(settings, pools=("n1", "n3", "n5", "n10", "exact", "optimal5"), seeds=3)
 
 
 def check(settings: Settings) -> Settings:

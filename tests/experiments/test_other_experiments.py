@@ -1,44 +1,68 @@
 """reproduce --transfer and the like: another experiment, with settings of its own."""
 
+import re
 from dataclasses import replace
 
 import pytest
 
 from experiments.commands import other_experiments, reproduce
+from experiments.pretrained import experiment as pretrained
+from experiments.pretrained import run as pretrained_run
+from experiments.roots import run as roots_run
+from experiments.roots import settings as roots
 from experiments.running import OtherRunsError
 from experiments.training import NonFiniteLossError
+from experiments.transfer import run as transfer_run
+from experiments.transfer import settings as transfer
 from tests.support.reproduce_command import parse
 
 pytestmark = pytest.mark.same_without_gpu
+
+
+RUNS = {
+    "transfer": (transfer_run, transfer.Settings(), transfer.SMALL),
+    "pretrained": (pretrained_run, pretrained.Settings(), pretrained.SMALL),
+    "roots": (roots_run, roots.defaults("digits"), roots.small(roots.defaults("digits"))),
+}
 
 
 @pytest.mark.parametrize("name", other_experiments.EXPERIMENTS)
 def test_another_experiment_has_settings_of_its_own(name, tmp_path, capsys, monkeypatch):
     ran = []
 
-    def run(settings, folder, say):
-        ran.append(settings)
+    def run(settings, folder, say, jobs=None):
+        ran.append((settings, jobs))
         say("a run is done")
         (folder / other_experiments.RUNS).touch()
 
-    own = other_experiments.EXPERIMENTS[name]
-    monkeypatch.setitem(other_experiments.EXPERIMENTS, name, replace(own, run=run))
+    module, whole, small = RUNS[name]
+    monkeypatch.setattr(module, "run", run)
     folder = tmp_path / "new" / "folder"
     for flags in ((), ("--small",), ("--jobs", "1")):
         assert reproduce.run(parse(f"--{name}", *flags, "--output", str(folder))) == 0, "it goes on in its folder"
-    assert ran == [own.settings, own.small, replace(own.settings, jobs=1)]
+    alone = (whole, 1) if name == "roots" else (replace(whole, jobs=1), None)
+    assert ran == [(whole, None), (small, None), alone]
     out = capsys.readouterr().out
     assert out.count("a run is done") == 3
     assert f"written to {folder}, with report.md" in out
-    assert reproduce.run(parse(f"--{name}", "--epochs", "3", "--data", "mnist", "--output", str(folder))) == 2
-    assert f"--{name} takes --output, --small and --jobs of the other options, got --data, --epochs" in (
-        capsys.readouterr().err
+    assert reproduce.run(parse(f"--{name}", "--epochs", "3", "--output", str(folder))) == 2
+    assert re.search(
+        rf"--{name} takes of the other options --output, --small, --jobs.*, got --epochs", capsys.readouterr().err
     )
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "report.md").touch()
     assert reproduce.run(parse(f"--{name}", "--output", str(tmp_path / "full"))) == 2
     assert "it is not empty" in capsys.readouterr().err
     assert len(ran) == 3
+
+
+def test_data_are_for_the_roots_alone(tmp_path, capsys, monkeypatch):
+    ran = []
+    monkeypatch.setattr(roots_run, "run", lambda settings, folder, say, jobs: ran.append(settings))
+    assert reproduce.run(parse("--roots", "--data", "mnist", "--output", str(tmp_path / "new"))) == 0
+    assert ran == [roots.DEFAULTS["mnist"]]
+    assert reproduce.run(parse("--transfer", "--data", "mnist", "--output", str(tmp_path / "new"))) == 2
+    assert "got --data" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -54,8 +78,7 @@ def test_another_experiment_ends_with_one_line(error, code, message, tmp_path, c
     def run(settings, folder, say):
         raise error
 
-    own = other_experiments.EXPERIMENTS["transfer"]
-    monkeypatch.setitem(other_experiments.EXPERIMENTS, "transfer", replace(own, run=run))
+    monkeypatch.setattr(transfer_run, "run", run)
     assert reproduce.run(parse("--transfer", "--output", str(tmp_path / "new"))) == code
     captured = capsys.readouterr()
     assert message in captured.err

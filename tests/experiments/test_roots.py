@@ -9,13 +9,14 @@ import torch
 from torch import nn
 
 from experiments.reproduction.runs import MEASURE
-from experiments.roots import DEFAULTS, SMALL, check, comparison, run
+from experiments.roots import comparison
 from experiments.roots.coefficients import Cubic, best_cubic, optimal_cubics
 from experiments.roots.experiment import root_figures
 from experiments.roots.optimal_root import OptimalRoot, root_by_cubics
 from experiments.roots.report import answer
 from experiments.roots.roots import PUBLISHED, ROOTS
-from experiments.roots.run import RUNS
+from experiments.roots.run import RUNS, run
+from experiments.roots.settings import DEFAULTS, check, small
 from gcp_kernels.reference import newton_schulz_sqrt, triu_unvec
 from tests.support.reproduction_runs import made_run
 
@@ -180,7 +181,7 @@ def test_a_small_run_writes_everything_and_goes_on_where_it_was(tmp_path):
 )
 def test_settings_without_a_comparison_are_refused(changed, message, tmp_path):
     with pytest.raises(ValueError, match=message):
-        run(replace(SMALL, **changed), tmp_path / "new", print)
+        run(replace(small(DEFAULTS["digits"]), **changed), tmp_path / "new", print)
     assert not (tmp_path / "new").exists()
 
 
