@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from gcp_kernels.commands.argument_types import folder_problem
@@ -105,7 +106,7 @@ def run(name: str, args: argparse.Namespace, defaults: argparse.Namespace) -> in
         return _fail(f"--output {args.output}: {problem}", 2)
     try:
         args.output.mkdir(parents=True, exist_ok=True)
-        experiment.run(args, args.output, print)
+        experiment.run(args, args.output, partial(print, flush=True))
     except ImportError as error:
         return _fail(str(error), 1)
     except OtherRunsError as error:

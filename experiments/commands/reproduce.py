@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, fields, replace
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -176,7 +177,7 @@ def run_and_write(args: argparse.Namespace, settings: Settings, data: ImageData)
     made = {"commit": commit_of(CHECKOUT), "date": date.today().isoformat(), "machine": machine}
     processes = args.jobs or settings_of_data.processes(settings.device)
     try:
-        runs = run_all(settings, log, made, processes, print)
+        runs = run_all(settings, log, made, processes, partial(print, flush=True))
     except NonFiniteLossError as error:
         return fail(f"{error}; the runs that were done are kept", 1)
     except BrokenProcessPool:

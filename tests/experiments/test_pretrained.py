@@ -88,7 +88,7 @@ def figures(results):
     return {trial: (outcome.accuracy, outcome.loss, outcome.losses) for trial, outcome in runs.items()}
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_two_processes_come_to_the_same_as_one(tmp_path, monkeypatch):
     needs_the_libraries()
     one, two = tmp_path / "one", tmp_path / "two"
