@@ -123,6 +123,8 @@ def test_an_interruption_from_the_keyboard_ends_all_processes(tmp_path):
     first = subprocess.Popen(
         [*command, str(tmp_path / "new")], cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         start_new_session=True,
+        # What a shell began in the background has inherited that it is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
     assert "choose cnn" in "".join(first.stdout.readline() for _ in range(2))
     os.killpg(first.pid, signal.SIGINT)
