@@ -8,22 +8,25 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from gcp_kernels.commands.argument_types import folder_problem
-
 from ..datasets.image_decoding import ImageError
 from ..pretrained import experiment as pretrained
 from ..pretrained import run as pretrained_run
 from ..pretrained.run import NothingConvergedError
+from ..reproduction.workers import load_images
 from ..roots import run as roots_run
 from ..roots import settings as roots
 from ..running import OtherRunsError
 from ..training import NonFiniteLossError
 from ..transfer import run as transfer_run
 from ..transfer import settings as transfer
+from .output_folder import UnusableOutputError, output_folder
 
-RUNS = "runs.jsonl"
 TAKEN = ("output", "small", "jobs")
 Say = Callable[[str], object]
+
+
+class UnusableDataError(ValueError):
+    """There is no such data set, or the images of a folder cannot be used; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,10 @@ def run_pretrained(args: argparse.Namespace, folder: Path, say: Say) -> None:
 def run_roots(args: argparse.Namespace, folder: Path, say: Say) -> None:
     """Run the experiment on square roots."""
     settings = roots.defaults(args.data)
+    try:
+        load_images(settings)  # which the run does not do again
+    except (ValueError, FileNotFoundError, ImageError) as error:
+        raise UnusableDataError(str(error)) from error
     roots_run.run(roots.small(settings) if args.small else settings, folder, say, jobs=args.jobs)
 
 
@@ -102,16 +109,14 @@ def run(name: str, args: argparse.Namespace, defaults: argparse.Namespace) -> in
     if others:
         taken = ", ".join(f"--{option}" for option in experiment.taken)
         return _fail(f"--{name} takes of the other options {taken}, got {', '.join(others)}", 2)
-    if not (args.output / RUNS).is_file() and (problem := folder_problem(args.output)):
-        return _fail(f"--output {args.output}: {problem}", 2)
     try:
-        args.output.mkdir(parents=True, exist_ok=True)
-        experiment.run(args, args.output, partial(print, flush=True))
+        with output_folder(args.output):
+            experiment.run(args, args.output, partial(print, flush=True))
     except ImportError as error:
         return _fail(str(error), 1)
     except OtherRunsError as error:
         return _fail(f"--output: {error}", 2)
-    except (ValueError, FileNotFoundError, ImageError) as error:
+    except (UnusableOutputError, UnusableDataError) as error:
         return _fail(str(error), 2)
     except (NonFiniteLossError, NothingConvergedError) as error:
         return _fail(f"{error}; the runs that were done are kept", 1)
@@ -119,15 +124,8 @@ def run(name: str, args: argparse.Namespace, defaults: argparse.Namespace) -> in
         return _fail("a process was killed, perhaps for want of memory; give a smaller --jobs to go on", 1)
     except KeyboardInterrupt:
         return _fail("interrupted; the runs that were done are kept, and the same command goes on with the others", 130)
-    finally:
-        _remove_if_empty(args.output)
     print(f"\nwritten to {args.output}, with report.md")
     return 0
-
-
-def _remove_if_empty(folder: Path) -> None:
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
 
 
 def _fail(message: str, code: int) -> int:

@@ -15,7 +15,6 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, fields, replace
 from datetime import date
@@ -26,7 +25,7 @@ from typing import Any
 import torch
 
 from gcp_kernels import __version__
-from gcp_kernels.commands.argument_types import device_argument, folder_problem, integer_from, number_from
+from gcp_kernels.commands.argument_types import device_argument, integer_from, number_from
 from gcp_kernels.commands.checkout import commit_of
 from gcp_kernels.extras import how_to_install
 
@@ -40,11 +39,11 @@ from ..reproduction.settings import Settings
 from ..reproduction.words import capital, plural
 from ..reproduction.workers import load_images
 from ..running import Log, OtherRunsError
-from ..running.folder_lock import lock, unlock
 from ..training import BACKBONES, POOLS, SCHEDULES, NonFiniteLossError
 from . import other_experiments
 from .demo_extra import device_name, missing_packages
-from .other_experiments import EXPERIMENTS, RUNS
+from .other_experiments import EXPERIMENTS
+from .output_folder import RUNS, UnusableOutputError, output_folder
 
 CHECKOUT = Path(__file__).parents[2]
 DEFAULT = Settings()
@@ -130,38 +129,30 @@ def run(args: argparse.Namespace) -> int:
     if settings.landscape_range[0] >= settings.landscape_range[1]:
         low, high = settings.landscape_range
         return fail(f"--landscape-range: LOW must be below HIGH, got {low:g} {high:g}", 2)
-    goes_on = (args.output / RUNS).is_file()
-    if not goes_on and (problem := folder_problem(args.output)):
-        return fail(f"--output {args.output}: {problem}", 2)
     if missing := missing_packages(plotting=True):
         return fail(f"{', '.join(missing)} missing; reproduce needs: {how_to_install('demo')}", 1)
+    try:
+        with output_folder(args.output):
+            return load_and_run(args, settings)
+    except UnusableOutputError as error:
+        return fail(str(error), 2)
+    except KeyboardInterrupt:
+        return fail("interrupted; the runs that were done are kept, and the same command goes on with the others", 130)
+
+
+def load_and_run(args: argparse.Namespace, settings: Settings) -> int:
+    """Do everything after the checks of options and output; exit codes as of :func:`run`."""
     try:
         data = load_images(settings)
     except ImportError as error:
         return fail(str(error), 1)
     except (ValueError, FileNotFoundError, ImageError) as error:
         return fail(str(error), 2)
-    missing_folders = [folder for folder in (args.output, *args.output.parents) if not folder.exists()]
-    try:
-        args.output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        return fail(f"--output {args.output}: it cannot be made: {error.strerror}", 2)
-    try:
-        held = lock(args.output)
-    except BlockingIOError:
-        return fail(f"--output {args.output}: another process writes there", 2)
-    try:
-        return run_and_write(args, settings, data)
-    except KeyboardInterrupt:
-        return fail("interrupted; the runs that were done are kept, and the same command goes on with the others", 130)
-    finally:
-        if held is not None:
-            unlock(held)
-        remove_empty(missing_folders)
+    return run_and_write(args, settings, data)
 
 
 def run_and_write(args: argparse.Namespace, settings: Settings, data: ImageData) -> int:
-    """Do everything after the checks, into a folder that is there; exit codes as of :func:`run`."""
+    """Run, and write into a folder that is there; exit codes as of :func:`run`."""
     started = time.perf_counter()
     device = torch.device(settings.device)
     machine = f"{platform.machine()} CPU" if device.type == "cpu" else device_name(device)
@@ -234,15 +225,6 @@ def how_made(log: Log) -> list[str]:
         f"{plural(len(seconds), 'run')} of {sum(seconds) / 60:.1f} minutes in all: commit {commit}, {day}, {machine}"
         for (commit, day, machine), seconds in groups.items()
     ]
-
-
-def remove_empty(folders: Sequence[Path]) -> None:
-    """Remove those folders, innermost first, up to the first that is not empty."""
-    for folder in folders:
-        try:
-            folder.rmdir()
-        except OSError:
-            return
 
 
 def command_line(args: argparse.Namespace) -> str:

@@ -6,15 +6,17 @@ from dataclasses import replace
 import pytest
 
 from experiments.commands import other_experiments, reproduce
+from experiments.commands.output_folder import RUNS as RUNS_FILE
 from experiments.pretrained import experiment as pretrained
 from experiments.pretrained import run as pretrained_run
 from experiments.roots import run as roots_run
 from experiments.roots import settings as roots
 from experiments.running import OtherRunsError
+from experiments.running.folder_lock import lock, unlock
 from experiments.training import NonFiniteLossError
 from experiments.transfer import run as transfer_run
 from experiments.transfer import settings as transfer
-from tests.support.reproduce_command import parse
+from tests.support.reproduce_command import needs_the_extra, parse
 
 pytestmark = pytest.mark.same_without_gpu
 
@@ -33,7 +35,7 @@ def test_another_experiment_has_settings_of_its_own(name, tmp_path, capsys, monk
     def run(settings, folder, say, jobs=None):
         ran.append((settings, jobs))
         say("a run is done")
-        (folder / other_experiments.RUNS).touch()
+        (folder / RUNS_FILE).touch()
 
     module, whole, small = RUNS[name]
     monkeypatch.setattr(module, "run", run)
@@ -63,6 +65,30 @@ def test_data_are_for_the_roots_alone(tmp_path, capsys, monkeypatch):
     assert ran == [roots.DEFAULTS["mnist"]]
     assert reproduce.run(parse("--transfer", "--data", "mnist", "--output", str(tmp_path / "new"))) == 2
     assert "got --data" in capsys.readouterr().err
+    assert reproduce.run(parse("--roots", "--data", "cifar", "--output", str(tmp_path / "other"))) == 2
+    assert "error: data must be one of 'digits'" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("flags", [("--transfer",), ("--pretrained",), ("--roots",), ("--check",)])
+def test_a_folder_in_which_another_process_writes_is_refused(flags, tmp_path, capsys):
+    needs_the_extra()
+    held = lock(tmp_path)
+    try:
+        assert reproduce.run(parse(*flags, "--output", str(tmp_path))) == 2
+        assert "another process writes there" in capsys.readouterr().err
+        assert list(tmp_path.iterdir()) == []
+    finally:
+        unlock(held)
+
+
+def test_a_fault_of_ours_is_no_line_about_an_option(tmp_path, monkeypatch):
+    def run(settings, folder, say):
+        raise ValueError("made up")
+
+    monkeypatch.setattr(transfer_run, "run", run)
+    with pytest.raises(ValueError, match="made up"):
+        reproduce.run(parse("--transfer", "--output", str(tmp_path / "new")))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ from experiments.commands import reproduce
 from experiments.reproduction import experiment, settings, workers
 from experiments.reproduction.runs import MEASURE
 from experiments.running import Log
-from experiments.running.folder_lock import lock, unlock
 from tests.support.reproduce_command import QUICK, ROOT, needs_the_extra, parse, read
 
 pytestmark = pytest.mark.same_without_gpu
@@ -102,17 +101,6 @@ def test_a_rate_that_diverges_when_measured_is_not_chosen(tmp_path, capsys, monk
     assert row[(0.2, 0.1).index(chosen[0])].startswith("**")
     assert "trainings that did: 1." in report
     assert len(read(tmp_path / "second" / "convergence.csv")) == 2
-
-
-def test_two_commands_in_one_folder_are_refused(tmp_path, capsys):
-    needs_the_extra()
-    held = lock(tmp_path)
-    try:
-        assert reproduce.run(parse("--check", "--output", str(tmp_path))) == 2
-        assert "another process writes there" in capsys.readouterr().err
-        assert list(tmp_path.iterdir()) == []
-    finally:
-        unlock(held)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of a terminal")
