@@ -81,7 +81,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="learning rates to choose from, for each pooling, and beyond where an end is the best "
         f"({' '.join(f'{rate:g}' for rate in DEFAULT.rates)})",
     )
-    add("--choosing-seeds", type=integer_from(1), help=f"how many choose the rate ({DEFAULT.choosing_seeds})")
+    add(
+        "--choosing-seeds",
+        type=integer_from(1),
+        help=f"how many choose the rate (digits {DEFAULT.choosing_seeds}, else {LARGER.choosing_seeds})",
+    )
     add("--seeds", type=integer_from(1), help=f"how many are measured, from 0 ({DEFAULT.seeds})")
     add(
         "--epochs",
@@ -89,7 +93,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"passes over the training set (digits {DEFAULT.epochs}, "
         f"typefaces {settings_of_data.DEFAULTS['typefaces'].epochs}, else {LARGER.epochs})",
     )
-    add("--schedule", choices=SCHEDULES, help=f"of the learning rate, stretched over the epochs ({DEFAULT.schedule})")
+    add(
+        "--schedule",
+        choices=SCHEDULES,
+        help=f"of the learning rate, stretched over the epochs (digits {DEFAULT.schedule}, else {LARGER.schedule})",
+    )
     add(
         "--batch-size",
         type=integer_from(1),
