@@ -1,5 +1,7 @@
 """Time and memory of the pooling alone, forward and backward, on feature maps of the network's size."""
 
+import ctypes
+import gc
 import multiprocessing
 import time
 from collections.abc import Callable
@@ -64,7 +66,7 @@ def measure_cost(head: Head | str, feature_map: tuple[int, int, int], images: in
         pooled.backward(torch.ones_like(pooled))
         return time.process_time() - started
 
-    # What is made once is not counted; and a small batch, for memory that is given back is not taken again.
+    # What is made once is not counted.
     step(x[:2])
     before = reset_peak()
     first = step(x)
@@ -79,6 +81,11 @@ def on_channels(x: Tensor) -> Tensor:
 
 def reset_peak() -> float:
     """Have Linux forget the peak of this process's memory, and return the memory now, in MiB; NaN elsewhere."""
+    gc.collect()
+    # Freed memory that malloc keeps would be used again without showing in the peak.
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
     try:
         CLEAR.write_text("5")
     except OSError:
