@@ -6,6 +6,7 @@ They halve the map while it is larger than wanted and there are places left to d
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -86,7 +87,7 @@ def resnet18(channels: int, strides: Sequence[int]) -> Trunk:
     for outputs, stride in zip(RESNET_WIDTHS, stages, strict=True):
         layers += [ResidualBlock(width, outputs, stride), ResidualBlock(outputs, outputs, 1)]
         width = outputs
-    return nn.Sequential(*layers), width
+    return channels_last(layers), width
 
 
 def mobilenet_v2(channels: int, strides: Sequence[int]) -> Trunk:
@@ -98,7 +99,13 @@ def mobilenet_v2(channels: int, strides: Sequence[int]) -> Trunk:
         for stride in (stage_stride, *[1] * (blocks - 1)):
             layers.append(InvertedResidual(width, outputs, stride, expansion))
             width = outputs
-    return nn.Sequential(*layers, *convolution(width, MOBILENET_LAST, 1, activation=nn.ReLU6)), MOBILENET_LAST
+    layers += convolution(width, MOBILENET_LAST, 1, activation=nn.ReLU6)
+    return channels_last(layers), MOBILENET_LAST
+
+
+def channels_last(layers: Sequence[nn.Module]) -> nn.Sequential:
+    """Lay weights, and with them the maps, out with channels last: deep networks take up to a third less time."""
+    return nn.Sequential(*layers).to(memory_format=torch.channels_last)
 
 
 class ResidualBlock(nn.Module):

@@ -1,5 +1,7 @@
 """Small networks: the size of what is pooled, the same trunk for every pooling, and where the stem ends."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -55,6 +57,19 @@ def test_layers_are_as_many_as_published():
     depthwise = [layer for layer in trunk.modules() if isinstance(layer, nn.Conv2d) and layer.groups > 1]
     assert len(depthwise) == 17
     assert all(layer.groups == layer.in_channels == layer.out_channels for layer in depthwise)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenetv2"])
+def test_channels_last_changes_nothing_but_rounding(name):
+    """The deep networks are laid out with channels last; gradients of the first weights come to the same without."""
+    network = build_network("gcp", 0, name, channels=3, size=28, classes=4)
+    other = copy.deepcopy(network).to(memory_format=torch.contiguous_format)
+    assert network[0](torch.rand(1, 3, 28, 28)).is_contiguous(memory_format=torch.channels_last)
+    assert other[0](torch.rand(1, 3, 28, 28)).is_contiguous()
+    images = torch.rand(4, 3, 28, 28, dtype=torch.float64)
+    for model in (network, other):
+        model.double()(images).square().sum().backward()
+    torch.testing.assert_close(network[0][0].weight.grad, other[0][0].weight.grad, rtol=1e-9, atol=1e-9)
 
 
 def test_what_is_learnt_of_a_residual_is_added_to_what_was_there():
