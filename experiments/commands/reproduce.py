@@ -17,7 +17,6 @@ import sys
 import time
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, fields, replace
-from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,13 +25,13 @@ import torch
 
 from gcp_kernels import __version__
 from gcp_kernels.commands.argument_types import device_argument, integer_from, number_from
-from gcp_kernels.commands.checkout import commit_of
 from gcp_kernels.extras import how_to_install
 
 from ..datasets import DATASETS, FOLDER_IMAGE_SIZE, ImageData
 from ..datasets.image_decoding import ImageError
 from ..reproduction import settings as settings_of_data
 from ..reproduction.claims import BASELINE
+from ..reproduction.origins import how_made, origin
 from ..reproduction.report import CHOSEN_BY_VALIDATION, summary
 from ..reproduction.run import run_all, write_folder
 from ..reproduction.settings import Settings
@@ -45,7 +44,6 @@ from .demo_extra import device_name, missing_packages
 from .other_experiments import EXPERIMENTS
 from .output_folder import RUNS, UnusableOutputError, output_folder
 
-CHECKOUT = Path(__file__).parents[2]
 DEFAULT = Settings()
 LARGER = settings_of_data.DEFAULTS["mnist"]
 CHECK_MEANS_NOTHING = "with --check the training is too short and too little is measured: the verdicts mean nothing"
@@ -166,17 +164,16 @@ def run_and_write(args: argparse.Namespace, settings: Settings, data: ImageData)
     machine = f"{platform.machine()} CPU" if device.type == "cpu" else device_name(device)
     versions = {"gcp_kernels": __version__, "torch": torch.__version__, "images": data.fingerprint()}
     try:
-        log = Log(args.output / RUNS, {**asdict(settings), **versions})
+        log = Log(args.output / RUNS, {**asdict(settings), **versions}, origin(machine))
     except OtherRunsError as error:
         return fail(f"--output: {error}", 2)
     print(f"gcp_kernels {__version__}, torch {torch.__version__}, {machine}")
     kept = len(log)
     if kept:
         print(f"of an interrupted command {plural(kept, 'run')} are kept")
-    made = {"commit": commit_of(CHECKOUT), "date": date.today().isoformat(), "machine": machine}
     processes = args.jobs or settings_of_data.processes(settings.device)
     try:
-        runs = run_all(settings, log, made, processes, partial(print, flush=True))
+        runs = run_all(settings, log, processes, partial(print, flush=True))
     except NonFiniteLossError as error:
         return fail(f"{error}; the runs that were done are kept", 1)
     except BrokenProcessPool:
@@ -221,18 +218,6 @@ def settings_of(args: argparse.Namespace) -> Settings:
     if "device" in given:
         given["device"] = str(given["device"])
     return replace(settings, **given)
-
-
-def how_made(log: Log) -> list[str]:
-    """Say in a line for each commit, day and machine how many runs it made, and in how many minutes together."""
-    groups: dict[tuple[str, str, str], list[float]] = {}
-    for key in log:
-        by = log[key]["made"]
-        groups.setdefault((by["commit"], by["date"], by["machine"]), []).append(by["seconds"])
-    return [
-        f"{plural(len(seconds), 'run')} of {sum(seconds) / 60:.1f} minutes in all: commit {commit}, {day}, {machine}"
-        for (commit, day, machine), seconds in groups.items()
-    ]
 
 
 def command_line(args: argparse.Namespace) -> str:

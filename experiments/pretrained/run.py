@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -16,7 +15,8 @@ from gcp_kernels import __version__
 from gcp_kernels.commands.atomic_files import write_text
 
 from ..datasets import load_dataset
-from ..running import Log, finished
+from ..reproduction.origins import how_made, origin
+from ..running import Log, finished, timed
 from .costs import ON_CHANNELS, Cost, measure_alone
 from .experiment import Head, Outcome, Settings, Trial, pretrained, run_trial
 from .plots import write_plots
@@ -66,7 +66,7 @@ def run(settings: Settings, folder: Path, say: Callable[[str], object], sources:
     sources = sources or Sources()
     # Another torch sums in another order.
     same = {**asdict(settings), "torch": torch.__version__}
-    log = Log(folder / FILE, {name: value for name, value in same.items() if name != "jobs"})
+    log = Log(folder / FILE, {name: value for name, value in same.items() if name != "jobs"}, origin())
     if not log:  # what lies there may be of other settings
         remove_features(settings, folder)
     results = Results(settings)
@@ -87,7 +87,7 @@ def run(settings: Settings, folder: Path, say: Callable[[str], object], sources:
     results.final = outcomes(final, settings, folder, sources, log, say)
     results.costs = costs(log, settings, results.about[settings.data[0]].feature_map, say)
     write_tables(folder, results)
-    write_text(folder / "report.md", report(results, circumstances()))
+    write_text(folder / "report.md", report(results, circumstances(log)))
     write_plots(folder, results)
     remove_features(settings, folder)
     return results
@@ -107,7 +107,7 @@ def prepare(settings: Settings, folder: Path, sources: Sources, say: Callable[[s
         for name in settings.data
         if not kept_file(folder, name).exists()
     }
-    for name, _ in finished(tasks, settings.jobs):
+    for name, _, _ in finished(tasks, settings.jobs):
         say(f"features of {name}")
     return {name: about(load_kept(folder, name)) for name in settings.data}
 
@@ -121,8 +121,8 @@ def outcomes(
         for trial in trials
         if str(trial) not in log
     }
-    for key, outcome in finished(missing, settings.jobs) if missing else ():
-        log.add(key, asdict(outcome))
+    for key, outcome, seconds in finished(missing, settings.jobs) if missing else ():
+        log.add(key, asdict(outcome), seconds)
         say(f"{key}: {outcome.accuracy:.2f} %")
     found = {trial: log[str(trial)] for trial in trials}
     return {trial: Outcome(**{**run, "losses": tuple(run["losses"])}) for trial, run in found.items()}
@@ -152,13 +152,14 @@ def costs(log: Log, settings: Settings, feature_map: tuple[int, int, int], say: 
         name = head.name if isinstance(head, Head) else head
         key = f"cost of {name}"
         if key not in log:
-            cost = measure_alone(head, feature_map, settings.cost_images, settings.cost_repeats)
-            log.add(key, asdict(cost))
+            measure = partial(measure_alone, head, feature_map, settings.cost_images, settings.cost_repeats)
+            cost, seconds = timed(measure)
+            log.add(key, asdict(cost), seconds)
             say(f"{key}: {cost.milliseconds:.3g} ms an image")
         measured[name] = Cost(**log[key])
     return measured
 
 
-def circumstances() -> list[str]:
-    """Return what the report says of versions and machine."""
-    return [f"gcp_kernels {__version__}, torch {torch.__version__}, {platform.machine()} CPU, one thread for each run"]
+def circumstances(log: Log) -> list[str]:
+    """Return what the report says of who made the runs, and of versions."""
+    return [*how_made(log), f"gcp_kernels {__version__}, torch {torch.__version__}, one thread for each run"]

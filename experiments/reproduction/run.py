@@ -24,10 +24,9 @@ from .workers import run as run_job
 def run_all(
     settings: Settings,
     log: Log,
-    made: Mapping[str, str],
     processes: int,
     say: Callable[[str], object],
-    run_job: Callable[[Job, Settings], tuple[Run, float]] = run_job,
+    run_job: Callable[[Job, Settings], Run] = run_job,
 ) -> list[Run]:
     """Choose learning rates, then measure; what ``log`` has is not run again.
 
@@ -36,7 +35,6 @@ def run_all(
     Args:
         settings: what is run.
         log: gets every run as soon as it is done.
-        made: by whom and on what, kept with each run.
         processes: how many runs go on at the same time; they do not change what comes out.
         say: gets a line about each run that is done, a terminal a bar.
         run_job: a function of a module, which does one.
@@ -53,8 +51,8 @@ def run_all(
 
         def run(jobs: Sequence[Job]) -> list[Run]:
             missing = {str(job): partial(run_job, job, settings) for job in jobs if str(job) not in log}
-            for key, (done, seconds) in finished(missing, min(processes, len(missing))) if missing else ():
-                log.add(key, {**done.to_save(), "made": {**made, "seconds": seconds}})
+            for key, done, seconds in finished(missing, min(processes, len(missing))) if missing else ():
+                log.add(key, done.to_save(), seconds)
                 bar.update()
                 with bar.external_write_mode():
                     say(f"{key}: loss {done.loss:.4f}, accuracy {done.accuracy:.2f} %")

@@ -1,6 +1,5 @@
 """A job as a process runs it, with images that it has loaded before."""
 
-import time
 from functools import lru_cache
 
 import torch
@@ -17,8 +16,6 @@ def load_images(settings: Settings) -> ImageData:
     return load_dataset(settings.data, torch.device(settings.device), settings.image_size, settings.images)
 
 
-def run(job: Job, settings: Settings) -> tuple[Run, float]:
-    """Run a job on what ``settings`` name; also return the seconds that it took."""
-    data = load_images(settings)
-    started = time.perf_counter()
-    return train_and_measure(job, data, settings), time.perf_counter() - started
+def run(job: Job, settings: Settings) -> Run:
+    """Run a job on what ``settings`` name."""
+    return train_and_measure(job, load_images(settings), settings)

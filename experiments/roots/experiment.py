@@ -1,7 +1,5 @@
 """One run: a network with one root, and how far that root is from the exact one on what the network pools."""
 
-import time
-
 import torch
 from torch import Tensor, nn
 
@@ -18,11 +16,9 @@ from .optimal_root import SMALLEST_EIGENVALUE
 from .roots import ROOTS
 
 
-def run_job(job: Job, settings: Settings) -> tuple[Run, float]:
-    """Run a job, whose pool is one of ``ROOTS``, on what ``settings`` name; also return the seconds that it took."""
-    data = load_images(settings)
-    started = time.perf_counter()
-    return train_and_measure(job, data, settings), time.perf_counter() - started
+def run_job(job: Job, settings: Settings) -> Run:
+    """Run a job, whose pool is one of ``ROOTS``, on what ``settings`` name."""
+    return train_and_measure(job, load_images(settings), settings)
 
 
 def train_and_measure(job: Job, data: ImageData, settings: Settings) -> Run:

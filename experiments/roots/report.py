@@ -37,6 +37,7 @@ def report(
     figures: Figures,
     every: Sequence[Verdict],
     versions: Mapping[str, str],
+    made: Sequence[str],
 ) -> str:
     """Write the whole report.
 
@@ -47,6 +48,7 @@ def report(
         figures: of every measure, by root.
         every: the verdicts on them, against the published root.
         versions: of packages and images.
+        made: lines on who made the runs, and when.
     """
     measured = of_kind(MEASURE, runs)
     network = BACKBONES[settings.networks[0]].title
@@ -56,6 +58,7 @@ def report(
         f"{plural(settings.epochs, 'epoch')}, schedule {settings.schedule!r}, batches of {settings.batch_size}",
         f"Images: {data.source}. Licence: {data.licence}. Fingerprint: {versions['images']}.",
         f"{plural(len(runs), 'run')} of one thread, gcp_kernels {versions['gcp_kernels']}, torch {versions['torch']}",
+        *made,
     ]
     sections = [
         f"# Does a better square root train better? {data.name}",

@@ -1,18 +1,16 @@
 """All runs of the roots, and the folder that they are written to."""
 
-import platform
 from collections.abc import Callable
 from dataclasses import asdict
-from datetime import date
 from pathlib import Path
 
 import torch
 
 from gcp_kernels import __version__
 from gcp_kernels.commands.atomic_files import write_text
-from gcp_kernels.commands.checkout import commit_of
 from gcp_kernels.validation import check_choice
 
+from ..reproduction.origins import how_made, origin
 from ..reproduction.run import run_all
 from ..reproduction.settings import Settings, processes
 from ..reproduction.workers import load_images
@@ -51,15 +49,11 @@ def run(settings: Settings, folder: Path, say: Callable[[str], object], *, jobs:
     data = load_images(settings)
     folder.mkdir(parents=True, exist_ok=True)
     versions = {"gcp_kernels": __version__, "torch": torch.__version__, "images": data.fingerprint()}
-    log = Log(folder / RUNS, {**asdict(settings), **versions})
-    made = {
-        "commit": commit_of(Path(__file__).parents[2]),
-        "date": date.today().isoformat(),
-        "machine": f"{platform.machine()} CPU" if settings.device == "cpu" else settings.device,
-    }
-    runs = run_all(settings, log, made, jobs or processes(settings.device), say, run_job)
+    machine = None if settings.device == "cpu" else settings.device
+    log = Log(folder / RUNS, {**asdict(settings), **versions}, origin(machine))
+    runs = run_all(settings, log, jobs or processes(settings.device), say, run_job)
     figures = figures_of(runs)
     every = verdicts(figures)
     write_tables(folder, runs, every)
     write_plot(folder / "roots.png", figures)
-    write_text(folder / "report.md", report(settings, data, runs, figures, every, versions))
+    write_text(folder / "report.md", report(settings, data, runs, figures, every, versions, how_made(log)))

@@ -21,15 +21,18 @@ class Log:
     Args:
         path: of a file that may be there.
         settings: all that the runs depend on, by name, in plain values. A file with others is refused and kept.
+        made: what is kept with every run that is added, and decides nothing: by whom, when.
 
     Raises:
         OtherRunsError: see the class.
         OSError: the file cannot be read or written.
     """
 
-    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, settings: Mapping[str, Any], made: Mapping[str, Any] | None = None) -> None:
         self.path = path
+        self._made_now = dict(made or {})
         self._runs: dict[str, dict[str, Any]] = {}
+        self._made: dict[str, dict[str, Any]] = {}
         # As JSON gives them back: tuples are lists then.
         asked: dict[str, Any] = json.loads(json.dumps(settings))
         *whole, cut_off = path.read_bytes().split(b"\n") if path.exists() else [b""]
@@ -43,6 +46,7 @@ class Log:
             first, *lines = (json.loads(line) for line in whole)
             found: dict[str, Any] = dict(first["settings"])
             self._runs = {line["key"]: dict(line["run"]) for line in lines}
+            self._made = {line["key"]: dict(line["made"]) for line in lines}
         except (ValueError, KeyError, TypeError) as error:
             raise OtherRunsError(f"{path} is damaged, or not what this version writes: {error!r}") from error
         if different := [
@@ -68,10 +72,16 @@ class Log:
     def __len__(self) -> int:
         return len(self._runs)
 
-    def add(self, key: str, run: Mapping[str, Any]) -> None:
-        """Keep what a run gave, in plain values; when this returns it is on the disk."""
-        self._write("a", {"key": key, "run": run})
-        self._runs[key] = json.loads(json.dumps(run))
+    def made(self, key: str) -> dict[str, Any]:
+        """Return by whom a run was made, and in how many ``seconds``."""
+        return self._made[key]
+
+    def add(self, key: str, run: Mapping[str, Any], seconds: float) -> None:
+        """Keep what a run gave, in plain values, and the time that it took; when this returns it is on the disk."""
+        line = {"key": key, "run": run, "made": {**self._made_now, "seconds": seconds}}
+        self._write("a", line)
+        kept = json.loads(json.dumps(line))
+        self._runs[key], self._made[key] = kept["run"], kept["made"]
 
     def _write(self, mode: str, line: Mapping[str, Any]) -> None:
         with self.path.open(mode, encoding="utf-8") as file:

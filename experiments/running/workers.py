@@ -5,6 +5,7 @@ import multiprocessing.connection
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from typing import TypeVar
@@ -15,8 +16,8 @@ Key = TypeVar("Key")
 Result = TypeVar("Result")
 
 
-def finished(tasks: Mapping[Key, Callable[[], Result]], processes: int) -> Iterator[tuple[Key, Result]]:
-    """Call the tasks, ``processes`` at a time, and yield the key and the result of each when it is done.
+def finished(tasks: Mapping[Key, Callable[[], Result]], processes: int) -> Iterator[tuple[Key, Result, float]]:
+    """Call the tasks, ``processes`` at a time; yield key, result and seconds of each when it is done.
 
     When one fails, those that wait are not begun, but for one that is on its way to a process; what goes on already is
     waited for and yielded, then the first failure is raised.
@@ -35,7 +36,7 @@ def finished(tasks: Mapping[Key, Callable[[], Result]], processes: int) -> Itera
         torch.set_num_threads(1)
         try:
             for key, task in tasks.items():
-                yield key, task()
+                yield key, *timed(task)
         finally:
             torch.set_num_threads(threads)
         return
@@ -43,7 +44,7 @@ def finished(tasks: Mapping[Key, Callable[[], Result]], processes: int) -> Itera
     pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=_begin)
     failure: BaseException | None = None
     try:
-        keys: dict[Future[Result], Key] = {pool.submit(task): key for key, task in tasks.items()}
+        keys: dict[Future[tuple[Result, float]], Key] = {pool.submit(timed, task): key for key, task in tasks.items()}
         for future in as_completed(keys):
             if future.cancelled():
                 continue
@@ -52,7 +53,7 @@ def finished(tasks: Mapping[Key, Callable[[], Result]], processes: int) -> Itera
                 for other in keys:
                     other.cancel()
                 continue
-            yield keys[future], future.result()
+            yield keys[future], *future.result()
     except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
         for process in multiprocessing.active_children():
@@ -61,6 +62,12 @@ def finished(tasks: Mapping[Key, Callable[[], Result]], processes: int) -> Itera
     pool.shutdown()
     if failure is not None:
         raise failure
+
+
+def timed(task: Callable[[], Result]) -> tuple[Result, float]:
+    """Call a task, and return its result and the seconds that it took."""
+    started = time.perf_counter()
+    return task(), time.perf_counter() - started
 
 
 def _begin() -> None:

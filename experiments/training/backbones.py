@@ -105,7 +105,8 @@ def mobilenet_v2(channels: int, strides: Sequence[int]) -> Trunk:
 
 def channels_last(layers: Sequence[nn.Module]) -> nn.Sequential:
     """Lay weights, and with them the maps, out with channels last: deep networks take up to a third less time."""
-    return nn.Sequential(*layers).to(memory_format=torch.channels_last)
+    trunk: nn.Sequential = nn.Sequential(*layers).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return trunk
 
 
 class ResidualBlock(nn.Module):

@@ -1,8 +1,6 @@
 """The whole experiment of transfer: every run, the tables, the pictures and the report."""
 
 import importlib
-import platform
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import version
@@ -54,19 +52,17 @@ def run(settings: Settings, folder: Path, say: Callable[[str], object]) -> None:
     """
     check_installed()
     folder.mkdir(parents=True, exist_ok=True)
-    started = time.perf_counter()
-    choices, runs = run_all(settings, folder / FILE, say)
-    seconds = time.perf_counter() - started
+    choices, runs, made = run_all(settings, folder / FILE, say)
     average, random = (verdicts(runs, baseline) for baseline in (BASELINE, RANDOM))
     write_tables(folder, choices, runs, {BASELINE: average, RANDOM: random})
     data = load_dataset(DATA, torch.device("cpu"))
     write_plots(folder, runs, draw_scenes(data.test, SHOWN, settings.layout, TEST_SEED))
-    processes = "1 process" if settings.jobs == 1 else f"{settings.jobs} processes"
     circumstances = (
         f"{plural(len(runs), 'run')}: {plural(len(settings.trunks), 'trunk')}, {plural(settings.seeds, 'seed')}, two "
-        f"detectors each; the last call took {seconds:.0f} s for those that were missing, in {processes} of one thread",
-        f"gcp_kernels {__version__}, torch {torch.__version__}, "
-        f"torchvision {version('torchvision')}, {platform.machine()} CPU",
+        f"detectors each, and {plural(len(choices), 'classifier')} to choose rates by",
+        *made,
+        f"gcp_kernels {__version__}, torch {torch.__version__}, torchvision {version('torchvision')}, one thread for "
+        "each run",
         *([SMALL_MEANS_NOTHING] if replace(settings, jobs=SMALL.jobs) == SMALL else []),
     )
     write_text(folder / "report.md", report(settings, data, choices, runs, average, random, circumstances))

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..reproduction.origins import how_made, origin
 from ..running import Log, finished
 from ..training import NonFiniteLossError
 from .experiment import Choice, Precision, Run, choose, train_and_measure
@@ -15,13 +16,14 @@ FILE = "runs.jsonl"
 CHOICE = "choice"
 
 
-def run_all(settings: Settings, path: Path, say: Callable[[str], object]) -> tuple[list[Choice], list[Run]]:
+def run_all(settings: Settings, path: Path, say: Callable[[str], object]) -> tuple[list[Choice], list[Run], list[str]]:
     """Choose the classifiers' rates, and make every run; what the file at ``path`` has is not made again.
 
     ``say`` gets a line about each that is done. When one fails, no other is begun, and those that are done are kept.
 
     Returns:
-        The choices by pooling and rate, and the runs by seed and trunk, both in the order of the settings.
+        The choices by pooling and rate, and the runs by seed and trunk, both in the order of the settings; and lines
+        on who made them, and when.
 
     Raises:
         OtherRunsError: the file has runs of other settings, or is no such file; a ``ValueError``.
@@ -29,12 +31,12 @@ def run_all(settings: Settings, path: Path, say: Callable[[str], object]) -> tup
         ImportError: a package is missing; the message says how to install it.
         OSError: the file cannot be read or written.
     """
-    log = Log(path, as_kept(settings))
+    log = Log(path, as_kept(settings), origin())
 
     def make(tasks: dict[str, Callable[[], Choice | Run]]) -> None:
         missing = {key: task for key, task in tasks.items() if key not in log}
-        for key, done in finished(missing, settings.jobs):
-            log.add(key, asdict(done))
+        for key, done, seconds in finished(missing, settings.jobs):
+            log.add(key, asdict(done), seconds)
             say(described(done))
 
     choosing: dict[str, Callable[[], Choice | Run]] = {
@@ -51,7 +53,7 @@ def run_all(settings: Settings, path: Path, say: Callable[[str], object]) -> tup
         for trunk in settings.trunks
     }
     make(running)
-    return choices, [run_of(log[key]) for key in running]
+    return choices, [run_of(log[key]) for key in running], how_made(log)
 
 
 def run_of(kept: dict[str, Any]) -> Run:

@@ -98,7 +98,7 @@ def test_a_run_is_kept_as_it_was(digits, tmp_path):
     assert not done[-1].epochs
     log = Log(tmp_path / "runs", asdict(TINY))
     for run in done:
-        log.add(str(run.job), run.to_save())
+        log.add(str(run.job), run.to_save(), 1.0)
     again = Log(tmp_path / "runs", asdict(TINY))
     assert [Run.from_saved(again[key]) for key in again] == done
 

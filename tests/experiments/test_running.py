@@ -40,7 +40,7 @@ def ends():
 def test_tasks_run_on_one_thread_in_processes_of_their_own():
     tasks = {f"task {number}": partial(threads_and_process, number) for number in range(4)}
     threads = torch.get_num_threads()
-    alone, side_by_side = (dict(finished(tasks, processes)) for processes in (1, 2))
+    alone, side_by_side = ({key: result for key, result, _ in finished(tasks, processes)} for processes in (1, 2))
     assert torch.get_num_threads() == threads
     assert list(alone) == list(tasks)
     for number, key in enumerate(tasks):
@@ -55,7 +55,7 @@ def test_after_a_failure_nothing_is_begun_and_what_goes_on_is_kept():
     done = []
     began = time.monotonic()
     with pytest.raises(KeyError, match="made up"):
-        done.extend(key for key, _ in finished(tasks, 2))
+        done.extend(key for key, _, _ in finished(tasks, 2))
     assert done
     # The failing one may begin later by the time that a process takes to start, and one more be on its way.
     assert len(done) <= 10
@@ -115,28 +115,33 @@ def is_gone(number):
 
 
 def test_a_log_keeps_runs_and_gives_them_back(tmp_path):
-    log = Log(tmp_path / "runs", {"sizes": (1, 2), "name": "ä"})
-    log.add("first", {"values": [0.1, float("inf")], "nothing": None})
-    log.add("second", {"values": (1, 2)})
+    log = Log(tmp_path / "runs", {"sizes": (1, 2), "name": "ä"}, {"commit": "a"})
+    log.add("first", {"values": [0.1, float("inf")], "nothing": None}, 1.5)
+    log.add("second", {"values": (1, 2)}, 2.5)
+    again = Log(tmp_path / "runs", {"sizes": [1, 2], "name": "ä"}, {"commit": "b"})
+    again.add("third", {}, 3.5)
+    assert [log.made(key) for key in log] == [{"commit": "a", "seconds": seconds} for seconds in (1.5, 2.5)]
     again = Log(tmp_path / "runs", {"sizes": [1, 2], "name": "ä"})
-    assert list(again) == ["first", "second"]
+    assert [again.made(key)["commit"] for key in again] == ["a", "a", "b"]
+    assert again.made("third")["seconds"] == 3.5
+    assert list(again) == ["first", "second", "third"]
     assert again["first"] == {"values": [0.1, float("inf")], "nothing": None}
     assert again["second"] == log["second"] == {"values": [1, 2]}
-    assert "third" not in again
-    assert len(again) == 2
+    assert "fourth" not in again
+    assert len(again) == 3
 
 
 def test_a_line_that_was_cut_off_is_run_again(tmp_path):
     path = tmp_path / "runs"
     log = Log(path, {"epochs": 3})
-    log.add("first", {"loss": 1.0})
+    log.add("first", {"loss": 1.0}, 1.0)
     whole = path.read_bytes()
     for cut in (b"{", b'{"key": "second", "run": {"loss"', "{ä".encode()[:-1]):
         path.write_bytes(whole + cut)
         again = Log(path, {"epochs": 3})
         assert list(again) == ["first"]
         assert path.read_bytes() == whole
-    again.add("second", {"loss": 2.0})
+    again.add("second", {"loss": 2.0}, 1.0)
     assert list(Log(path, {"epochs": 3})) == ["first", "second"]
     path.write_bytes(b'{"settings": {"ep')
     assert len(Log(path, {"epochs": 3})) == 0, "nothing was kept: it begins again"
@@ -150,6 +155,7 @@ def test_a_line_that_was_cut_off_is_run_again(tmp_path):
         ("{}\n", "damaged, or not what this version writes"),
         ("hours of work\n", "damaged, or not what this version writes"),
         ('{"settings": {"epochs": 3}}\n{"key": "first"}\n', "damaged, or not what this version writes"),
+        ('{"settings": {"epochs": 3}}\n{"key": "first", "run": {}}\n', "damaged, or not what this version writes"),
         ("[]\n", "damaged, or not what this version writes"),
         ("my notes of a week, without an end of the line", "is not what this version writes"),
     ],

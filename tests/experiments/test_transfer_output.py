@@ -132,20 +132,22 @@ def test_tables_and_pictures_have_what_was_measured(tmp_path: Path) -> None:
 def test_runs_are_kept_and_not_made_again(tmp_path: Path) -> None:
     """Nothing is missing here, so no process is started; nor could one make these runs."""
     path = tmp_path / "runs.jsonl"
-    log = Log(path, as_kept(SETTINGS))
+    log = Log(path, as_kept(SETTINGS), {"commit": "0123456789ab", "date": "2026-11-28", "machine": "made up"})
     for run in reversed(RUNS):
-        log.add(f"{run.trunk} {run.seed}", asdict(run))
+        log.add(f"{run.trunk} {run.seed}", asdict(run), 60.0)
     for choice in CHOICES:
-        log.add(f"choice {choice.pool} {choice.rate:g}", asdict(choice))
+        log.add(f"choice {choice.pool} {choice.rate:g}", asdict(choice), 6.0)
     said: list[str] = []
     # How many go on at the same time does not matter.
-    choices, again = run_all(replace(SETTINGS, jobs=7), path, said.append)
+    choices, again, made = run_all(replace(SETTINGS, jobs=7), path, said.append)
     assert choices == CHOICES
     assert [(run.trunk, run.seed) for run in again] == [
         (trunk, seed) for seed in SEEDS for trunk in ("avg", "gcp", "dropcov", RANDOM)
     ]
     assert sorted(again, key=str) == sorted(RUNS, key=str)
     assert said == []
+    count, minutes = len(RUNS) + len(CHOICES), len(RUNS) + len(CHOICES) / 10
+    assert made == [f"{count} runs of {minutes:.1f} minutes in all: commit 0123456789ab, 2026-11-28, made up"]
     with pytest.raises(OtherRunsError, match=r"rate is 0\.001 there, not 0\.5"):
         run_all(replace(SETTINGS, rate=0.5), path, said.append)
     with pytest.raises(OtherRunsError, match=r"layout is .*'size': 96.* there"):

@@ -150,12 +150,13 @@ def test_runs_do_not_depend_on_processes_and_one_that_fails_leaves_the_others(tm
     for package in ("mlxtend", "sklearn", "pycocotools"):
         pytest.importorskip(package)
     said: list[str] = []
-    choices, runs = run_all(TINY, tmp_path / "runs", said.append)
+    choices, runs, made = run_all(TINY, tmp_path / "runs", said.append)
     assert [(one.pool, one.rate, one.accuracy is None) for one in choices] == [
         (pool, rate, rate > 1) for pool in TINY.pools for rate in TINY.classifier_rates
     ]
     assert [(run.trunk, run.rate) for run in runs] == [("avg", 0.01), ("dropcov", 0.01), (RANDOM, None)]
     assert len(said) == len(choices) + len(runs)
+    assert all(line.startswith(f"{len(said)} runs of ") and ": commit " in line for line in made)
     state, threads = torch.get_rng_state(), torch.get_num_threads()
     torch.set_num_threads(1)
     try:
