@@ -73,6 +73,8 @@ class Settings:
         frozen: poolings on the features of the frozen network, average pooling among them.
         tuned: those that are trained together with the network; empty for none.
         frozen_rates, tuned_rates: learning rates to choose from, for every pooling the same.
+        extensions: how many times a grid gets one rate more, a third of its lowest or three times its highest, where
+            that is the best.
         frozen_size: height and width of the frozen network's images; 224 gives 7x7 positions.
         tuned_size: of those to fine-tune; the last stage's stride is dropped, so that 128 gives 8x8 positions.
         frozen_images: how many to train on, at most.
@@ -92,6 +94,7 @@ class Settings:
     tuned: tuple[Head, ...] = (AVERAGE, Head("gcp", 256), Head("dropcov", 256))
     frozen_rates: tuple[float, ...] = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
     tuned_rates: tuple[float, ...] = (0.003, 0.01, 0.03, 0.1)
+    extensions: int = 2
     frozen_size: int = 224
     tuned_size: int = 128
     frozen_images: int = 1500
@@ -141,7 +144,7 @@ class Settings:
 # Shows in about two minutes that everything works; its verdicts mean nothing.
 SMALL = Settings(
     frozen=(AVERAGE, Head("gcp"), Head("gcp", 256), Head("dropcov", 256)), frozen_rates=(0.01, 0.1),
-    tuned_rates=(0.01, 0.1), frozen_images=200, tuned_images=100, validation_images=100, test_images=100,
+    tuned_rates=(0.01, 0.1), extensions=0, frozen_images=200, tuned_images=100, validation_images=100, test_images=100,
     frozen_epochs=2, tuned_epochs=1, frozen_seeds=2, tuned_seeds=2, cost_images=4, cost_repeats=1,
 )  # fmt: skip
 

@@ -8,7 +8,7 @@ from gcp_kernels.nn.poolings import BASELINE
 from ..reproduction.claims import SEEDS_TO_SUPPORT, SUPPORTED, Verdict
 from ..reproduction.words import capital, over_seeds, paragraph, plural, table
 from .costs import MOST_ON_CHANNELS, ON_CHANNELS, ON_CHANNELS_LABEL
-from .experiment import AVERAGE, FROZEN, MOMENTUM, STAGES, TUNED, WEIGHT_DECAY, Head, Trial
+from .experiment import AVERAGE, FROZEN, MOMENTUM, STAGES, TUNED, WEIGHT_DECAY, Head, Settings, Trial
 from .results import Results, others
 from .weights import LICENCE, NETWORK, PACKAGE
 
@@ -41,7 +41,7 @@ def report(results: Results, circumstances: Sequence[str]) -> str:
         "## Time and memory of the pooling",
         *_costs(results),
         "## Learning rates",
-        _gridparagraph(),
+        _grid_paragraph(settings),
         *(grid_table(results, data, stage) for data, stage in results.comparisons()),
         *_edges(results),
         "## What this can show",
@@ -65,14 +65,13 @@ def verdict_table(results: Results) -> str:
 
 def grid_table(results: Results, data: str, stage: str) -> str:
     """Write the table of accuracies on validation by learning rate; the chosen ones are bold."""
-    settings = results.settings
-    rates = settings.rates(stage)
+    rates = sorted({trial.rate for trial in results.grid if (trial.stage, trial.data) == (stage, data)})
     rows = []
-    for head in settings.heads(stage):
+    for head in results.settings.heads(stage):
         cells = []
         for rate in rates:
-            found = results.grid[Trial(stage, data, head, rate, 0, "validation")].accuracy
-            text = DIVERGED if isnan(found) else f"{found:.1f}"
+            found = results.grid.get(Trial(stage, data, head, rate, 0, "validation"))
+            text = "" if found is None else DIVERGED if isnan(found.accuracy) else f"{found.accuracy:.1f}"
             cells.append(f"**{text}**" if rate == results.rates[stage, data, head] else text)
         rows.append((head.label, *cells))
     return table((f"{data}, {stage}", *(f"{rate:g}" for rate in rates)), rows)
@@ -171,11 +170,18 @@ def _costs(results: Results) -> list[str]:
     return [*sections, "![time and memory of each pooling](costs.png)"]
 
 
-def _gridparagraph() -> str:
-    return paragraph("""
+def _grid_paragraph(settings: Settings) -> str:
+    further = (
+        ""
+        if not settings.extensions
+        else f"""
+        Where it is at an end of the grid, there is one rate more, at most {plural(settings.extensions, "time")}.
+    """
+    )
+    return paragraph(f"""
         Accuracy on validation in per cent by learning rate, seed 0; the rate of each pooling, in bold, is the best, and
-        of equal ones that with the lower loss. The networks above were then trained anew with it. No other number was
-        chosen.
+        of equal ones that with the lower loss. {further} The networks above were then trained anew with it. No other
+        number was chosen.
     """)
 
 
@@ -184,7 +190,7 @@ def _edges(results: Results) -> list[str]:
     at_edge = [
         f"{head.label} on {data}, {stage}"
         for (stage, data, head), rate in results.rates.items()
-        if rate in (min(results.settings.rates(stage)), max(results.settings.rates(stage)))
+        if rate in (min(tried := results.tried(stage, data, head)), max(tried))
     ]
     if not at_edge:
         return ["None of them lies at an end of its grid."]

@@ -75,6 +75,10 @@ class Results:
         """Return data set and stage of everything that was compared."""
         return [(data, stage) for data in self.settings.data for stage in STAGES if self.settings.heads(stage)]
 
+    def tried(self, stage: str, data: str, head: Head) -> list[float]:
+        """Return the learning rates that were tried of a pooling."""
+        return [trial.rate for trial in self.grid if (trial.stage, trial.data, trial.head) == (stage, data, head)]
+
     def accuracies(self, stage: str, data: str, head: Head) -> list[float]:
         """Return the test accuracies in per cent, in the order of the seeds."""
         rate = self.rates[stage, data, head]

@@ -25,6 +25,8 @@ from .report import report
 from .results import About, Costs, Results, about, write_tables
 
 FILE = "runs.jsonl"
+# Stage, data set and pooling.
+Compared = tuple[str, str, Head]
 
 
 class NothingConvergedError(RuntimeError):
@@ -72,13 +74,14 @@ def run(settings: Settings, folder: Path, say: Callable[[str], object], sources:
     results = Results(settings)
     results.about = prepare(settings, folder, sources, say)
     compared = [(stage, name, head) for name, stage in results.comparisons() for head in settings.heads(stage)]
-    grid = [
-        Trial(stage, name, head, rate, 0, "validation")
-        for stage, name, head in compared
-        for rate in settings.rates(stage)
-    ]
-    results.grid = outcomes(grid, settings, folder, sources, log, say)
-    results.rates = {one: chosen_rate(results.grid, *one) for one in compared}
+    grids: Mapping[Compared, Sequence[float]] = {}
+    wider: Mapping[Compared, Sequence[float]] = {one: settings.rates(one[0]) for one in compared}
+    while wider != grids:
+        grids = wider
+        grid = [Trial(*one, rate, 0, "validation") for one, rates in grids.items() for rate in rates]
+        results.grid = outcomes(grid, settings, folder, sources, log, say)
+        results.rates = {one: chosen_rate(results.grid, *one) for one in compared}
+        wider = {one: extended(rates, results.rates[one], settings, one[0]) for one, rates in grids.items()}
     final = [
         Trial(stage, name, head, results.rates[stage, name, head], seed, "test")
         for stage, name, head in compared
@@ -142,6 +145,15 @@ def chosen_rate(grid: Mapping[Trial, Outcome], stage: str, data: str, head: Head
     if not own:
         raise NothingConvergedError(f"{head.label} on {data}, {stage}: the training diverged at every learning rate")
     return max(own, key=lambda rate: (own[rate].accuracy, -own[rate].loss))
+
+
+def extended(grid: Sequence[float], best: float, settings: Settings, stage: str) -> Sequence[float]:
+    """Add a rate beyond the end of a grid where that is the best; a grid of one rate stays."""
+    if len(settings.rates(stage)) == 1 or len(grid) == len(settings.rates(stage)) + settings.extensions:
+        return grid
+    if best == min(grid):
+        return (float(f"{best / 3:.1g}"), *grid)
+    return (*grid, float(f"{best * 3:.1g}")) if best == max(grid) else grid
 
 
 def costs(log: Log, settings: Settings, feature_map: tuple[int, int, int], say: Callable[[str], object]) -> Costs:

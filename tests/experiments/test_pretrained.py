@@ -20,9 +20,9 @@ pytestmark = pytest.mark.same_without_gpu
 
 TINY = Settings(
     data=("noise",), frozen=(AVERAGE, Head("gcp"), Head("gcp", 4), Head("dropcov", 4)), tuned=(AVERAGE, Head("gcp", 4)),
-    frozen_rates=(0.01, 0.1), tuned_rates=(0.01,), frozen_size=64, tuned_size=32, frozen_images=20, tuned_images=10,
-    validation_images=8, test_images=8, frozen_epochs=2, tuned_epochs=1, frozen_seeds=3, tuned_seeds=1, batch_size=10,
-    cost_images=2, cost_repeats=1, jobs=1,
+    frozen_rates=(0.01, 0.1), tuned_rates=(0.01,), extensions=1, frozen_size=64, tuned_size=32, frozen_images=20,
+    tuned_images=10, validation_images=8, test_images=8, frozen_epochs=2, tuned_epochs=1, frozen_seeds=3, tuned_seeds=1,
+    batch_size=10, cost_images=2, cost_repeats=1, jobs=1,
 )  # fmt: skip
 SOURCES = run.Sources(bright_and_dark, random_network)
 TABLES = ("accuracy.csv", "costs.csv", "learning_rates.csv", "verdicts.csv")
@@ -53,13 +53,13 @@ def test_an_interrupted_experiment_goes_on_and_comes_to_the_same(tmp_path, monke
     results = run.run(TINY, tmp_path, said.append, SOURCES)
     assert torch.get_num_threads() == threads
     assert sorted(path.name for path in tmp_path.iterdir()) == WRITTEN
-    # Of each pooling the grid on one seed and all seeds at the rate chosen; then the costs.
-    assert len(results.grid) == 4 * 2 + 2 * 1
+    # Of each pooling the grid on one seed, where each of two rates is an end, and all seeds at the rate chosen; costs.
+    assert len(results.grid) == 4 * 3 + 2 * 1
     assert len(results.final) == 4 * 3 + 2 * 1
-    assert len(said) == 1 + 10 + 14 + 5
+    assert len(said) == 1 + 14 + 14 + 5
     assert {trial.part for trial in results.grid} == {"validation"}
     assert {trial.part for trial in results.final} == {"test"}
-    assert not any("test" in line for line in said[:11])
+    assert not any("test" in line for line in said[:15])
     assert {row["pooling"] for row in read(tmp_path / "verdicts.csv")} == {"gcp", "gcp-4", "dropcov-4"}
     assert all((tmp_path / picture).stat().st_size < 100_000 for picture in ("accuracy.png", "costs.png"))
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
@@ -68,13 +68,13 @@ def test_an_interrupted_experiment_goes_on_and_comes_to_the_same(tmp_path, monke
     assert "the classifier has 8256 inputs" in text
 
     lines = (tmp_path / FILE).read_text(encoding="utf-8").splitlines(keepends=True)
-    (tmp_path / FILE).write_text("".join(lines[:15]) + lines[15][:20], encoding="utf-8")
+    (tmp_path / FILE).write_text("".join(lines[:17]) + lines[17][:20], encoding="utf-8")
     again = []
     monkeypatch.setattr(run, "write_plots", lambda folder, results: None)  # a second for nothing
     resumed = run.run(replace(TINY, jobs=1), tmp_path, again.append, SOURCES)
     assert again[0] == said[0]
     assert [line for line in again[1:] if line.startswith((FROZEN, TUNED))] == [
-        line for line in said[15:] if line.startswith((FROZEN, TUNED))
+        line for line in said[17:] if line.startswith((FROZEN, TUNED))
     ]
     assert figures(resumed) == figures(results)
     assert sorted(path.name for path in tmp_path.iterdir()) == WRITTEN
@@ -166,6 +166,13 @@ def test_the_rate_is_that_of_the_best_accuracy_then_of_the_lower_loss():
             for rate, (accuracy, loss) in zip(rates, outcomes, strict=True)
         }
 
+    grid_of_two = replace(TINY, extensions=2)  # frozen: 0.01 and 0.1
+    assert run.extended((0.01, 0.1), 0.1, grid_of_two, FROZEN) == (0.01, 0.1, 0.3)
+    assert run.extended((0.01, 0.1, 0.3), 0.3, grid_of_two, FROZEN) == (0.01, 0.1, 0.3, 0.9)
+    assert run.extended((0.01, 0.1, 0.3), 0.1, grid_of_two, FROZEN) == (0.01, 0.1, 0.3)
+    assert run.extended((0.01, 0.1, 0.3, 0.9), 0.9, grid_of_two, FROZEN) == (0.01, 0.1, 0.3, 0.9), "twice at most"
+    assert run.extended((0.01, 0.1), 0.01, grid_of_two, FROZEN) == (0.003, 0.01, 0.1)
+    assert run.extended((0.01,), 0.01, grid_of_two, TUNED) == (0.01,), "nothing is chosen from one"
     assert run.chosen_rate(grid((90.0, 0.3), (92.0, 0.9), (nan, nan)), FROZEN, "noise", AVERAGE) == 0.1
     assert run.chosen_rate(grid((92.0, 0.3), (92.0, 0.2), (92.0, 0.4)), FROZEN, "noise", AVERAGE) == 0.1
     with pytest.raises(run.NothingConvergedError, match=r"average pooling on noise, frozen: .* every learning rate"):

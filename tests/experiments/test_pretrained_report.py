@@ -70,6 +70,14 @@ def test_the_grid_is_shown_whole_and_its_ends_are_named():
     assert "None of them lies at an end of its grid." in text
     text = report(made(2.0, 2.0, rates={(TUNED, PLAIN): 0.1}), [])
     assert "| GCP, no reduction | **90.0** | 91.0 | diverged |" in text
+    further = made(2.0, 2.0, rates={(FROZEN, PLAIN): 0.8})
+    further.grid[Trial(FROZEN, "noise", PLAIN, 0.8, 0, "validation")] = Outcome(93.0, 1.0, (1.0,), 2.0)
+    wider = report(further, [])
+    assert "| noise, frozen | 0.1 | 0.2 | 0.4 | 0.8 |" in wider
+    assert "| GCP, no reduction | 90.0 | 91.0 | diverged | **93.0** |" in wider
+    assert "| GCP, 64 channels | 90.0 | **91.0** | diverged |  |" in wider
+    assert "there is one rate more, at most 2 times. The networks above" in wider
+    assert "might do better: GCP, no reduction on noise, frozen." in wider
     assert "At an end of the grid, where a wider one might do better: GCP, no reduction on noise, fine-tuned." in text
 
 
