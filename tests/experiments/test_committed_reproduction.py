@@ -1,10 +1,8 @@
 """docs/reproduction, the default runs that are committed: each follows from its tables; docs/papers.md quotes them."""
 
 import argparse
-import csv
 import re
 import shlex
-from collections import defaultdict
 from functools import cache
 from math import isfinite
 from pathlib import Path
@@ -16,14 +14,14 @@ from experiments.commands import reproduce
 from experiments.reproduction.choice import FIRST_CHOOSING_SEED, choosing_jobs, chosen_rates, first_grids
 from experiments.reproduction.claims import CLAIMS, SUPPORTED, measures, of_claim
 from experiments.reproduction.corruptions import STRENGTHS, amounts
-from experiments.reproduction.flatness import SURFACE_STEPS, Flatness
 from experiments.reproduction.plots import LABELS
 from experiments.reproduction.report import CHOSEN_BY_VALIDATION, detail, summary
 from experiments.reproduction.run import outcome
-from experiments.reproduction.runs import CHOOSE, LONGER, MEASURE, Job, Run
+from experiments.reproduction.runs import CHOOSE, LONGER, MEASURE
 from experiments.reproduction.settings import defaults
 from experiments.reproduction.words import over_seeds, plus_minus
-from experiments.training import BACKBONES, Epoch
+from experiments.training import BACKBONES
+from tests.support import committed_runs
 
 pytest.importorskip("scipy", reason="scipy is not installed (extra: test)")
 
@@ -34,67 +32,9 @@ NEWEST_FIRST = ("typefaces", "mnist", "digits")
 QUOTED = (ROOT / "docs" / "papers.md").read_text(encoding="utf-8")
 
 
-def read(data, name):
-    with (REPRODUCTION / data / f"{name}.csv").open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def by_run(data, name):
-    rows = defaultdict(list)
-    for row in read(data, name):
-        rows[row["network"], row["pool"], int(row["seed"])].append(row)
-    return rows
-
-
-def epochs_of(rows):
-    return [Epoch(float(row["loss"]), float(row["accuracy"]), 0.0) for row in rows]
-
-
 @cache
 def runs_of(data):
-    """Read the runs from the tables."""
-    chosen = [
-        Run(
-            Job(CHOOSE, row["network"], row["pool"], int(row["seed"]), float(row["rate"])),
-            [Epoch(0.0, float(row["accuracy"]), 0.0)], float(row["loss"]), [], {}, None,
-        )
-        for row in read(data, "rates")
-    ]  # fmt: skip
-    rates = chosen_rates(chosen)
-    convergence, longer, walks, robustness, flatness = (
-        by_run(data, name) for name in ("convergence", "longer", "landscape", "robustness", "flatness")
-    )
-    measured = []
-    for network, pool, seed in convergence:
-        key = network, pool, seed
-        (flat,) = flatness[key]
-        measured.append(
-            Run(
-                job=Job(MEASURE, network, pool, seed, rates[network, pool]),
-                epochs=epochs_of(convergence[key]),
-                loss=0.0,
-                walks=[
-                    {name: float(value) for name, value in row.items() if name not in ("network", "pool", "seed")}
-                    for row in walks[key]
-                ],
-                robustness={
-                    (row["corruption"], int(row["strength"])): float(row["accuracy"])
-                    for row in robustness[key]
-                    if row["corruption"] != "none"
-                },
-                flatness=Flatness(
-                    float(flat["loss"]),
-                    float(flat["eigenvalue"]),
-                    float(flat["residual"]),
-                    (tuple(float(flat[f"loss_at_{step:g}"]) for step in SURFACE_STEPS),),
-                ),
-            )
-        )
-    others = [
-        Run(Job(LONGER, network, pool, seed, rates[network, pool]), epochs_of(rows), 0.0, [], {}, None)
-        for (network, pool, seed), rows in longer.items()
-    ]
-    return [*chosen, *measured, *others]
+    return committed_runs.runs_of(REPRODUCTION / data)
 
 
 def measured(data):
@@ -155,7 +95,7 @@ def test_nothing_was_chosen_by_what_is_reported(data):
 @pytest.mark.parametrize("data", COMMITTED)
 def test_the_claims_follow_from_the_tables(data):
     """The tables have six digits; what is computed from them has about five."""
-    rows = read(data, "claims")
+    rows = committed_runs.read(REPRODUCTION / data, "claims")
     recomputed = [
         (network, v) for network, of_it in outcome(defaults(data), runs_of(data)).verdicts.items() for v in of_it
     ]

@@ -1,0 +1,194 @@
+"""docs/reproduction, the other experiments: each committed report is what its tables give when it is written again."""
+
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+
+from experiments.datasets import load_dataset
+from experiments.pretrained import report as pretrained_report
+from experiments.pretrained import results as pretrained_results
+from experiments.pretrained import run as pretrained_run
+from experiments.pretrained.costs import Cost
+from experiments.pretrained.experiment import Outcome, Trial
+from experiments.pretrained.experiment import Settings as PretrainedSettings
+from experiments.reproduction.runs import MEASURE, of_kind
+from experiments.roots import report as roots_report
+from experiments.roots import tables as roots_tables
+from experiments.roots.comparison import figures_of, verdicts
+from experiments.roots.settings import defaults as roots_defaults
+from experiments.transfer import report as transfer_report
+from experiments.transfer import tables as transfer_tables
+from experiments.transfer import verdicts as transfer_verdicts
+from experiments.transfer.experiment import Choice, Precision, Run
+from experiments.transfer.settings import RANDOM
+from experiments.transfer.settings import Settings as TransferSettings
+from gcp_kernels.nn.poolings import BASELINE
+from tests.support.committed_runs import read, runs_of
+
+for package in ("scipy", "sklearn", "mlxtend", "matplotlib", "PIL"):
+    pytest.importorskip(package, reason=f"{package} is not installed (extra: demo)")
+
+ROOT = Path(__file__).parents[2]
+REPRODUCTION = ROOT / "docs" / "reproduction"
+MADE = r"\d+ runs of [\d.]+ minutes in all: commit [0-9a-f]{12}, \d{4}-\d\d-\d\d, .+"
+
+
+def texts(folder):
+    """Return a report and the lines that head it."""
+    text = (folder / "report.md").read_text(encoding="utf-8")
+    return text, re.findall(r"^- (.*)$", text.split("\n## ")[0], re.MULTILINE)
+
+
+@cache
+def images(name):
+    return load_dataset(name, torch.device("cpu"))
+
+
+def number(text):
+    return float(text) if text else None
+
+
+def behind_a_pretrained_network(folder):
+    """Read results from the tables."""
+    settings = PretrainedSettings()
+    heads = {head.name: head for head in (*settings.frozen, *settings.tuned)}
+    outcomes = {
+        Trial(
+            row["network"], row["data"], heads[row["pooling"]], float(row["learning_rate"]), int(row["seed"]),
+            row["judged_on"],
+        ): Outcome(
+            float(row["accuracy"]), float(row["loss"]), (float(row["training_loss"]),), float(row["seconds"])
+        )
+        for table in ("learning_rates", "accuracy")
+        for row in read(folder, table)
+    }  # fmt: skip
+    grid, final = (
+        {trial: one for trial, one in outcomes.items() if trial.part == part} for part in ("validation", "test")
+    )
+    compared = dict.fromkeys((trial.stage, trial.data, trial.head) for trial in grid)
+    about = {}
+    for name in settings.data:
+        data = images(name)
+        most = {
+            "training": settings.frozen_images, "validation": settings.validation_images, "test": settings.test_images,
+        }  # fmt: skip
+        parts = {"training": data.train, "validation": data.validation, "test": data.test}
+        about[name] = pretrained_results.About(
+            len(data.classes), data.source, data.licence,
+            {part: min(len(parts[part]), count) for part, count in most.items()}, (data.size, data.size), (1280, 7, 7),
+        )  # fmt: skip
+    return pretrained_results.Results(
+        settings, about, grid, {one: pretrained_run.chosen_rate(grid, *one) for one in compared}, final,
+        {row["pooling"]: Cost(float(row["milliseconds"]), float(row["mebibytes"])) for row in read(folder, "costs")},
+    )  # fmt: skip
+
+
+def pretrained(folder, lines):
+    results = behind_a_pretrained_network(folder)
+    return pretrained_report.report(results, lines[:-1]), pretrained_results.verdict_rows(results)
+
+
+def transferred(folder):
+    """Read choices and runs from the tables."""
+    choices = [Choice(row["pool"], float(row["rate"]), number(row["accuracy"])) for row in read(folder, "choices")]
+    runs = {}
+    for row in read(folder, "training"):
+        key = row["trunk"], int(row["seed"])
+        empty = Run(*key, number(row["classifier_rate"]), number(row["classifier_accuracy"]), {}, [])
+        runs.setdefault(key, empty).losses.setdefault(row["detector"], []).append(float(row["loss"]))
+    for row in read(folder, "precision"):
+        kept = Precision(
+            row["detector"], int(row["epoch"]), row["compared"], *(float(row[name]) for name in ("AP", "AP50", "AP75"))
+        )
+        runs[row["trunk"], int(row["seed"])].precisions.append(kept)
+    return choices, list(runs.values())
+
+
+def transfer(folder, lines):
+    choices, runs = transferred(folder)
+    against = {baseline: transfer_verdicts.verdicts(runs, baseline) for baseline in (BASELINE, RANDOM)}
+    text = transfer_report.report(
+        TransferSettings(), images("mnist"), choices, runs, against[BASELINE], against[RANDOM], lines
+    )
+    return text, transfer_tables.verdict_rows(against)
+
+
+def roots(folder, lines):
+    settings = roots_defaults(folder.name.removeprefix("roots-"))
+    runs = runs_of(folder)
+    figures = figures_of(runs)
+    every = verdicts(figures)
+    assert len(of_kind(MEASURE, runs)) == len(settings.pools) * settings.seeds
+    package, torch_version = re.search(r"gcp_kernels (\S+), torch (\S+)$", "\n".join(lines), re.MULTILINE).groups()
+    data = images(settings.data)
+    versions = {"gcp_kernels": package, "torch": torch_version, "images": data.fingerprint()}
+    made = [line for line in lines if re.fullmatch(MADE, line)]
+    text = roots_report.report(settings, data, runs, figures, every, versions, made)
+    return text, roots_tables.verdict_rows(every)
+
+
+WRITERS = {"pretrained": pretrained, "transfer": transfer, "roots-mnist": roots, "roots-typefaces": roots}
+COMMITTED = [name for name in WRITERS if (REPRODUCTION / name).exists()]
+
+
+@pytest.mark.parametrize("name", COMMITTED)
+def test_the_report_is_what_its_tables_give(name):
+    folder = REPRODUCTION / name
+    text, lines = texts(folder)
+    assert any(re.fullmatch(MADE, line) for line in lines), "it says which commit made it and when"
+    again, rows = WRITERS[name](folder, lines)
+    assert again == text
+    committed = read(folder, "verdicts")
+    assert len(committed) == len(rows) > 0
+    for row, expected in zip(committed, rows, strict=True):
+        assert list(row) == list(expected)
+        for key, value in expected.items():
+            if isinstance(value, float):
+                assert float(row[key]) == pytest.approx(value, rel=1e-3, abs=1e-4, nan_ok=True), (row, key)
+            else:
+                assert row[key] == str(value), (row, key)
+
+
+@pytest.mark.parametrize("name", COMMITTED)
+def test_it_is_a_run_of_the_defaults(name):
+    """All that the defaults ask for is there, and nothing else."""
+    folder = REPRODUCTION / name
+    if name == "pretrained":
+        results = behind_a_pretrained_network(folder)
+        settings = results.settings
+        assert set(results.rates) == {
+            (stage, data, head) for data, stage in results.comparisons() for head in settings.heads(stage)
+        }
+        for stage, data, head in results.rates:
+            assert set(results.tried(stage, data, head)) >= set(settings.rates(stage))
+            assert len(results.accuracies(stage, data, head)) == settings.seeds(stage)
+        assert len(results.final) == sum(settings.seeds(stage) for stage, _, _ in results.rates)
+    elif name == "transfer":
+        settings = TransferSettings()
+        choices, runs = transferred(folder)
+        assert [(one.pool, one.rate) for one in choices] == [
+            (pool, rate) for pool in settings.pools for rate in settings.classifier_rates
+        ]
+        assert {(run.trunk, run.seed) for run in runs} == {
+            (trunk, seed) for trunk in settings.trunks for seed in range(settings.seeds)
+        }
+        assert all(len(losses) == settings.epochs for run in runs for losses in run.losses.values())
+        assert all(run.precisions[-1].epoch == settings.epochs for run in runs)
+    else:
+        settings = roots_defaults(name.removeprefix("roots-"))
+        measured = of_kind(MEASURE, runs_of(folder))
+        assert {(run.pool, run.seed) for run in measured} == {
+            (root, seed) for root in settings.pools for seed in range(settings.seeds)
+        }
+        assert all(len(run.epochs) == settings.epochs for run in measured)
+        assert all(run.walks[0]["step"] == settings.landscape_every for run in measured)
+
+
+@pytest.mark.parametrize("name", COMMITTED)
+def test_the_folder_is_small(name):
+    files = list((REPRODUCTION / name).iterdir())
+    assert all(path.stat().st_size < 400_000 for path in files)
+    assert {path.suffix for path in files} == {".csv", ".png", ".md"}
