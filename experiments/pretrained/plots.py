@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from gcp_kernels.commands.atomic_files import write_atomically
 from gcp_kernels.nn.poolings import POOLINGS
 
+from ..reproduction.pictures import write_png
 from .costs import ON_CHANNELS, ON_CHANNELS_LABEL
 from .results import Results
 
@@ -23,7 +22,7 @@ def write_plots(folder: Path, results: Results) -> None:
 
         figure = Figure(layout="constrained")
         draw(figure, results)
-        write_atomically(folder / f"{name}.png", partial(figure.savefig, format="png", dpi=90))
+        write_png(folder / f"{name}.png", figure, dpi=90)
 
 
 def accuracy(figure: Any, results: Results) -> None:

@@ -8,13 +8,13 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from gcp_kernels.commands.atomic_files import write_atomically
 from gcp_kernels.nn.poolings import POOLINGS
 
 from ..training import BACKBONES
 from .claims import spread
 from .corruptions import STRENGTHS
 from .figures import accuracy_at, corruptions_of, mean_accuracy
+from .pictures import write_png
 from .runs import Run
 
 LABELS = {name: pooling.label for name, pooling in POOLINGS.items()}
@@ -38,7 +38,7 @@ def write_plots(folder: Path, runs: Sequence[Run]) -> list[Path]:
     for name, (draw, shown) in drawings.items():
         paths.append(folder / f"{name}.png")
         figure = drawn(draw, [[run for run in runs if run.network == network] for network in shown])
-        write_atomically(paths[-1], partial(figure.savefig, format="png", dpi=90))
+        write_png(paths[-1], figure, dpi=90)
     return paths
 
 

@@ -70,7 +70,8 @@ def report(
         *_rates(settings, len(data.validation), runs),
         *(section for claim in CLAIMS for section in _claim(claim, settings, data, figures, every, residual)),
         "## Average pooling for longer",
-        *_longer(settings, runs),
+        _longer(settings),
+        longer_table(settings, runs),
         "## What differs from the papers",
         differences(settings, data),
     ]
@@ -244,8 +245,17 @@ def _in_share_of_epochs(settings: Settings, figures: Mapping[str, Figures]) -> s
     """)
 
 
-def _longer(settings: Settings, runs: Sequence[Run]) -> list[str]:
-    """Compare the final accuracies with average pooling's after more epochs."""
+def _longer(settings: Settings) -> str:
+    epochs, more = plural(settings.epochs, "epoch"), plural(settings.epochs * settings.longer, "epoch")
+    return paragraph(f"""
+        Was average pooling stopped early? Here it has {more}, with the same schedule stretched over them and the
+        rate chosen for {epochs}, and the other poolings have {epochs}. Final test accuracy in per cent; the
+        verdict, by the same rule, is on the accuracy being higher than average pooling's after {more}.
+    """)
+
+
+def longer_table(settings: Settings, runs: Sequence[Run]) -> str:
+    """Write the table that compares final accuracies with average pooling's after more epochs."""
     measure = Measure(4, "accuracy", "final test accuracy, %", higher_is_better=True)
     rows = []
     for network in settings.networks:
@@ -270,14 +280,7 @@ def _longer(settings: Settings, runs: Sequence[Run]) -> list[str]:
             )
     epochs, more = plural(settings.epochs, "epoch"), plural(settings.epochs * settings.longer, "epoch")
     head = ["network", "pooling", f"average pooling, {epochs}", f"average pooling, {more}"]
-    return [
-        paragraph(f"""
-            Was average pooling stopped early? Here it has {more}, with the same schedule stretched over them and the
-            rate chosen for {epochs}, and the other poolings have {epochs}. Final test accuracy in per cent; the
-            verdict, by the same rule, is on the accuracy being higher than average pooling's after {more}.
-        """),
-        table([*head, f"this pooling, {epochs}", "gain", "verdict"], rows),
-    ]
+    return table([*head, f"this pooling, {epochs}", "gain", "verdict"], rows)
 
 
 def _bold(outcome: str) -> str:

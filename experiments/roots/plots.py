@@ -1,14 +1,12 @@
 """The picture: every measure against the number of iterations, with the exact root as a line across."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from gcp_kernels.commands.atomic_files import write_atomically
-
 from ..reproduction.claims import Figures, spread
+from ..reproduction.pictures import write_png
 from .roots import EXACT, NEWTON_SCHULZ, OPTIMAL, ROOTS
 
 PANELS: Mapping[str, str] = {
@@ -23,7 +21,7 @@ PANELS: Mapping[str, str] = {
 
 def write_plot(path: Path, figures: Figures) -> None:
     """Draw what there are figures of; raises ``NotWrittenError`` where the file cannot be written."""
-    write_atomically(path, partial(drawn(figures).savefig, format="png", dpi=80))
+    write_png(path, drawn(figures), dpi=80)
 
 
 def drawn(figures: Figures) -> Any:

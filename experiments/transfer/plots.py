@@ -8,10 +8,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from gcp_kernels.commands.atomic_files import write_atomically
 from gcp_kernels.nn.poolings import POOLINGS
 
 from ..reproduction.claims import spread
+from ..reproduction.pictures import write_png
 from .detectors import DETECTORS
 from .experiment import COMPARED, Run
 from .scenes import Scene
@@ -39,7 +39,7 @@ def write_plots(folder: Path, runs: Sequence[Run], scenes: Sequence[Scene]) -> N
     for name, (size, draw) in drawings.items():
         figure = Figure(figsize=size, layout="constrained")
         draw(figure)
-        write_atomically(folder / f"{name}.png", partial(figure.savefig, format="png", dpi=70))
+        write_png(folder / f"{name}.png", figure, dpi=70)
 
 
 def precision(figure: Any, runs: Sequence[Run]) -> None:

@@ -15,11 +15,11 @@ from experiments.reproduction.choice import FIRST_CHOOSING_SEED, choosing_jobs, 
 from experiments.reproduction.claims import CLAIMS, SUPPORTED, measures, of_claim
 from experiments.reproduction.corruptions import STRENGTHS, amounts
 from experiments.reproduction.plots import LABELS
-from experiments.reproduction.report import CHOSEN_BY_VALIDATION, detail, summary
+from experiments.reproduction.report import CHOSEN_BY_VALIDATION, detail, longer_table, summary
 from experiments.reproduction.run import outcome
 from experiments.reproduction.runs import CHOOSE, LONGER, MEASURE
 from experiments.reproduction.settings import defaults
-from experiments.reproduction.words import over_seeds, plus_minus
+from experiments.reproduction.words import over_seeds
 from experiments.training import BACKBONES
 from tests.support import committed_runs
 
@@ -188,10 +188,8 @@ def test_the_readme_counts_the_claims_that_are_supported():
         assert f"| {row} | {supported(pool)} | [reports](docs/papers.md) |" in readme
 
 
-def test_the_report_shows_average_pooling_for_longer():
-    for data in COMMITTED:
-        for network in defaults(data).networks:
-            own = [run.accuracy for run in runs_of(data) if (run.network, run.job.kind) == (network, LONGER)]
-            mean = fmean(own)
-            spread = (sum((value - mean) ** 2 for value in own) / (len(own) - 1)) ** 0.5
-            assert f"| {plus_minus(mean, spread)} |" in report_text(data)
+@pytest.mark.parametrize("data", COMMITTED)
+def test_report_and_documentation_show_average_pooling_for_longer(data):
+    table = longer_table(defaults(data), runs_of(data))
+    assert f"\n{table}\n" in report_text(data)
+    assert f"\n{table}\n" in QUOTED
