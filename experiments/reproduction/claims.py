@@ -155,12 +155,12 @@ def of_claim(claim: int, pool: str, every: Sequence[Verdict]) -> str:
     return NOT_SUPPORTED if NOT_SUPPORTED in outcomes else UNDECIDED
 
 
-def student(degrees: int) -> float:
-    """Return the 97.5 % quantile of Student's distribution; infinity for no degree of freedom."""
+def student(degrees: int, quantile: float = 0.975) -> float:
+    """Return a quantile of Student's distribution; infinity for no degree of freedom."""
     # Not at the top: the options of the command are shown where the demo extra is not installed, too.
     from scipy.special import stdtrit
 
-    return float(stdtrit(degrees, 0.975)) if degrees > 0 else inf
+    return float(stdtrit(degrees, quantile)) if degrees > 0 else inf
 
 
 def spread(figures: Sequence[float]) -> float:

@@ -10,7 +10,7 @@ from gcp_kernels.commands.atomic_files import write_text
 from ..datasets import ImageData
 from ..running import Log, finished
 from ..training import NonFiniteLossError
-from .choice import Grids, choosing_jobs, chosen_rates, extended_grids, first_grids, measuring_jobs
+from .choice import Grids, Rates, choosing_jobs, chosen_rates, extended_grids, first_grids, measuring_jobs
 from .claims import Figures, Verdict, verdicts
 from .figures import corruptions_of, figures_of, worst_residual
 from .plots import write_plots
@@ -27,6 +27,7 @@ def run_all(
     processes: int,
     say: Callable[[str], object],
     run_job: Callable[[Job, Settings], Run] = run_job,
+    choose: Callable[[Sequence[Run]], Rates] = chosen_rates,
 ) -> list[Run]:
     """Choose learning rates, then measure; what ``log`` has is not run again.
 
@@ -38,6 +39,8 @@ def run_all(
         processes: how many runs go on at the same time; they do not change what comes out.
         say: gets a line about each run that is done, a terminal a bar.
         run_job: a function of a module, which does one.
+        choose: the rate of each pooling of each network, from the runs there are; those with which a training diverged
+            are among them, and their rates are none.
 
     Returns:
         All runs, in an order that depends on the settings alone.
@@ -65,7 +68,7 @@ def run_all(
             runs = run(choosing_jobs(settings, grids))
             wider = extended_grids(settings, grids, runs)
         while True:
-            rates = chosen_rates(runs)
+            rates = choose(runs)
             if without := [key for key in grids if key not in rates]:
                 network, pool = without[0]
                 raise NonFiniteLossError(f"{network}, {pool}: with every rate a training diverged")

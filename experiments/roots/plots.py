@@ -38,6 +38,9 @@ def drawn(figures: Figures) -> Any:
         axes.set(xlabel="iterations N", ylabel=label)
         if key == "root_error":
             axes.set_yscale("log")
+            # The exact root's own distance is rounding, far below.
+            inexact = [fmean(values) for root, values in figures[key].items() if ROOTS[root].family != EXACT]
+            axes.set_ylim(bottom=min(inexact) / 3 if inexact else None)
         axes.grid(alpha=0.3)
     for axes in panels[len(shown) :]:
         axes.set_axis_off()

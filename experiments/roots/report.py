@@ -5,17 +5,16 @@ from math import isnan
 from statistics import fmean
 
 from ..datasets import ImageData
-from ..reproduction.choice import validation_accuracy
+from ..reproduction.choice import chosen_rates, validation_accuracy
 from ..reproduction.claims import SEEDS_TO_SUPPORT, Figures, Verdict, spread
 from ..reproduction.figures import worst_residual
 from ..reproduction.flatness import RESIDUAL_ALLOWED
-from ..reproduction.report import CHOSEN_BY_VALIDATION
 from ..reproduction.runs import CHOOSE, MEASURE, Run, of_kind
 from ..reproduction.settings import Settings
 from ..reproduction.words import listed_and, over_seeds, paragraph, plural, plus_minus, table
 from ..training import BACKBONES
 from .coefficients import optimal_cubics
-from .comparison import MEASURES, ROOT_ERROR, beyond_margin
+from .comparison import MEASURES, ROOT_ERROR, beyond_margin, margins_together, nearer_roots, same_features
 from .optimal_root import SMALLEST_EIGENVALUE
 from .roots import OPTIMAL, PUBLISHED, ROOTS
 
@@ -24,9 +23,11 @@ _PUBLISHED = f"{ROOTS[PUBLISHED].family} with N = {ROOTS[PUBLISHED].steps}"
 _WORDS = {
     "accuracy": ("The test accuracy", "higher", "lower"),
     "loss_range": ("The range of the loss along its gradient", "smaller", "larger"),
+    "loss_range_relative": ("That range divided by the loss", "smaller", "larger"),
     "beta": ("The effective beta-smoothness", "smaller", "larger"),
     "hessian_eigenvalue": ("The largest Hessian eigenvalue at the end", "smaller", "larger"),
     "surface_rise": ("The rise of the loss around the end", "smaller", "larger"),
+    "surface_rise_relative": ("That rise divided by the loss", "smaller", "larger"),
 }
 
 
@@ -71,22 +72,23 @@ def report(
         _rule(settings, worst_residual(measured), sum(v.measure != ROOT_ERROR for v in every)),
         "## The roots",
         _roots(settings),
+        _distances(figures),
         _spectrum(figures),
-        "## Learning rates",
+        "## The learning rate",
         _rates(settings, runs),
-        CHOSEN_BY_VALIDATION.replace("pooling of each network", "root"),
     ]
     return "\n\n".join(sections) + "\n"
 
 
 def answer(figures: Figures, every: Sequence[Verdict]) -> str:
     """Write the paragraph: what is beyond its margin against the published root, and what it says of better roots."""
-    errors = {root: fmean(values) for root, values in figures[ROOT_ERROR.key].items()}
-    nearer = [root for root, error in errors.items() if error < errors[PUBLISHED]]
+    errors = same_features(figures, "error")
+    nearer = nearer_roots(figures)
     others = f"{len(nearer)} of {plural(len(errors) - 1, 'other')}"
     sentences = [
-        f"On what the trained networks pool, {_PUBLISHED} is {100 * errors[PUBLISHED]:.2g} % from the exact root; "
-        + (f"nearer to it than that: {_names(nearer)} ({others})." if nearer else "no other root is nearer.")
+        f"On what networks pool that were trained with {_PUBLISHED}, this root is {100 * fmean(errors[PUBLISHED]):.2g} "
+        "% from the exact one; "
+        + (f"nearer, with every seed: {_names(nearer)} ({others})." if nearer else "no other root is nearer.")
     ]
     accuracies = figures["accuracy"]
     best = max(accuracies, key=lambda root: (fmean(accuracies[root]), root == PUBLISHED))
@@ -120,23 +122,26 @@ def _sentence(every: Sequence[Verdict], key: str, subject: str, better: str, wor
 def _conclusion(every: Sequence[Verdict], nearer: Sequence[str]) -> str:
     if not nearer:
         return "No root that was run is better than the published one, so nothing can be said about better ones."
-    higher, lower = (
-        [root for root in beyond_margin(every, "accuracy", sign) if root in nearer] for sign in (1, -1)
-    )  # fmt: skip
     seeds = every[0].seeds
     if seeds < SEEDS_TO_SUPPORT:
         return f"From {plural(seeds, 'seed')} it cannot be said whether the better roots train better."
+    margins = margins_together(every, "accuracy")
+    together = f"the margins for all {plural(len(margins), 'comparison')} together"
+    gains = {v.pool: v.gain for v in every if v.measure.key == "accuracy" and v.pool in nearer}
+    higher, lower = ([root for root, gain in gains.items() if sign * gain > margins[root]] for sign in (1, -1))
     if not higher and not lower:
-        return "So in this run a better root does not train to another accuracy than the published one."
-    if higher and lower:
+        least, most = (f"{end(margins[root] for root in nearer):.2f}" for end in (min, max))
         return (
-            f"So in this run {len(higher)} of the {len(nearer)} better roots train to a higher accuracy and "
-            f"{len(lower)} to a lower one: nearness to the exact root does not decide it."
+            "So no better root is seen to train to another accuracy than the published one; a difference would be seen "
+            f"beyond {least} to {most} points, {together}."
         )
-    count, word = (len(higher), "higher") if higher else (len(lower), "lower")
-    return (
-        f"So in this run {count} of the {len(nearer)} better roots train to a {word} accuracy than the published one."
-    )
+    parts = [
+        f"{len(roots)} of the {len(nearer)} better roots train to a {word} accuracy"
+        for word, roots in (("higher", higher), ("lower", lower))
+        if roots
+    ]
+    decides = ": nearness to the exact root does not decide it" if higher and lower else ""
+    return f"So {' and '.join(parts)} than the published one, beyond {together}{decides}."
 
 
 def _names(roots: Sequence[str]) -> str:
@@ -211,6 +216,25 @@ def _roots(settings: Settings) -> str:
     )
 
 
+def _distances(figures: Figures) -> str:
+    of_roots = [same_features(figures, distance) for distance in ("error", "rescaled", "norm")]
+    rows = [
+        [ROOTS[root].label, *(f"{fmean(values[root]):.3g}" for values in of_roots)] for root in figures[ROOT_ERROR.key]
+    ]
+    head = ("root", "relative distance to the exact root", "the same, best multiplied by a number", "norm / exact norm")
+    return "\n\n".join(
+        [
+            paragraph(f"""
+                All roots of the same features, those of the networks that were trained with {_PUBLISHED}: which one is
+                nearer is told by this table. Too few steps leave a root too small as a whole, which the classifier can
+                make good, and what is left is in the second column; but the scale bears on the absolute measures above,
+                as a larger or smaller rate does.
+            """),
+            table(head, rows),
+        ]
+    )
+
+
 def _spectrum(figures: Figures) -> str:
     names = ("largest_eigenvalue", "median_eigenvalue", "eigenvalues_below", "trace_below")
     largest, median, below, trace = (fmean(figures[name][PUBLISHED]) for name in names)
@@ -223,26 +247,28 @@ def _spectrum(figures: Figures) -> str:
 
 def _rates(settings: Settings, runs: Sequence[Run]) -> str:
     accuracies = validation_accuracy(runs)
-    chosen = {run.pool: run.job.rate for run in of_kind(MEASURE, runs)}
-    tried = {(run.pool, run.job.rate) for run in runs if run.job.kind == CHOOSE}
-    rates = sorted({rate for _, rate in tried})
+    (network,) = settings.networks
+    own = chosen_rates(runs)
+    measured = next(run.job.rate for run in of_kind(MEASURE, runs))
+    tried = sorted({run.job.rate for run in runs if run.job.kind == CHOOSE})
     rows = []
     for root in settings.pools:
         cells = []
-        for rate in rates:
-            key = (settings.networks[0], root, rate)
-            cell = f"{accuracies[key][0]:.2f}" if key in accuracies else "diverged" if (root, rate) in tried else ""
-            cells.append(f"**{cell}**" if rate == chosen[root] else cell)
+        for rate in tried:
+            key = (network, root, rate)
+            cell = f"{accuracies[key][0]:.2f}" if key in accuracies else "diverged"
+            cells.append(f"**{cell}**" if rate == own[network, root] else cell)
         rows.append([ROOTS[root].label, *cells])
-    grids = {root: [rate for other, rate in tried if other == root] for root in settings.pools}
-    at_end = [root for root, grid in grids.items() if len(grid) > 1 and chosen[root] in (min(grid), max(grid))]
-    sentence = (
-        f"Accuracy on validation images at the end, in per cent, mean over {plural(settings.choosing_seeds, 'seed')} "
-        "that nothing else uses; of equal ones the rate with the lower loss is taken. Where the best was at an end of "
-        "the grid, that went on from there."
-    )
-    if at_end:
-        sentence += f" Still at an end, so that a rate beyond it may be better: {_names(at_end)}."
+    before = paragraph(f"""
+        All roots were measured with the rate {measured:g}, that of the highest accuracy of {_PUBLISHED} on validation
+        images: curvature and smoothness depend on the rate, and with rates of their own roots would differ in them by
+        that alone. Another root may do better with another rate. The accuracy on validation images with every rate, in
+        per cent, mean over {plural(settings.choosing_seeds, "seed")} that nothing else uses, the best in bold:
+    """)
+    after = []
+    if len(tried) > 1 and measured in (tried[0], tried[-1]):
+        after.append(f"{measured:g} is at an end of the grid: beyond it there may be a better one.")
     if diverged := sum(run.diverged for run in runs):
-        sentence += f" A rate with which a training diverged is not chosen; trainings that did: {diverged}."
-    return "\n\n".join([table(["root", *(f"{rate:g}" for rate in rates)], rows), sentence])
+        after.append(f"A rate with which a training of any root diverged is not taken; trainings that did: {diverged}.")
+    after.append("On test images nothing was chosen.")
+    return "\n\n".join([before, table(["root", *(f"{rate:g}" for rate in tried)], rows), " ".join(after)])

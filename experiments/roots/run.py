@@ -15,6 +15,7 @@ from ..reproduction.run import run_all
 from ..reproduction.settings import Settings, processes
 from ..reproduction.workers import load_images
 from ..running import Log
+from .choice import common_rate
 from .comparison import figures_of, verdicts
 from .experiment import run_job
 from .plots import write_plot
@@ -26,7 +27,7 @@ RUNS = "runs.jsonl"
 
 
 def run(settings: Settings, folder: Path, say: Callable[[str], object], *, jobs: int | None = None) -> None:
-    """Choose a learning rate for every root, measure it, and write tables, ``roots.png`` and ``report.md``.
+    """Choose one learning rate for all roots, measure them, and write tables, ``roots.png`` and ``report.md``.
 
     Args:
         settings: one network, and for pools names of ``experiments.roots.roots.ROOTS``, the published one among them.
@@ -51,7 +52,7 @@ def run(settings: Settings, folder: Path, say: Callable[[str], object], *, jobs:
     versions = {"gcp_kernels": __version__, "torch": torch.__version__, "images": data.fingerprint()}
     machine = None if settings.device == "cpu" else settings.device
     log = Log(folder / RUNS, {**asdict(settings), **versions}, origin(machine))
-    runs = run_all(settings, log, jobs or processes(settings.device), say, run_job)
+    runs = run_all(settings, log, jobs or processes(settings.device), say, run_job, common_rate)
     figures = figures_of(runs)
     every = verdicts(figures)
     write_tables(folder, runs, every)

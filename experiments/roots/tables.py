@@ -6,6 +6,7 @@ from pathlib import Path
 from ..reproduction import tables
 from ..reproduction.claims import Verdict
 from ..reproduction.runs import CHOOSE, MEASURE, Run, of_kind
+from .comparison import outcome
 
 
 def write_tables(folder: Path, runs: Sequence[Run], every: Sequence[Verdict]) -> None:
@@ -37,7 +38,7 @@ def verdict_rows(every: Sequence[Verdict]) -> list[tables.Row]:
             "spread": v.spread,
             "gain": v.gain,
             "margin": v.margin,
-            "verdict": v.outcome,
+            "outcome": outcome(v),
         }
         for v in every
     ]

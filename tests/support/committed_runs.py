@@ -47,9 +47,10 @@ def runs_of(folder):
     for network, pool, seed in convergence:
         key = network, pool, seed
         (flat,) = flatness[key]
+        own = others.get((pool, seed), {})
         measured.append(
             Run(
-                job=Job(MEASURE, network, pool, seed, rates[network, pool]),
+                job=Job(MEASURE, network, pool, seed, float(own.pop("rate", rates[network, pool]))),
                 epochs=epochs_of(convergence[key]),
                 loss=0.0,
                 walks=[
@@ -67,7 +68,7 @@ def runs_of(folder):
                     float(flat["residual"]),
                     (tuple(float(flat[f"loss_at_{step:g}"]) for step in SURFACE_STEPS),),
                 ),
-                others={name: float(value) for name, value in others.get((pool, seed), {}).items() if name != "rate"},
+                others={name: float(value) for name, value in own.items()},
             )
         )
     longer_runs = [
