@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gcp_kernels import covariance_pool, newton_schulz_sqrt
+from gcp_kernels import covariance_pool, newton_schulz_sqrt, triu_vec
 
-from .experiment import Head
+from .heads import Head
 
 # No pooling of its own: GCP without reduction, written as in the paper, on the covariance of C x C.
 ON_CHANNELS = "channels"
@@ -27,7 +27,7 @@ STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 @dataclass(frozen=True)
 class Cost:
-    """Milliseconds of processor time, which other processes do not lengthen, and MiB, for each image.
+    """Milliseconds of processor time, which other processes lengthen less than time by the clock, and MiB; an image's.
 
     Both are for forward and backward together. The memory is NaN where Linux does not tell it.
     """
@@ -76,7 +76,7 @@ def measure_cost(head: Head | str, feature_map: tuple[int, int, int], images: in
 
 def on_channels(x: Tensor) -> Tensor:
     """Pool as the paper writes it: Newton-Schulz iterations on the covariance (B, C, C), whatever the positions."""
-    return newton_schulz_sqrt(covariance_pool(x, output="full"))
+    return triu_vec(newton_schulz_sqrt(covariance_pool(x, output="full")))
 
 
 def reset_peak() -> float:

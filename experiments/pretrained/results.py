@@ -1,14 +1,18 @@
 """What an experiment gave, as data, and the CSV files that it is written to."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from math import nan, sqrt
 from pathlib import Path
+from statistics import fmean
 
 from gcp_kernels.commands.atomic_files import write_table
+from gcp_kernels.nn.poolings import BASELINE
 
-from ..reproduction.claims import Measure, Verdict, verdict
+from ..reproduction.claims import SUPPORTED, UNDECIDED, Measure, Verdict, spread, student, verdict
 from .costs import Cost
-from .experiment import AVERAGE, STAGES, Head, Outcome, Settings, Trial
+from .experiment import STAGES, Outcome, Settings, Trial, as_bits
+from .heads import AVERAGE, Head
 from .preparation import Kept
 
 ACCURACY = Measure(4, "accuracy", "final test accuracy, %", higher_is_better=True)
@@ -81,14 +85,64 @@ class Results:
 
     def accuracies(self, stage: str, data: str, head: Head) -> list[float]:
         """Return the test accuracies in per cent, in the order of the seeds."""
+        return [outcome.accuracy for outcome in self._tested(stage, data, head)]
+
+    def _tested(self, stage: str, data: str, head: Head) -> list[Outcome]:
         rate = self.rates[stage, data, head]
         seeds = range(self.settings.seeds(stage))
-        return [self.final[Trial(stage, data, head, rate, seed, "test")].accuracy for seed in seeds]
+        return [self.final[Trial(stage, data, head, rate, seed, "test")] for seed in seeds]
 
     def verdict(self, stage: str, data: str, head: Head, against: Head = AVERAGE) -> Verdict:
-        """Apply the rule of verdicts to the test accuracies of a pooling and another one."""
-        baseline = self.accuracies(stage, data, against)
-        return verdict(ACCURACY, head.name, baseline, self.accuracies(stage, data, head))
+        """Apply the rule of verdicts to the test accuracies of a pooling and another one.
+
+        All seeds are judged on the same images, and frozen features leave them little to differ in: the margin is the
+        larger of that over seeds and :meth:`margin_of_images`.
+        """
+        over_seeds = verdict(
+            ACCURACY, head.name, self.accuracies(stage, data, against), self.accuracies(stage, data, head)
+        )
+        margin = max(over_seeds.margin, self.margin_of_images(stage, data, head, against))
+        decided = over_seeds.outcome != SUPPORTED or over_seeds.gain > margin
+        return replace(over_seeds, margin=margin, outcome=over_seeds.outcome if decided else UNDECIDED)
+
+    def margin_of_images(self, stage: str, data: str, head: Head, against: Head = AVERAGE) -> float:
+        """Return what the mean gain, in points, may be by the choice of the test images; NaN where a run diverged.
+
+        Of each image the gain is the mean over seeds; the margin is Student's 97.5 % quantile times their standard
+        error.
+        """
+        rights = [self._right(stage, data, one) for one in (head, against)]
+        if not all(rights):
+            return nan
+        ours, theirs = ([fmean(of_image) for of_image in zip(*of_seeds, strict=True)] for of_seeds in rights)
+        gains = [100 * (our - their) for our, their in zip(ours, theirs, strict=True)]
+        return student(len(gains) - 1) * spread(gains) / sqrt(len(gains))
+
+    def _right(self, stage: str, data: str, head: Head) -> list[list[int]]:
+        """Return, by seed and test image, whether it was recognised; nothing where a run diverged."""
+        count = self.about[data].images["test"]
+        found = [outcome.right for outcome in self._tested(stage, data, head)]
+        return [as_bits(right, count) for right in found] if all(found) else []
+
+    def compared(self) -> list[tuple[str, str, Head, Head]]:
+        """Return data set, stage, pooling and what it is compared with, of all verdicts.
+
+        Every pooling against average pooling, every reduction against none, where both were run behind the frozen
+        network, and every covariance pooling against average pooling behind the same reduction.
+        """
+        found = [
+            (data, stage, head, AVERAGE)
+            for data, stage in self.comparisons()
+            for head in others(self.settings.heads(stage))
+        ]
+        for against in (without_reduction, same_reduction):
+            found += [
+                (data, stage, head, other)
+                for data, stage in self.comparisons()
+                for head in others(self.settings.heads(stage))
+                if (other := against(head)) not in (None, AVERAGE, head) and other in self.settings.heads(stage)
+            ]
+        return found
 
 
 def write_tables(folder: Path, results: Results) -> None:
@@ -124,32 +178,45 @@ def outcome_rows(outcomes: Mapping[Trial, Outcome]) -> list[Row]:
             "loss": outcome.loss,
             "training_loss": outcome.losses[-1],
             "seconds": outcome.seconds,
+            **({"right": outcome.right} if trial.part == "test" else {}),
         }
         for trial, outcome in outcomes.items()
     ]
 
 
 def verdict_rows(results: Results) -> list[Row]:
-    """Tabulate the verdicts: every pooling against average pooling."""
-    return [
-        {"data": data, "network": stage, "pooling": head.name, **numbers(results.verdict(stage, data, head))}
-        for data, stage in results.comparisons()
-        for head in others(results.settings.heads(stage))
-    ]
+    """Tabulate the verdicts: means and deviations over seeds, gain, margin, and what it comes to."""
+    rows: list[Row] = []
+    for data, stage, head, against in results.compared():
+        found = results.verdict(stage, data, head, against)
+        rows.append(
+            {
+                "data": data,
+                "network": stage,
+                "pooling": head.name,
+                "against": against.name,
+                "seeds": found.seeds,
+                "against_mean": found.baseline_mean,
+                "against_spread": found.baseline_spread,
+                "mean": found.mean,
+                "spread": found.spread,
+                "gain": found.gain,
+                "margin_of_images": results.margin_of_images(stage, data, head, against),
+                "margin": found.margin,
+                "verdict": found.outcome,
+            }
+        )
+    return rows
 
 
-def numbers(found: Verdict) -> dict[str, object]:
-    """Return the columns of a verdict: means and deviations over seeds, gain, margin, and what it comes to."""
-    return {
-        "seeds": found.seeds,
-        "average_pooling_mean": found.baseline_mean,
-        "average_pooling_spread": found.baseline_spread,
-        "mean": found.mean,
-        "spread": found.spread,
-        "gain": found.gain,
-        "margin": found.margin,
-        "verdict": found.outcome,
-    }
+def without_reduction(head: Head) -> Head | None:
+    """Return the same pooling without its reduction."""
+    return None if head.dim is None else Head(head.pool)
+
+
+def same_reduction(head: Head) -> Head | None:
+    """Return average pooling behind the same reduction."""
+    return None if head.dim is None else Head(BASELINE, head.dim)
 
 
 def others(heads: Sequence[Head]) -> list[Head]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from math import isnan
 from pathlib import Path
 from typing import Any
@@ -18,11 +20,13 @@ from ..datasets import load_dataset
 from ..reproduction.origins import how_made, origin
 from ..running import Log, finished, timed
 from .costs import ON_CHANNELS, Cost, measure_alone
-from .experiment import Head, Outcome, Settings, Trial, pretrained, run_trial
+from .experiment import Outcome, Settings, Trial, pretrained, run_trial
+from .heads import Head
 from .plots import write_plots
 from .preparation import keep, kept_file, load_kept
 from .report import report
 from .results import About, Costs, Results, about, write_tables
+from .weights import PACKAGE
 
 FILE = "runs.jsonl"
 # Stage, data set and pooling.
@@ -66,8 +70,8 @@ def run(settings: Settings, folder: Path, say: Callable[[str], object], sources:
         ImportError: a package that has the network, its weights or a data set is not installed.
     """
     sources = sources or Sources()
-    # Another torch sums in another order.
-    same = {**asdict(settings), "torch": torch.__version__}
+    # Another torch sums in another order; the others make images and network.
+    same = {**asdict(settings), "gcp_kernels": __version__, **versions()}
     log = Log(folder / FILE, {name: value for name, value in same.items() if name != "jobs"}, origin())
     if not log:  # what lies there may be of other settings
         remove_features(settings, folder)
@@ -174,4 +178,14 @@ def costs(log: Log, settings: Settings, feature_map: tuple[int, int, int], say: 
 
 def circumstances(log: Log) -> list[str]:
     """Return what the report says of who made the runs, and of versions."""
-    return [*how_made(log), f"gcp_kernels {__version__}, torch {torch.__version__}, one thread for each run"]
+    packages = ", ".join(f"{name} {number}" for name, number in versions().items())
+    return [*how_made(log), f"gcp_kernels {__version__}, {packages}, one thread for each run"]
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what the runs depend on and is installed."""
+    found = {}
+    for package in ("torch", "timm", PACKAGE, "matplotlib", "pillow", "mlxtend", "scikit-learn"):
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found

@@ -60,7 +60,8 @@ def behind_a_pretrained_network(folder):
             row["network"], row["data"], heads[row["pooling"]], float(row["learning_rate"]), int(row["seed"]),
             row["judged_on"],
         ): Outcome(
-            float(row["accuracy"]), float(row["loss"]), (float(row["training_loss"]),), float(row["seconds"])
+            float(row["accuracy"]), float(row["loss"]), (float(row["training_loss"]),), float(row["seconds"]),
+            row.get("right", ""),
         )
         for table in ("learning_rates", "accuracy")
         for row in read(folder, table)

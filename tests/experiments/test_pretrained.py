@@ -6,10 +6,12 @@ from math import isnan, nan
 
 import pytest
 import torch
+from torch import nn
 
 from experiments.pretrained import experiment, run
 from experiments.pretrained.costs import ON_CHANNELS, measure_alone, measure_cost, on_channels
-from experiments.pretrained.experiment import AVERAGE, FROZEN, TUNED, Head, Outcome, Settings, Trial
+from experiments.pretrained.experiment import FROZEN, TUNED, Outcome, Settings, Trial, as_bits, as_hexadecimal
+from experiments.pretrained.heads import AVERAGE, Head
 from experiments.pretrained.preparation import keep, load_kept, upsampled
 from experiments.pretrained.run import FILE
 from experiments.running import OtherRunsError
@@ -141,6 +143,30 @@ def test_a_run_trains_only_what_it_says_and_repeats_exactly(tmp_path):
     average, _ = experiment.tuned(AVERAGE, data, TINY, random_network)
     assert average.forward_features(torch.rand(1, 3, 32, 32)).shape[2:] == (2, 2)
     assert average.classifier.in_features == 128
+    reduced, _ = experiment.tuned(Head("avg", 4), data, TINY, random_network)
+    assert reduced.classifier.in_features == 4
+    features = reduced.eval().forward_features(torch.rand(3, 3, 32, 32))
+    block = reduced.global_pool.conv_dr_block
+    assert [type(layer) for layer in block] == [nn.Conv2d, nn.BatchNorm2d, nn.ReLU]
+    torch.testing.assert_close(reduced.forward_head(features), reduced.classifier(block(features).mean((2, 3))))
+    outcome = outcomes[FROZEN]
+    assert sum(as_bits(outcome.right, 8)) * 100 / 8 == outcome.accuracy
+
+
+def test_what_is_right_is_kept_image_by_image():
+    right = [False, True, True, False, False, True]
+    assert as_hexadecimal(right) == "19"
+    assert as_bits("19", 6) == [0, 1, 1, 0, 0, 1]
+    assert as_bits(as_hexadecimal([False] * 9), 9) == [0] * 9
+
+
+def test_scores_that_are_no_numbers_are_a_training_that_diverged():
+    network = nn.Linear(2, 2)
+    nn.init.constant_(network.bias, nan)
+    accuracy, loss, right = experiment.judge(network, lambda chosen: torch.ones(len(chosen), 2), torch.zeros(3).long())
+    assert isnan(accuracy)
+    assert isnan(loss)
+    assert right == ""
 
 
 def test_training_learns_and_a_training_that_diverges_is_no_number(tmp_path):
@@ -189,16 +215,15 @@ def test_settings_that_cannot_be_run_are_refused():
         Settings(frozen_images=5, tuned_images=6)
     with pytest.raises(ValueError, match="must be a learning rate to choose for the fine-tuned network"):
         Settings(tuned_rates=())
-    with pytest.raises(ValueError, match="average pooling has no reduction, got dim=4"):
-        Head("avg", 4)
+    with pytest.raises(ValueError, match="dim must be at least 1, got 0"):
+        Head("avg", 0)
     with pytest.raises(ValueError, match="pool must be"):
         Head("max")
 
 
 def test_the_cost_on_the_channels_is_of_the_same_pooling():
     x = torch.rand(2, 12, 2, 3)
-    full = GCP(12, dim=None, output="full")(x)
-    torch.testing.assert_close(on_channels(x), full, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(on_channels(x), GCP(12, dim=None)(x), rtol=1e-3, atol=1e-4)
     few, many = (measure_cost(ON_CHANNELS, (channels, 4, 4), 2, 3).milliseconds for channels in (16, 256))
     assert 0 < few < many
 
