@@ -109,7 +109,7 @@ class Settings:
 
 # Shows in about two minutes that everything works; its verdicts mean nothing.
 SMALL = Settings(
-    frozen=(AVERAGE, Head("gcp"), Head("gcp", 256), Head("dropcov", 256)), frozen_rates=(0.01, 0.1),
+    frozen=(AVERAGE, *(Head(pool, 256) for pool in ("avg", "gcp", "dropcov")), Head("gcp")), frozen_rates=(0.01, 0.1),
     tuned_rates=(0.01, 0.1), extensions=0, frozen_images=200, tuned_images=100, validation_images=100, test_images=100,
     frozen_epochs=2, tuned_epochs=1, frozen_seeds=2, tuned_seeds=2, cost_images=4, cost_repeats=1,
 )  # fmt: skip
