@@ -135,7 +135,7 @@ NUMBER = re.compile(r"(\d+\.\d+|\d+)")
 
 
 def assert_same_but_for_the_last_digit(again, text):
-    """The tables have six digits, so that a number may be rounded to the other side; all else is equal."""
+    """Allow a number to be rounded to the other side, for the tables have six digits; all else is equal."""
     ours, theirs = NUMBER.split(again), NUMBER.split(text)
     assert ours[::2] == theirs[::2]
     for our, their in zip(ours[1::2], theirs[1::2], strict=True):
