@@ -1,18 +1,18 @@
 """The report in Markdown: whether trunks transfer better. Every sentence follows from the runs."""
 
-from collections.abc import Sequence
-from math import isfinite, nan
+from collections.abc import Mapping, Sequence
+from math import isfinite
 from statistics import fmean
 
 from gcp_kernels.nn.poolings import BASELINE
 
 from ..datasets import ImageData
 from ..reproduction.claims import SEEDS_TO_SUPPORT, SUPPORTED, Verdict, spread
-from ..reproduction.words import over_seeds, paragraph, plural, plus_minus, table
-from .detectors import ANCHORS, DETECTORS
-from .experiment import Choice, Run
+from ..reproduction.words import listed_and, over_seeds, paragraph, plural, plus_minus, table
+from .choice import classifier_rates, detector_rates, of_classifiers, of_detectors
+from .detectors import ANCHORS, CHANNELS, COARSEST_FROM, DETECTORS, PYRAMID
+from .experiment import MEASURED, Choice, Run
 from .plots import LABELS
-from .runs import chosen_rates
 from .scenes import BACKGROUND, BRIGHTNESS, NOISE, STROKE, VISIBLE
 from .settings import RANDOM, Settings
 from .training import MOMENTUM, WEIGHT_DECAY
@@ -33,8 +33,8 @@ def report(
     Args:
         settings: what was run.
         data: where the digits are from.
-        choices: of the classifiers' rates.
-        runs: what was measured.
+        choices: of the classifiers' and the detectors' rates.
+        runs: what was measured, and did not diverge.
         average: verdicts against average pooling.
         random: verdicts against a trunk of random weights.
         circumstances: lines on machine and versions, which head the report.
@@ -62,9 +62,10 @@ def report(
         if others
         else "Average pooling alone was run: there is nothing to compare it with.",
         _sentences(average, others, f"than {LABELS[BASELINE]}"),
+        _cautions(settings, others),
         _rule(settings.seeds),
-        "## What the classifiers had learned",
-        _classifiers(settings, choices, runs),
+        "## What the classifiers had learned, and the rates",
+        _rates(settings, choices, runs),
         "## Against average pooling",
         _detail(average, LABELS[BASELINE]) if average else "Nothing was run.",
         "![AP by epoch of fine-tuning, mean and standard deviation over seeds](precision.png)",
@@ -116,30 +117,103 @@ def _detail(verdicts: Sequence[Verdict], against: str) -> str:
     return table(["measure, %", "trunk", against, "this trunk", "gain", "verdict"], rows)
 
 
-def _classifiers(settings: Settings, choices: Sequence[Choice], runs: Sequence[Run]) -> str:
-    chosen = chosen_rates(choices)
-    rows = []
-    for pool in settings.pools:
-        figures = [run.accuracy for run in of_trunk(runs, pool) if run.accuracy is not None]
-        tried = (
-            "diverged"
-            if one.accuracy is None
-            else f"{one.accuracy:.1f}" + (" (chosen)" if one.rate == chosen[pool] else "")
-            for one in choices
-            if one.pool == pool
+def _rates(settings: Settings, choices: Sequence[Choice], runs: Sequence[Run]) -> str:
+    """Write what every rate gave, and which were chosen."""
+    known, learning = classifier_rates(choices), detector_rates(choices)
+    tested = {
+        pool: [run.accuracy for run in of_trunk(runs, pool) if run.accuracy is not None] for pool in settings.pools
+    }
+    classifiers = [
+        [LABELS[pool], *_tried(tried, known[pool]), plus_minus(fmean(tested[pool]), spread(tested[pool]))]
+        for pool, tried in of_classifiers(choices).items()
+    ]
+    detectors = [[LABELS[trunk], *_tried(tried, learning[trunk])] for trunk, tried in of_detectors(choices).items()]
+    ends = [
+        f"the {what} of {LABELS[trunk]} ({rate:g})"
+        for what, grid, chosen in (
+            ("classifier", settings.classifier_rates, known),
+            ("detectors", settings.detector_rates, learning),
         )
-        rows.append([LABELS[pool], *tried, plus_minus(fmean(figures), spread(figures))])
-    rates = (f"validation, rate {rate:g}" for rate in settings.classifier_rates)
-    return "\n\n".join(
-        [
-            table(["pooling: accuracy on single digits, %", *rates, "test, chosen rate"], rows),
-            paragraph(f"""
-                The rate was chosen for each pooling by digits of the validation part, from one seed, {settings.seeds},
-                which is in nothing else here. All were trained for the same time. A trunk that goes into a detector is
-                the one at the end of this, so that a pooling with which a classifier learns faster hands on more.
-            """),
-        ]
+        for trunk, rate in chosen.items()
+        if len(grid) > 1 and rate in (min(grid), max(grid))
+    ]
+    at_an_end = (
+        f"At an end of its grid, where a wider one might do better: {'; '.join(ends)}."
+        if ends
+        else "No rate that was chosen is at an end of its grid."
     )
+    parts = [
+        table(
+            [
+                "pooling: accuracy on single digits, %",
+                *(f"validation, rate {rate:g}" for rate in settings.classifier_rates),
+                "test, chosen rate",
+            ],
+            classifiers,
+        ),
+        table(
+            [
+                "trunk: Mask R-CNN, AP of masks, %",
+                *(f"validation, rate {rate:g}" for rate in settings.detector_rates),
+            ],
+            detectors,
+        ),
+        paragraph(f"""
+            Both rates were chosen with digits of the validation part, from one seed, {settings.seeds}, which is in
+            nothing else here: the classifier's for each pooling, then the detectors' for each trunk, of the classifier
+            with its rate, after as long a training as those that are measured. That serves both detectors. Of equal
+            rates the lowest is taken. {at_an_end}
+        """),
+        paragraph("""
+            A rate of which it is said was taken first, until a training that is measured diverged with it: all seeds of
+            that trunk were then measured anew with the next best.
+        """)
+        if any(one.diverged == MEASURED for one in choices)
+        else "",
+        paragraph("""
+            All classifiers were trained for the same time. A trunk that goes into a detector is the one at the end of
+            this, so that a pooling with which a classifier learns faster hands on more.
+        """),
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _tried(tried: Mapping[float, Choice], chosen: float) -> list[str]:
+    """Write a cell for each rate."""
+    cells = []
+    for rate, one in tried.items():
+        remark = " (chosen)" if rate == chosen else " (diverged when measured)" if one.diverged else ""
+        cells.append("diverged" if one.validation is None else f"{one.validation:.1f}{remark}")
+    return cells
+
+
+def _cautions(settings: Settings, others: Sequence[str]) -> str:
+    """Say what a verdict leaves out, where it is read."""
+    if not others:
+        return ""
+    # Of a ResNet without the stride of its last stage.
+    positions = (-(-settings.single.size // 16)) ** 2
+    items = (
+        f"""
+        A covariance of {settings.dim} channels is taken of {positions} positions, at the size of the classifiers'
+        images, so that its rank is {min(settings.dim, positions - 1)} at most; in the published networks it is of 196
+        positions. What is said here of {listed_and([LABELS[pool] for pool in others])} is said of them at this size.
+        """,
+        f"""
+        The pooling is not the only difference from {LABELS[BASELINE]}: {listed_and([LABELS[pool] for pool in others])}
+        also have a reduction before the covariance, a convolution of 1x1, batch normalisation and ReLU; a classifier of
+        {settings.dim * (settings.dim + 1) // 2} inputs instead of {CHANNELS[-1]}; and a rate of their own.
+        """,
+        f"""
+        All seeds are judged on the same {plural(settings.test_scenes, "scene")}: the margin has a part for weights,
+        training data and their order, and none for the choice of these scenes.
+        """,
+        f"""
+        The {len(DECIDING)} measures that decide share a classifier in each seed, and so its luck: they are not as many
+        independent witnesses.
+        """,
+    )
+    return "\n\n".join(["To be read with this:", "\n".join(f"- {paragraph(text)}" for text in items)])
 
 
 def _rule(seeds: int) -> str:
@@ -170,47 +244,53 @@ def _method(settings: Settings, data: ImageData) -> str:
         visible pixels where the stroke is at least {STROKE:g} of 1; a box is the extent of the mask.
         """,
         f"""
-        Classifiers: torchvision's ResNet-18, the stride of its last stage dropped for every pooling so that the pooling
-        is the only difference, {settings.dim} channels after the reduction before a covariance; single digits drawn as
-        in scenes, {single.size}x{single.size} pixels, {settings.digits} new drawings an epoch for
-        {plural(settings.classifier_epochs, "epoch")}, in batches of {settings.classifier_batch}, with SGD, momentum
-        {MOMENTUM:g}. AdamW at 0.001 was tried before, on validation digits, and came less far with GCP and DropCov than
-        with average pooling (83 and 82 against 92 % after 4 epochs).
+        Classifiers: torchvision's ResNet-18, the stride of its last stage dropped for every pooling, {settings.dim}
+        channels after the reduction before a covariance; single digits drawn as in scenes, {single.size}x{single.size}
+        pixels, {settings.digits} new drawings an epoch for {plural(settings.classifier_epochs, "epoch")}, in batches of
+        {settings.classifier_batch}, with SGD, momentum {MOMENTUM:g}. AdamW at 0.001 was tried before, on validation
+        digits, and came less far with GCP and DropCov than with average pooling (83 and 82 against 92 % after 4
+        epochs).
         """,
         f"""
-        Detectors: torchvision's, smaller: {plural(len(ANCHORS), "level")} of anchors, a pyramid of 64 channels on
-        layer1, layer2 and layer4, which has as many positions as layer3 without its stride: they have the classifier's
-        trunk as it is. Everything learns, batch normalisation too: torchvision freezes it, with which random weights
-        cannot learn. The layers on the trunk begin with the same weights for all trunks of a seed, and the random trunk
-        is what the trained ones of its seed began with. {settings.scenes} scenes,
-        {plural(settings.epochs, "epoch")}, batches of {settings.batch}, AdamW, largest rate {settings.rate:g}.
+        Detectors: torchvision's, smaller: {plural(len(ANCHORS), "level")} of anchors, a pyramid of {PYRAMID} channels
+        on layer1, layer2 and layer4, which has as many positions as layer3 without its stride: they have the
+        classifier's trunk as it is. Boxes from {COARSEST_FROM} pixels on, the root of their area, take their features
+        from layer4's level, those from half of it on from layer2's, smaller ones from layer1's. Everything learns,
+        batch normalisation too: torchvision freezes it, with which random weights cannot learn. The layers on the trunk
+        begin with the same weights for all trunks of a seed, and the random trunk is what the trained ones of its seed
+        began with. {settings.scenes} scenes, {plural(settings.epochs, "epoch")}, batches of {settings.batch}, AdamW.
         """,
         f"""
-        Both: weight decay {WEIGHT_DECAY:g}, and a rate that rises to the largest and falls to nothing. That of the
-        detectors is the same for all trunks: 0.001 was chosen with Mask R-CNN by one training of 320 steps each, on
-        scenes with digits of the validation part, among 0.0004, 0.001 and 0.002 for average pooling and among the
-        first two for random weights.
-        Nothing was chosen on the test part, on {plural(settings.test_scenes, "scene")} of which, the same for all,
-        detectors are tested.
+        Both: weight decay {WEIGHT_DECAY:g}, and a rate that rises to the largest, which was chosen as said above, and
+        falls to nothing. Rates of detectors were chosen on {plural(settings.test_scenes, "scene")} with digits of the
+        validation part. Nothing was chosen on the test part, on {plural(settings.test_scenes, "scene")} of which, the
+        same for all, detectors are tested.
         """,
     )
     return "\n".join(f"- {paragraph(text)}" for text in items)
 
 
 def _growth(runs: Sequence[Run]) -> str:
-    """Say how much AP still grew at the end; nothing where it was measured once."""
-    gains = []
-    for run in runs:
-        for kind, compared in {(one.detector, one.compared) for one in run.precisions}:
-            *_, last = own = [one.AP for one in run.precisions if (one.detector, one.compared) == (kind, compared)]
-            gains += [last - own[-2]] if len(own) > 1 else []
-    if not gains:
+    """Say how much AP still grew at the end with each trunk; nothing where it was measured once."""
+    of_trunks = []
+    for trunk in trunks_of(runs):
+        gains = []
+        for run in of_trunk(runs, trunk):
+            for kind, compared in dict.fromkeys((one.detector, one.compared) for one in run.precisions):
+                *before, last = (one.AP for one in run.precisions if (one.detector, one.compared) == (kind, compared))
+                gains += [last - before[-1]] if before else []
+        if gains:
+            of_trunks.append(f"{plus_minus(fmean(gains), spread(gains))} with {LABELS[trunk]}")
+    if not of_trunks:
         return ""
-    return f"Between the last two measurements AP changed by {plus_minus(fmean(gains), nan)} points, mean of all runs."
+    return (
+        f"Between the last two measurements AP changed by {listed_and(of_trunks)} (points, mean ± standard deviation "
+        "over seeds and what is compared); as the rate falls to nothing over them, that shows little of what more time "
+        "would bring."
+    )
 
 
 def _limits(settings: Settings, runs: Sequence[Run], random: Sequence[Verdict]) -> str:
-    growth = _growth(runs)
     useful = of_claim(BASELINE, random) == SUPPORTED
     first = (
         """
@@ -231,17 +311,15 @@ def _limits(settings: Settings, runs: Sequence[Run], random: Sequence[Verdict]) 
         """,
         """
         It cannot show what the papers measured, whose classifiers learn ImageNet and whose detectors learn COCO. Here
-        digits are what is classified and what is found, so that the two tasks are as near to each other as they can be;
-        scenes have no clutter; and at the size of the classifiers' images a covariance is taken of 16 positions, where
-        it is of 196 in the published networks.
+        digits are what is classified and what is found, so that the two tasks are as near to each other as they can be,
+        and scenes have no clutter.
         """,
         f"""
-        All trainings are short. {growth} What is compared is how far detectors come in a given time, not where they
-        would end.
+        All trainings are short. {_growth(runs)} What is compared is how far detectors come in a given time, not where
+        they would end.
         """,
         f"""
-        One rate of the detectors serves all trunks. A rate for each might change the order; so might another number of
-        channels before the covariance than {settings.dim}.
+        Another number of channels before the covariance than {settings.dim} might change the order.
         """,
     )
     return "\n".join(f"- {paragraph(text)}" for text in items)

@@ -3,12 +3,10 @@
 import importlib
 from collections.abc import Callable
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
-from gcp_kernels import __version__
 from gcp_kernels.commands.atomic_files import write_text
 from gcp_kernels.extras import how_to_install, import_torchvision
 from gcp_kernels.nn.poolings import BASELINE
@@ -19,7 +17,7 @@ from .average_precision import pycocotools
 from .experiment import TEST_SEED
 from .plots import LABELS, SHOWN, write_plots
 from .report import report
-from .runs import FILE, run_all
+from .runs import FILE, run_all, versions_of
 from .scenes import draw_scenes
 from .settings import DATA, RANDOM, SMALL, Settings
 from .tables import write_tables
@@ -46,23 +44,23 @@ def run(settings: Settings, folder: Path, say: Callable[[str], object]) -> None:
 
     Raises:
         ImportError: a package is missing; the message says how to install it.
-        OtherRunsError: the folder has runs of other settings; a ``ValueError``.
-        NonFiniteLossError: a training diverged; the message says which.
+        OtherRunsError: the folder has runs of other settings, versions or images; a ``ValueError``.
+        NonFiniteLossError: with every rate of a trunk a training diverged; the message says of which.
         OSError: a file cannot be written; those before it are complete.
     """
     check_installed()
     folder.mkdir(parents=True, exist_ok=True)
-    choices, runs, made = run_all(settings, folder / FILE, say)
+    data = load_dataset(DATA, torch.device("cpu"))
+    versions = versions_of(data)
+    choices, runs, made = run_all(settings, versions, folder / FILE, say)
     average, random = (verdicts(runs, baseline) for baseline in (BASELINE, RANDOM))
     write_tables(folder, choices, runs, {BASELINE: average, RANDOM: random})
-    data = load_dataset(DATA, torch.device("cpu"))
     write_plots(folder, runs, draw_scenes(data.test, SHOWN, settings.layout, TEST_SEED))
     circumstances = (
-        f"{plural(len(runs), 'run')}: {plural(len(settings.trunks), 'trunk')}, {plural(settings.seeds, 'seed')}, two "
-        f"detectors each, and {plural(len(choices), 'classifier')} to choose rates by",
+        f"{plural(len(runs), 'run')} of two detectors each: {plural(len(settings.trunks), 'trunk')}, "
+        f"{plural(settings.seeds, 'seed')}; {plural(len(choices), 'other')} to choose rates by",
         *made,
-        f"gcp_kernels {__version__}, torch {torch.__version__}, torchvision {version('torchvision')}, one thread for "
-        "each run",
+        f"{', '.join(' '.join(one) for one in versions.items())}; one thread for each run",
         *([SMALL_MEANS_NOTHING] if replace(settings, jobs=SMALL.jobs) == SMALL else []),
     )
     write_text(folder / "report.md", report(settings, data, choices, runs, average, random, circumstances))

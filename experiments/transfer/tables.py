@@ -20,7 +20,7 @@ def write_tables(
 
     Args:
         folder: that exists.
-        choices: of the classifiers' rates.
+        choices: of the rates.
         runs: what was measured.
         verdicts: by the trunk that others are held against.
 
@@ -28,7 +28,7 @@ def write_tables(
         NotWrittenError: a file cannot be written; those before it are complete.
     """
     tables: dict[str, list[Row]] = {
-        "choices": [asdict(choice) for choice in choices],
+        "choices": choice_rows(choices),
         "precision": precision(runs),
         "training": training(runs),
         "verdicts": verdict_rows(verdicts),
@@ -45,18 +45,27 @@ def write_tables(
         )
 
 
+def choice_rows(choices: Iterable[Choice]) -> list[Row]:
+    """Tabulate what was tried to choose rates: the classifier's by digits, then the detectors' by AP of masks."""
+    return [
+        {"chosen": "classifier_rate" if one.detector_rate is None else "detector_rate", **asdict(one)}
+        for one in choices
+    ]
+
+
 def precision(runs: Iterable[Run]) -> list[Row]:
     """Tabulate average precision in per cent, by trunk, seed, detector, epoch and what is compared."""
     return [{"trunk": run.trunk, "seed": run.seed, **asdict(one)} for run in runs for one in run.precisions]
 
 
 def training(runs: Iterable[Run]) -> list[Row]:
-    """Tabulate the classifier's rate, its accuracy in per cent, and the detectors' mean loss by epoch."""
+    """Tabulate the rates, the classifier's accuracy in per cent, and the detectors' mean loss by epoch."""
     return [
         {
             "trunk": run.trunk,
             "seed": run.seed,
-            "classifier_rate": run.rate,
+            "classifier_rate": run.classifier_rate,
+            "detector_rate": run.detector_rate,
             "classifier_accuracy": run.accuracy,
             "detector": kind,
             "epoch": epoch,

@@ -22,6 +22,7 @@ from experiments.roots.settings import defaults as roots_defaults
 from experiments.transfer import report as transfer_report
 from experiments.transfer import tables as transfer_tables
 from experiments.transfer import verdicts as transfer_verdicts
+from experiments.transfer.choice import classifier_rates, detector_rates, of_classifiers, of_detectors
 from experiments.transfer.experiment import Choice, Precision, Run
 from experiments.transfer.settings import RANDOM
 from experiments.transfer.settings import Settings as TransferSettings
@@ -94,11 +95,18 @@ def pretrained(folder, lines):
 
 def transferred(folder):
     """Read choices and runs from the tables."""
-    choices = [Choice(row["pool"], float(row["rate"]), number(row["accuracy"])) for row in read(folder, "choices")]
+    choices = [
+        Choice(
+            row["trunk"], number(row["classifier_rate"]), number(row["detector_rate"]), number(row["validation"]),
+            row["diverged"],
+        )
+        for row in read(folder, "choices")
+    ]  # fmt: skip
     runs = {}
     for row in read(folder, "training"):
         key = row["trunk"], int(row["seed"])
-        empty = Run(*key, number(row["classifier_rate"]), number(row["classifier_accuracy"]), {}, [])
+        rates = number(row["classifier_rate"]), float(row["detector_rate"])
+        empty = Run(*key, *rates, number(row["classifier_accuracy"]), {}, [])
         runs.setdefault(key, empty).losses.setdefault(row["detector"], []).append(float(row["loss"]))
     for row in read(folder, "precision"):
         kept = Precision(
@@ -191,9 +199,15 @@ def test_it_is_a_run_of_the_defaults(name):
     elif name == "transfer":
         settings = TransferSettings()
         choices, runs = transferred(folder)
-        assert [(one.pool, one.rate) for one in choices] == [
-            (pool, rate) for pool in settings.pools for rate in settings.classifier_rates
-        ]
+        known, learning = classifier_rates(choices), detector_rates(choices)
+        for trunks, grid, tried in (
+            (settings.pools, settings.classifier_rates, of_classifiers(choices)),
+            (settings.trunks, settings.detector_rates, of_detectors(choices)),
+        ):
+            assert {trunk: tuple(by_rate) for trunk, by_rate in tried.items()} == dict.fromkeys(trunks, grid)
+        assert all(
+            (run.classifier_rate, run.detector_rate) == (known.get(run.trunk), learning[run.trunk]) for run in runs
+        )
         assert {(run.trunk, run.seed) for run in runs} == {
             (trunk, seed) for trunk in settings.trunks for seed in range(settings.seeds)
         }

@@ -14,7 +14,8 @@ def made_run(trunk: str, seed: int, precision: Mapping[tuple[str, str], float]) 
     return Run(
         trunk=trunk,
         seed=seed,
-        rate=None if trunk == RANDOM else 0.001,
+        classifier_rate=None if trunk == RANDOM else 0.01 if trunk == "dropcov" else 0.001,
+        detector_rate=0.001,
         accuracy=None if trunk == RANDOM else 90.0 + seed,
         losses={kind: [2.0, 1.5, 1.0, 0.5] for kind in COMPARED},
         precisions=[
