@@ -68,7 +68,8 @@ def run_roots(args: argparse.Namespace, folder: Path, say: Say) -> None:
 
 EXPERIMENTS: Mapping[str, Experiment] = {
     "transfer": Experiment(
-        "instead, trunks of classifiers in torchvision's detectors, on scenes of mnist digits (75 minutes of two cores)",
+        "instead, trunks of classifiers in torchvision's detectors, on scenes of mnist digits (over an hour of two "
+        "cores)",
         run_transfer,
     ),
     "pretrained": Experiment(

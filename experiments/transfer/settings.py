@@ -15,7 +15,7 @@ POOLS = (BASELINE, *PUBLISHED_POOLINGS)
 
 @dataclass(frozen=True)
 class Settings:
-    """What is run; the defaults take about 150 minutes of one core, half of that on two.
+    """What is run; the defaults take about 140 minutes of one core, half of that on two.
 
     Attributes:
         pools: the trunks' poolings; average pooling is one, and a trunk of random weights is added.

@@ -23,11 +23,11 @@ from experiments.transfer import report as transfer_report
 from experiments.transfer import tables as transfer_tables
 from experiments.transfer import verdicts as transfer_verdicts
 from experiments.transfer.choice import classifier_rates, detector_rates, of_classifiers, of_detectors
-from experiments.transfer.experiment import Choice, Precision, Run
 from experiments.transfer.settings import RANDOM
 from experiments.transfer.settings import Settings as TransferSettings
 from gcp_kernels.nn.poolings import BASELINE
 from tests.support.committed_runs import read, runs_of
+from tests.support.transfer_runs import read_back
 
 for package in ("scipy", "sklearn", "mlxtend", "matplotlib", "PIL"):
     pytest.importorskip(package, reason=f"{package} is not installed (extra: demo)")
@@ -46,10 +46,6 @@ def texts(folder):
 @cache
 def images(name):
     return load_dataset(name, torch.device("cpu"))
-
-
-def number(text):
-    return float(text) if text else None
 
 
 def behind_a_pretrained_network(folder):
@@ -93,31 +89,8 @@ def pretrained(folder, lines):
     return pretrained_report.report(results, lines[:-1]), pretrained_results.verdict_rows(results)
 
 
-def transferred(folder):
-    """Read choices and runs from the tables."""
-    choices = [
-        Choice(
-            row["trunk"], number(row["classifier_rate"]), number(row["detector_rate"]), number(row["validation"]),
-            row["diverged"],
-        )
-        for row in read(folder, "choices")
-    ]  # fmt: skip
-    runs = {}
-    for row in read(folder, "training"):
-        key = row["trunk"], int(row["seed"])
-        rates = number(row["classifier_rate"]), float(row["detector_rate"])
-        empty = Run(*key, *rates, number(row["classifier_accuracy"]), {}, [])
-        runs.setdefault(key, empty).losses.setdefault(row["detector"], []).append(float(row["loss"]))
-    for row in read(folder, "precision"):
-        kept = Precision(
-            row["detector"], int(row["epoch"]), row["compared"], *(float(row[name]) for name in ("AP", "AP50", "AP75"))
-        )
-        runs[row["trunk"], int(row["seed"])].precisions.append(kept)
-    return choices, list(runs.values())
-
-
 def transfer(folder, lines):
-    choices, runs = transferred(folder)
+    choices, runs = read_back(folder)
     against = {baseline: transfer_verdicts.verdicts(runs, baseline) for baseline in (BASELINE, RANDOM)}
     text = transfer_report.report(
         TransferSettings(), images("mnist"), choices, runs, against[BASELINE], against[RANDOM], lines
@@ -198,7 +171,7 @@ def test_it_is_a_run_of_the_defaults(name):
         assert len(results.final) == sum(settings.seeds(stage) for stage, _, _ in results.rates)
     elif name == "transfer":
         settings = TransferSettings()
-        choices, runs = transferred(folder)
+        choices, runs = read_back(folder)
         known, learning = classifier_rates(choices), detector_rates(choices)
         for trunks, grid, tried in (
             (settings.pools, settings.classifier_rates, of_classifiers(choices)),

@@ -23,7 +23,7 @@ from experiments.transfer.scenes import draw_scenes
 from experiments.transfer.settings import RANDOM, SMALL, Settings
 from experiments.transfer.tables import write_tables
 from experiments.transfer.verdicts import DECIDING, of_claim, verdicts
-from tests.support.transfer_runs import PLACES, even, made_run
+from tests.support.transfer_runs import PLACES, even, made_run, read_back
 
 SEEDS = range(3)
 # Average pooling at 30: one better by 2 to 2.2 in all, one by that in all but Mask R-CNN's boxes, where it is worse.
@@ -164,6 +164,22 @@ def test_tables_and_pictures_have_what_was_measured(tmp_path: Path) -> None:
         picture = (tmp_path / f"{name}.png").read_bytes()
         assert picture.startswith(b"\x89PNG")
         assert 5_000 < len(picture) < 100_000
+
+
+def test_tables_have_all_that_the_report_says(tmp_path: Path) -> None:
+    """What tests of a committed report rely on: nothing but its tables is committed with it."""
+    choices = [replace(one, diverged=MEASURED) if one.detector_rate == 0.001 else one for one in CHOICES]
+    runs = [replace(one, detector_rate=0.002) for one in RUNS]
+    every = {baseline: verdicts(runs, baseline) for baseline in ("avg", RANDOM)}
+    write_tables(tmp_path, choices, runs, every)
+    again = read_back(tmp_path)
+    assert again[0] == choices
+    against = {baseline: verdicts(again[1], baseline) for baseline in every}
+    first, second = (
+        report(SETTINGS, image_data(), *of, found["avg"], found[RANDOM], [])
+        for of, found in (((choices, runs), every), (again, against))
+    )
+    assert second == first
 
 
 def test_runs_are_kept_and_not_made_again(tmp_path: Path) -> None:

@@ -1,9 +1,11 @@
-"""Runs of the experiment of transfer as data, so that tests of files, verdicts and reports need no training."""
+"""Runs of the experiment of transfer as data, made up or from tables: tests of what follows need no training."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
-from experiments.transfer.experiment import COMPARED, Precision, Run
+from experiments.transfer.experiment import COMPARED, Choice, Precision, Run
 from experiments.transfer.settings import RANDOM
+from tests.support.committed_runs import read
 
 
 def made_run(trunk: str, seed: int, precision: Mapping[tuple[str, str], float]) -> Run:
@@ -34,3 +36,30 @@ PLACES = [(kind, compared) for kind in COMPARED for compared in COMPARED[kind]]
 def even(trunk: str, seed: int, value: float) -> Run:
     """Make a run with the same AP of all that is compared."""
     return made_run(trunk, seed, dict.fromkeys(PLACES, value))
+
+
+def read_back(folder: Path) -> tuple[list[Choice], list[Run]]:
+    """Read choices and runs from the tables of a folder."""
+    choices = [
+        Choice(
+            row["trunk"], number(row["classifier_rate"]), number(row["detector_rate"]), number(row["validation"]),
+            row["diverged"],
+        )
+        for row in read(folder, "choices")
+    ]  # fmt: skip
+    runs: dict[tuple[str, int], Run] = {}
+    for row in read(folder, "training"):
+        key = row["trunk"], int(row["seed"])
+        rates = number(row["classifier_rate"]), float(row["detector_rate"])
+        empty = Run(*key, *rates, number(row["classifier_accuracy"]), {}, [])
+        runs.setdefault(key, empty).losses.setdefault(row["detector"], []).append(float(row["loss"]))
+    for row in read(folder, "precision"):
+        kept = Precision(
+            row["detector"], int(row["epoch"]), row["compared"], *(float(row[name]) for name in ("AP", "AP50", "AP75"))
+        )
+        runs[row["trunk"], int(row["seed"])].precisions.append(kept)
+    return choices, list(runs.values())
+
+
+def number(text: str) -> float | None:
+    return float(text) if text else None
