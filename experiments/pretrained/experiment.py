@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gcp_kernels.integrations import replace_pool
-from gcp_kernels.nn.poolings import BASELINE
+from gcp_kernels.nn.poolings import BASELINE, PUBLISHED_POOLINGS
 
 from .heads import AVERAGE, Head
 from .preparation import Kept, Part, load_kept, upsampled
@@ -20,6 +20,7 @@ from .weights import load_pretrained
 
 FROZEN, TUNED = "frozen", "fine-tuned"
 STAGES = (FROZEN, TUNED)
+COMPARED = (BASELINE, *PUBLISHED_POOLINGS)
 MOMENTUM = 0.9
 WEIGHT_DECAY = 1e-4
 TEST_BATCH = 50
@@ -56,8 +57,8 @@ class Settings:
     """
 
     data: tuple[str, ...] = ("typefaces", "mnist")
-    frozen: tuple[Head, ...] = tuple(Head(pool, dim) for pool in ("avg", "gcp", "dropcov") for dim in (None, 256, 64))
-    tuned: tuple[Head, ...] = (AVERAGE, *(Head(pool, 256) for pool in ("avg", "gcp", "dropcov")))
+    frozen: tuple[Head, ...] = tuple(Head(pool, dim) for pool in COMPARED for dim in (None, 256, 64))
+    tuned: tuple[Head, ...] = (AVERAGE, *(Head(pool, 256) for pool in COMPARED))
     frozen_rates: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3, 1.0)
     tuned_rates: tuple[float, ...] = (0.003, 0.01, 0.03, 0.1)
     extensions: int = 2
@@ -109,7 +110,7 @@ class Settings:
 
 # Shows in about two minutes that everything works; its verdicts mean nothing.
 SMALL = Settings(
-    frozen=(AVERAGE, *(Head(pool, 256) for pool in ("avg", "gcp", "dropcov")), Head("gcp")), frozen_rates=(0.01, 0.1),
+    frozen=(AVERAGE, *(Head(pool, 256) for pool in COMPARED), Head("gcp")), frozen_rates=(0.01, 0.1),
     tuned_rates=(0.01, 0.1), extensions=0, frozen_images=200, tuned_images=100, validation_images=100, test_images=100,
     frozen_epochs=2, tuned_epochs=1, frozen_seeds=2, tuned_seeds=2, cost_images=4, cost_repeats=1,
 )  # fmt: skip
