@@ -1,9 +1,10 @@
 """What the commands that train on digits share: whether the ``demo`` extra is here, and what they run on."""
 
 import importlib
-import platform
 
 import torch
+
+from ..reproduction.origins import machine_name
 
 
 def missing_packages(*, plotting: bool) -> list[str]:
@@ -22,6 +23,5 @@ def missing_packages(*, plotting: bool) -> list[str]:
 
 def device_name(device: torch.device) -> str:
     """Return a GPU's name, or the kind of CPU and torch's threads on it."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{platform.machine()} CPU with {torch.get_num_threads()} threads"
+    threads = "" if device.type == "cuda" else f" with {torch.get_num_threads()} threads"
+    return machine_name(device) + threads

@@ -21,6 +21,7 @@ from ..transfer import run as transfer_run
 from ..transfer import settings as transfer
 from .output_folder import UnusableOutputError, output_folder
 
+INTERRUPTED = "interrupted; the runs that were done are kept, and the same command goes on with the others"
 TAKEN = ("output", "small", "jobs")
 Say = Callable[[str], object]
 
@@ -73,7 +74,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         run_transfer,
     ),
     "pretrained": Experiment(
-        "instead, EfficientNet-Lite0 with ImageNet weights, frozen and fine-tuned (an hour of two cores)",
+        "instead, EfficientNet-Lite0 with ImageNet weights, frozen and fine-tuned (an hour and a half of two cores)",
         run_pretrained,
     ),
     "roots": Experiment(
@@ -109,26 +110,27 @@ def run(name: str, args: argparse.Namespace, defaults: argparse.Namespace) -> in
     ]
     if others:
         taken = ", ".join(f"--{option}" for option in experiment.taken)
-        return _fail(f"--{name} takes of the other options {taken}, got {', '.join(others)}", 2)
+        return fail(f"--{name} takes of the other options {taken}, got {', '.join(others)}", 2)
     try:
         with output_folder(args.output):
             experiment.run(args, args.output, partial(print, flush=True))
     except ImportError as error:
-        return _fail(str(error), 1)
+        return fail(str(error), 1)
     except OtherRunsError as error:
-        return _fail(f"--output: {error}", 2)
+        return fail(f"--output: {error}", 2)
     except (UnusableOutputError, UnusableDataError) as error:
-        return _fail(str(error), 2)
+        return fail(str(error), 2)
     except (NonFiniteLossError, NothingConvergedError) as error:
-        return _fail(f"{error}; the runs that were done are kept", 1)
+        return fail(f"{error}; the runs that were done are kept", 1)
     except BrokenProcessPool:
-        return _fail("a process was killed, perhaps for want of memory; give a smaller --jobs to go on", 1)
+        return fail("a process was killed, perhaps for want of memory; give a smaller --jobs to go on", 1)
     except KeyboardInterrupt:
-        return _fail("interrupted; the runs that were done are kept, and the same command goes on with the others", 130)
+        return fail(INTERRUPTED, 130)
     print(f"\nwritten to {args.output}, with report.md")
     return 0
 
 
-def _fail(message: str, code: int) -> int:
+def fail(message: str, code: int) -> int:
+    """Say what is wrong, and return the exit code."""
     print(f"experiments reproduce: error: {message}", file=sys.stderr)
     return code

@@ -6,9 +6,8 @@ from pathlib import Path
 
 from gcp_kernels.commands.argument_types import folder_problem
 
+from ..running import RUNS
 from ..running.folder_lock import lock, unlock
-
-RUNS = "runs.jsonl"
 
 
 class UnusableOutputError(ValueError):

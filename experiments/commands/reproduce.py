@@ -11,9 +11,7 @@ Needs the extra "demo": pip install --no-build-isolation --editable ".[demo]" in
 from __future__ import annotations
 
 import argparse
-import platform
 import shlex
-import sys
 import time
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, fields, replace
@@ -31,18 +29,18 @@ from ..datasets import DATASETS, FOLDER_IMAGE_SIZE, ImageData
 from ..datasets.image_decoding import ImageError
 from ..reproduction import settings as settings_of_data
 from ..reproduction.claims import BASELINE
-from ..reproduction.origins import how_made, origin
+from ..reproduction.origins import how_made, machine_name, origin
 from ..reproduction.report import CHOSEN_BY_VALIDATION, summary
 from ..reproduction.run import run_all, write_folder
 from ..reproduction.settings import Settings
 from ..reproduction.words import capital, plural
 from ..reproduction.workers import load_images
-from ..running import Log, OtherRunsError
+from ..running import RUNS, Log, OtherRunsError
 from ..training import BACKBONES, POOLS, SCHEDULES, NonFiniteLossError
 from . import other_experiments
-from .demo_extra import device_name, missing_packages
-from .other_experiments import EXPERIMENTS
-from .output_folder import RUNS, UnusableOutputError, output_folder
+from .demo_extra import missing_packages
+from .other_experiments import EXPERIMENTS, INTERRUPTED, fail
+from .output_folder import UnusableOutputError, output_folder
 
 DEFAULT = Settings()
 LARGER = settings_of_data.DEFAULTS["mnist"]
@@ -143,7 +141,7 @@ def run(args: argparse.Namespace) -> int:
     except UnusableOutputError as error:
         return fail(str(error), 2)
     except KeyboardInterrupt:
-        return fail("interrupted; the runs that were done are kept, and the same command goes on with the others", 130)
+        return fail(INTERRUPTED, 130)
 
 
 def load_and_run(args: argparse.Namespace, settings: Settings) -> int:
@@ -161,10 +159,10 @@ def run_and_write(args: argparse.Namespace, settings: Settings, data: ImageData)
     """Run, and write into a folder that is there; exit codes as of :func:`run`."""
     started = time.perf_counter()
     device = torch.device(settings.device)
-    machine = f"{platform.machine()} CPU" if device.type == "cpu" else device_name(device)
+    machine = machine_name(device)
     versions = {"gcp_kernels": __version__, "torch": torch.__version__, "images": data.fingerprint()}
     try:
-        log = Log(args.output / RUNS, {**asdict(settings), **versions}, origin(machine))
+        log = Log(args.output / RUNS, {**asdict(settings), **versions}, origin(device))
     except OtherRunsError as error:
         return fail(f"--output: {error}", 2)
     print(f"gcp_kernels {__version__}, torch {torch.__version__}, {machine}")
@@ -234,8 +232,3 @@ def command_line(args: argparse.Namespace) -> str:
             *(repr(one) if isinstance(one, float) else str(one) for one in values),
         ]
     return shlex.join(words)
-
-
-def fail(message: str, code: int) -> int:
-    print(f"experiments reproduce: error: {message}", file=sys.stderr)
-    return code

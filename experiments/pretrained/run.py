@@ -17,8 +17,9 @@ from gcp_kernels import __version__
 from gcp_kernels.commands.atomic_files import write_text
 
 from ..datasets import load_dataset
+from ..reproduction.choice import extended
 from ..reproduction.origins import how_made, origin
-from ..running import Log, finished, timed
+from ..running import RUNS, Log, finished, timed
 from .costs import ON_CHANNELS, Cost, measure_alone
 from .experiment import Outcome, Settings, Trial, pretrained, run_trial
 from .heads import Head
@@ -28,7 +29,6 @@ from .report import report
 from .results import About, Costs, Results, about, write_tables
 from .weights import PACKAGE
 
-FILE = "runs.jsonl"
 # Stage, data set and pooling.
 Compared = tuple[str, str, Head]
 
@@ -72,7 +72,7 @@ def run(settings: Settings, folder: Path, say: Callable[[str], object], sources:
     sources = sources or Sources()
     # Another torch sums in another order; the others make images and network.
     same = {**asdict(settings), "gcp_kernels": __version__, **versions()}
-    log = Log(folder / FILE, {name: value for name, value in same.items() if name != "jobs"}, origin())
+    log = Log(folder / RUNS, {name: value for name, value in same.items() if name != "jobs"}, origin())
     if not log:  # what lies there may be of other settings
         remove_features(settings, folder)
     results = Results(settings)
@@ -85,7 +85,7 @@ def run(settings: Settings, folder: Path, say: Callable[[str], object], sources:
         grid = [Trial(*one, rate, 0, "validation") for one, rates in grids.items() for rate in rates]
         results.grid = outcomes(grid, settings, folder, sources, log, say)
         results.rates = {one: chosen_rate(results.grid, *one) for one in compared}
-        wider = {one: extended(rates, results.rates[one], settings, one[0]) for one, rates in grids.items()}
+        wider = {one: grown(rates, results.rates[one], settings, one[0]) for one, rates in grids.items()}
     final = [
         Trial(stage, name, head, results.rates[stage, name, head], seed, "test")
         for stage, name, head in compared
@@ -151,13 +151,10 @@ def chosen_rate(grid: Mapping[Trial, Outcome], stage: str, data: str, head: Head
     return max(own, key=lambda rate: (own[rate].accuracy, -own[rate].loss))
 
 
-def extended(grid: Sequence[float], best: float, settings: Settings, stage: str) -> Sequence[float]:
-    """Add a rate beyond the end of a grid where that is the best; a grid of one rate stays."""
-    if len(settings.rates(stage)) == 1 or len(grid) == len(settings.rates(stage)) + settings.extensions:
-        return grid
-    if best == min(grid):
-        return (float(f"{best / 3:.1g}"), *grid)
-    return (*grid, float(f"{best * 3:.1g}")) if best == max(grid) else grid
+def grown(grid: Sequence[float], best: float, settings: Settings, stage: str) -> Sequence[float]:
+    """Add a rate beyond the end of a grid where that is the best, up to ``settings.extensions`` of them."""
+    first = len(settings.rates(stage))
+    return extended(grid, best, first, first + settings.extensions, factor=3, digits=1)
 
 
 def costs(log: Log, settings: Settings, feature_map: tuple[int, int, int], say: Callable[[str], object]) -> Costs:

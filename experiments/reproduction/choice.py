@@ -26,15 +26,28 @@ def extended_grids(settings: Settings, grids: Grids, runs: Sequence[Run]) -> Gri
     A grid of one rate, from which nothing is chosen, stays.
     """
     rates = chosen_rates(runs)
-    return {key: _extended(grid, rates.get(key), settings) for key, grid in grids.items()}
+    first, most = len(settings.rates), len(settings.rates) + settings.extensions
+    return {key: extended(grid, rates.get(key), first, most, factor=2) for key, grid in grids.items()}
 
 
-def _extended(grid: Sequence[float], best: float | None, settings: Settings) -> Sequence[float]:
-    if len(settings.rates) == 1 or len(grid) == len(settings.rates) + settings.extensions:
+def extended(
+    grid: Sequence[float], best: float | None, first: int, most: int, *, factor: float, digits: int = 6
+) -> Sequence[float]:
+    """Add a rate beyond the end of a grid where that is the best; a grid that began with one rate stays.
+
+    Args:
+        grid: what has been tried.
+        best: of it; ``None`` where every training diverged.
+        first: how many rates it began with.
+        most: how many it may have.
+        factor: from the end to what is added.
+        digits: of what is added.
+    """
+    if first == 1 or len(grid) == most or best not in (min(grid), max(grid)):
         return grid
     if best == min(grid):
-        return (best / 2, *grid)
-    return (*grid, best * 2) if best == max(grid) else grid
+        return (float(f"{best / factor:.{digits}g}"), *grid)
+    return (*grid, float(f"{best * factor:.{digits}g}"))
 
 
 def choosing_jobs(settings: Settings, grids: Grids) -> list[Job]:

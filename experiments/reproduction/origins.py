@@ -4,21 +4,25 @@ import platform
 from datetime import date
 from pathlib import Path
 
+import torch
+
 from gcp_kernels.commands.checkout import commit_of
 
 from ..running import Log
 from .words import plural
 
 CHECKOUT = Path(__file__).parents[2]
+CPU = torch.device("cpu")
 
 
-def origin(machine: str | None = None) -> dict[str, str]:
-    """Return what a :class:`Log` is to keep with every run; the machine is this one's CPU unless another is named."""
-    return {
-        "commit": commit_of(CHECKOUT),
-        "date": date.today().isoformat(),
-        "machine": machine or f"{platform.machine()} CPU",
-    }
+def origin(device: torch.device = CPU) -> dict[str, str]:
+    """Return what a :class:`Log` is to keep with every run of networks on this device."""
+    return {"commit": commit_of(CHECKOUT), "date": date.today().isoformat(), "machine": machine_name(device)}
+
+
+def machine_name(device: torch.device) -> str:
+    """Return a GPU's name, or the kind of CPU."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU"
 
 
 def how_made(log: Log) -> list[str]:

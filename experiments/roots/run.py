@@ -14,7 +14,7 @@ from ..reproduction.origins import how_made, origin
 from ..reproduction.run import run_all
 from ..reproduction.settings import Settings, processes
 from ..reproduction.workers import load_images
-from ..running import Log
+from ..running import RUNS, Log
 from .choice import common_rate
 from .comparison import figures_of, verdicts
 from .experiment import run_job
@@ -22,8 +22,6 @@ from .plots import write_plot
 from .report import report
 from .roots import PUBLISHED, ROOTS
 from .tables import write_tables
-
-RUNS = "runs.jsonl"
 
 
 def run(settings: Settings, folder: Path, say: Callable[[str], object], *, jobs: int | None = None) -> None:
@@ -50,8 +48,7 @@ def run(settings: Settings, folder: Path, say: Callable[[str], object], *, jobs:
     data = load_images(settings)
     folder.mkdir(parents=True, exist_ok=True)
     versions = {"gcp_kernels": __version__, "torch": torch.__version__, "images": data.fingerprint()}
-    machine = None if settings.device == "cpu" else settings.device
-    log = Log(folder / RUNS, {**asdict(settings), **versions}, origin(machine))
+    log = Log(folder / RUNS, {**asdict(settings), **versions}, origin(torch.device(settings.device)))
     runs = run_all(settings, log, jobs or processes(settings.device), say, run_job, common_rate)
     figures = figures_of(runs)
     every = verdicts(figures)

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+# What every experiment calls it: a folder that has one may be gone on with.
+RUNS = "runs.jsonl"
 BEGINNING = b'{"settings": '
 
 

@@ -13,11 +13,12 @@ from gcp_kernels.nn.poolings import BASELINE
 
 from ..datasets import load_dataset
 from ..reproduction.words import plural
+from ..running import RUNS
 from .average_precision import pycocotools
 from .experiment import TEST_SEED
 from .plots import LABELS, SHOWN, write_plots
 from .report import report
-from .runs import FILE, run_all, versions_of
+from .runs import run_all, versions_of
 from .scenes import draw_scenes
 from .settings import DATA, RANDOM, SMALL, Settings
 from .tables import write_tables
@@ -52,7 +53,7 @@ def run(settings: Settings, folder: Path, say: Callable[[str], object]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     data = load_dataset(DATA, torch.device("cpu"))
     versions = versions_of(data)
-    choices, runs, made = run_all(settings, versions, folder / FILE, say)
+    choices, runs, made = run_all(settings, versions, folder / RUNS, say)
     average, random = (verdicts(runs, baseline) for baseline in (BASELINE, RANDOM))
     write_tables(folder, choices, runs, {BASELINE: average, RANDOM: random})
     write_plots(folder, runs, draw_scenes(data.test, SHOWN, settings.layout, TEST_SEED))

@@ -19,7 +19,6 @@ from .experiment import CLASSIFIER, MEASURED, Choice, Precision, Run, choose_cla
 from .experiment import train_and_measure as measure
 from .settings import Settings
 
-FILE = "runs.jsonl"
 Tasks = Mapping[str, Callable[[], Choice | Run]]
 
 

@@ -13,8 +13,7 @@ from experiments.pretrained.costs import ON_CHANNELS, measure_alone, measure_cos
 from experiments.pretrained.experiment import FROZEN, TUNED, Outcome, Settings, Trial, as_bits, as_hexadecimal
 from experiments.pretrained.heads import AVERAGE, Head
 from experiments.pretrained.preparation import keep, load_kept, upsampled
-from experiments.pretrained.run import FILE
-from experiments.running import OtherRunsError
+from experiments.running import RUNS, OtherRunsError
 from gcp_kernels.nn import GCP
 from tests.support.pretrained_runs import COUNTS, bright_and_dark, random_network
 
@@ -28,7 +27,7 @@ TINY = Settings(
 )  # fmt: skip
 SOURCES = run.Sources(bright_and_dark, random_network)
 TABLES = ("accuracy.csv", "costs.csv", "learning_rates.csv", "verdicts.csv")
-WRITTEN = sorted((FILE, *TABLES, "accuracy.png", "costs.png", "report.md"))
+WRITTEN = sorted((RUNS, *TABLES, "accuracy.png", "costs.png", "report.md"))
 TUNED_TWICE = replace(TINY, frozen=(AVERAGE, Head("gcp", 4)), frozen_seeds=1, tuned_seeds=2)
 
 
@@ -69,8 +68,8 @@ def test_an_interrupted_experiment_goes_on_and_comes_to_the_same(tmp_path, monke
     assert "128 channels at 2x2 positions" in text
     assert "the classifier has 8256 inputs" in text
 
-    lines = (tmp_path / FILE).read_text(encoding="utf-8").splitlines(keepends=True)
-    (tmp_path / FILE).write_text("".join(lines[:17]) + lines[17][:20], encoding="utf-8")
+    lines = (tmp_path / RUNS).read_text(encoding="utf-8").splitlines(keepends=True)
+    (tmp_path / RUNS).write_text("".join(lines[:17]) + lines[17][:20], encoding="utf-8")
     again = []
     monkeypatch.setattr(run, "write_plots", lambda folder, results: None)  # a second for nothing
     resumed = run.run(replace(TINY, jobs=1), tmp_path, again.append, SOURCES)
@@ -193,12 +192,12 @@ def test_the_rate_is_that_of_the_best_accuracy_then_of_the_lower_loss():
         }
 
     grid_of_two = replace(TINY, extensions=2)  # frozen: 0.01 and 0.1
-    assert run.extended((0.01, 0.1), 0.1, grid_of_two, FROZEN) == (0.01, 0.1, 0.3)
-    assert run.extended((0.01, 0.1, 0.3), 0.3, grid_of_two, FROZEN) == (0.01, 0.1, 0.3, 0.9)
-    assert run.extended((0.01, 0.1, 0.3), 0.1, grid_of_two, FROZEN) == (0.01, 0.1, 0.3)
-    assert run.extended((0.01, 0.1, 0.3, 0.9), 0.9, grid_of_two, FROZEN) == (0.01, 0.1, 0.3, 0.9), "twice at most"
-    assert run.extended((0.01, 0.1), 0.01, grid_of_two, FROZEN) == (0.003, 0.01, 0.1)
-    assert run.extended((0.01,), 0.01, grid_of_two, TUNED) == (0.01,), "nothing is chosen from one"
+    assert run.grown((0.01, 0.1), 0.1, grid_of_two, FROZEN) == (0.01, 0.1, 0.3)
+    assert run.grown((0.01, 0.1, 0.3), 0.3, grid_of_two, FROZEN) == (0.01, 0.1, 0.3, 0.9)
+    assert run.grown((0.01, 0.1, 0.3), 0.1, grid_of_two, FROZEN) == (0.01, 0.1, 0.3)
+    assert run.grown((0.01, 0.1, 0.3, 0.9), 0.9, grid_of_two, FROZEN) == (0.01, 0.1, 0.3, 0.9), "twice at most"
+    assert run.grown((0.01, 0.1), 0.01, grid_of_two, FROZEN) == (0.003, 0.01, 0.1)
+    assert run.grown((0.01,), 0.01, grid_of_two, TUNED) == (0.01,), "nothing is chosen from one"
     assert run.chosen_rate(grid((90.0, 0.3), (92.0, 0.9), (nan, nan)), FROZEN, "noise", AVERAGE) == 0.1
     assert run.chosen_rate(grid((92.0, 0.3), (92.0, 0.2), (92.0, 0.4)), FROZEN, "noise", AVERAGE) == 0.1
     with pytest.raises(run.NothingConvergedError, match=r"average pooling on noise, frozen: .* every learning rate"):
