@@ -15,7 +15,7 @@ POOLS = (BASELINE, *PUBLISHED_POOLINGS)
 
 @dataclass(frozen=True)
 class Settings:
-    """What is run; the defaults take about 140 minutes of one core, half of that on two.
+    """What is run; the defaults take some four hours of one core, half of that on two.
 
     Attributes:
         pools: the trunks' poolings; average pooling is one, and a trunk of random weights is added.
@@ -50,7 +50,7 @@ class Settings:
     classifier_epochs: int = 4
     classifier_batch: int = 32
     classifier_rates: tuple[float, ...] = (0.0125, 0.025, 0.05, 0.1, 0.2)
-    detector_rates: tuple[float, ...] = (0.0005, 0.001, 0.002)
+    detector_rates: tuple[float, ...] = (0.0005, 0.001, 0.002, 0.004)
     test_digits: int = 2000
     layout: Layout = field(default=Layout(96, (2, 5), (24, 56)))
     scenes: int = 128

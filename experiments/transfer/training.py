@@ -73,8 +73,11 @@ def classifier_optimizer(classifier: nn.Module, rate: float) -> Optimizer:
 
 
 def detector_optimizer(detector: nn.Module, rate: float) -> Optimizer:
-    """Return AdamW: its steps are as long for layers that begin anew as for those of the trunk."""
-    return AdamW(detector.parameters(), lr=rate, weight_decay=WEIGHT_DECAY)
+    """Return AdamW: its steps are as long for layers that begin anew as for those of the trunk.
+
+    Fused, for on a CPU it is otherwise a fifth of a step of so few scenes.
+    """
+    return AdamW(detector.parameters(), lr=rate, weight_decay=WEIGHT_DECAY, fused=True)
 
 
 def single_digits(

@@ -133,6 +133,13 @@ def test_only_the_last_digit_may_differ():
             assert_same_but_for_the_last_digit("| 0.0175 ± 0.000079 | 3 |", other)
 
 
+# The parts of a report, by its section, that docs/papers.md has too: so many paragraphs or tables from its beginning.
+QUOTED = {
+    "pretrained": {"Final accuracy": 1, "Behind the same reduction": 2},
+    "transfer": {"Verdicts": 2, "Against average pooling": 1},
+    "roots-mnist": {"Answer": 1},
+    "roots-typefaces": {"Answer": 1},
+}
 WRITERS = {"pretrained": pretrained, "transfer": transfer, "roots-mnist": roots, "roots-typefaces": roots}
 COMMITTED = [name for name in WRITERS if (REPRODUCTION / name).exists()]
 
@@ -201,3 +208,15 @@ def test_the_folder_is_small(name):
     files = list((REPRODUCTION / name).iterdir())
     assert all(path.stat().st_size < 400_000 for path in files)
     assert {path.suffix for path in files} == {".csv", ".png", ".md"}
+
+
+@pytest.mark.parametrize("name", COMMITTED)
+def test_the_documentation_quotes_what_was_found(name):
+    page = (ROOT / "docs" / "papers.md").read_text(encoding="utf-8")
+    text, _ = texts(REPRODUCTION / name)
+    for section, most in QUOTED[name].items():
+        found = text.split(f"\n## {section}\n\n")[1].split("\n## ")[0].strip().split("\n\n")[:most]
+        assert len(found) == most
+        for part in found:
+            assert f"\n{part}\n" in page, section
+    assert f"(reproduction/{name}/report.md)" in page

@@ -38,7 +38,7 @@ RUNS = [
     *MIXED,
     *(even(RANDOM, seed, 29.5 - seed) for seed in SEEDS),
 ]
-SETTINGS = Settings(seeds=3, classifier_rates=(0.001, 0.01))
+SETTINGS = Settings(seeds=3, classifier_rates=(0.001, 0.01), detector_rates=(0.0005, 0.001, 0.002))
 CLASSIFIERS = [
     Choice(pool, rate, None, accuracy, "" if accuracy else CHOOSING)
     for pool, accuracies in {"avg": (90.0, 80.0), "gcp": (85.0, None), "dropcov": (70.0, 75.5)}.items()
