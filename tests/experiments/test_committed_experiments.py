@@ -23,9 +23,10 @@ from experiments.transfer import report as transfer_report
 from experiments.transfer import tables as transfer_tables
 from experiments.transfer import verdicts as transfer_verdicts
 from experiments.transfer.choice import classifier_rates, detector_rates, of_classifiers, of_detectors
+from experiments.transfer.plots import LABELS
 from experiments.transfer.settings import RANDOM
 from experiments.transfer.settings import Settings as TransferSettings
-from gcp_kernels.nn.poolings import BASELINE
+from gcp_kernels.nn.poolings import BASELINE, PUBLISHED_POOLINGS
 from tests.support.committed_runs import read, runs_of
 from tests.support.transfer_runs import read_back
 
@@ -220,3 +221,12 @@ def test_the_documentation_quotes_what_was_found(name):
         for part in found:
             assert f"\n{part}\n" in page, section
     assert f"(reproduction/{name}/report.md)" in page
+
+
+@pytest.mark.skipif("transfer" not in COMMITTED, reason="no report on transfer is committed")
+def test_the_readme_says_whether_trunks_transfer_better():
+    _, runs = read_back(REPRODUCTION / "transfer")
+    against = transfer_verdicts.verdicts(runs, BASELINE)
+    found = "; ".join(f"{LABELS[pool]} {transfer_verdicts.of_claim(pool, against)}" for pool in PUBLISHED_POOLINGS)
+    row = f"trunks transfer better than average pooling's to detection and segmentation, in small | {found}"
+    assert f"| {row} | [report](docs/reproduction/transfer/report.md) |" in (ROOT / "README.md").read_text("utf-8")
