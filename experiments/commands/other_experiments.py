@@ -69,8 +69,8 @@ def run_roots(args: argparse.Namespace, folder: Path, say: Say) -> None:
 
 EXPERIMENTS: Mapping[str, Experiment] = {
     "transfer": Experiment(
-        "instead, trunks of classifiers in torchvision's detectors, on scenes of mnist digits (over an hour of two "
-        "cores)",
+        "instead, trunks of classifiers in torchvision's detectors, on scenes of mnist digits (one to three hours of "
+        "two cores)",
         run_transfer,
     ),
     "pretrained": Experiment(

@@ -15,7 +15,7 @@ POOLS = (BASELINE, *PUBLISHED_POOLINGS)
 
 @dataclass(frozen=True)
 class Settings:
-    """What is run; the defaults take some four hours of one core, half of that on two.
+    """What is run; the defaults take two to five hours of one core, half of that on two.
 
     Attributes:
         pools: the trunks' poolings; average pooling is one, and a trunk of random weights is added.
