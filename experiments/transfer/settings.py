@@ -49,7 +49,7 @@ class Settings:
     digits: int = 2000
     classifier_epochs: int = 4
     classifier_batch: int = 32
-    classifier_rates: tuple[float, ...] = (0.0125, 0.025, 0.05, 0.1, 0.2)
+    classifier_rates: tuple[float, ...] = (0.00625, 0.0125, 0.025, 0.05, 0.1, 0.2)
     detector_rates: tuple[float, ...] = (0.0005, 0.001, 0.002, 0.004)
     test_digits: int = 2000
     layout: Layout = field(default=Layout(96, (2, 5), (24, 56)))
