@@ -44,6 +44,11 @@ def texts(folder):
     return text, re.findall(r"^- (.*)$", text.split("\n## ")[0], re.MULTILINE)
 
 
+def unwrapped(text):
+    """Return the text on one line, however it was broken into lines."""
+    return " ".join(text.split())
+
+
 @cache
 def images(name):
     return load_dataset(name, torch.device("cpu"))
@@ -219,7 +224,7 @@ def test_the_documentation_quotes_what_was_found(name):
         found = text.split(f"\n## {section}\n\n")[1].split("\n## ")[0].strip().split("\n\n")[:most]
         assert len(found) == most
         for part in found:
-            assert f"\n{part}\n" in page, section
+            assert unwrapped(part) in unwrapped(page), section
     assert f"(reproduction/{name}/report.md)" in page
 
 
