@@ -40,8 +40,9 @@ class Run:
 
     Attributes:
         job: what was run.
-        epochs: loss and accuracy after each: on validation images of ``CHOOSE``, on test images of the others.
-        loss: mean cross-entropy on the same images at the end; infinite where training diverged.
+        epochs: training loss of each, and accuracy after it: on validation images of ``CHOOSE``, on test images of the
+            others.
+        loss: mean cross-entropy on those images at the end; infinite where training diverged.
         walks: rows of :meth:`gcp_kernels.analysis.LandscapeRecord.row`, one for every recorded step of ``MEASURE``.
         robustness: of ``MEASURE``, test accuracy in per cent by (corruption, strength), at the end.
         flatness: of ``MEASURE``, around the weights at the end.

@@ -1,7 +1,7 @@
 """The report in Markdown: whether a better root trains better in this run. Every sentence follows from the data."""
 
 from collections.abc import Mapping, Sequence
-from math import isnan
+from math import inf, isfinite, isnan, log
 from statistics import fmean
 
 from ..datasets import ImageData
@@ -70,6 +70,7 @@ def report(
         "## Figures",
         _figures(figures, every, settings),
         _rule(settings, worst_residual(measured), sum(v.measure != ROOT_ERROR for v in every)),
+        _time(settings, measured, len(data.classes)),
         "## The roots",
         _roots(settings),
         _distances(figures),
@@ -185,6 +186,22 @@ def _rule(settings: Settings, residual: float, comparisons: int) -> str:
         one in twenty would lie beyond the margin, to either side, by chance. A Hessian eigenvalue counts where its
         relative residual is at most {RESIDUAL_ALLOWED:g}; the largest one was {residual:.2g}.
     """)
+
+
+def _time(settings: Settings, measured: Sequence[Run], classes: int) -> str:
+    ends = {
+        root: fmean(run.epochs[-1].loss if run.epochs else inf for run in measured if run.pool == root)
+        for root in settings.pools
+    }
+    losses = {root: loss for root, loss in ends.items() if isfinite(loss)}
+    text = f"""All roots are trained for {plural(settings.epochs, "epoch")}: what is compared is how far they come in
+        that time, not where they would end."""
+    if losses:
+        extremes = (end(losses, key=losses.__getitem__) for end in (min, max))
+        least, most = (f"{losses[root]:.2g} ({_names([root])})" for root in extremes)
+        text += f""" Their mean training loss in the last epoch is {least} to {most}; guessing has
+        {log(classes):.2g}."""
+    return paragraph(text)
 
 
 def _roots(settings: Settings) -> str:

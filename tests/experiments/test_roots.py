@@ -2,8 +2,10 @@
 
 import csv
 import json
+import re
 from dataclasses import replace
 from math import inf
+from statistics import fmean
 
 import pytest
 import torch
@@ -213,6 +215,12 @@ def test_a_small_run_writes_everything_and_goes_on_where_it_was(tmp_path):
     report = (tmp_path / "whole" / "report.md").read_text(encoding="utf-8")
     assert "From 2 seeds it cannot be said whether the better roots train better." in report
     assert "9 runs of one thread, gcp_kernels" in report
+    last = [row for row in read(tmp_path / "whole" / "convergence.csv") if int(row["epoch"]) == settings.epochs]
+    losses = [fmean(float(row["loss"]) for row in last if row["pool"] == root) for root in settings.pools]
+    assert f"All roots are trained for {settings.epochs} epoch" in report
+    found = re.search(r"in the last epoch is (\S+) \(.*?\) to (\S+) \(.*?\); guessing has 2\.3\.", report)
+    least, most = found.groups()
+    assert (float(least), float(most)) == pytest.approx((min(losses), max(losses)), rel=0.06)
     lines = (tmp_path / "whole" / RUNS).read_text(encoding="utf-8").splitlines(keepends=True)
     assert len(lines) == 1 + len(settings.pools) * (1 + 2)
     (tmp_path / "cut").mkdir()
