@@ -26,11 +26,9 @@ from experiments.transfer.scenes import Layout, draw_scenes
 from experiments.transfer.settings import DATA, RANDOM, Settings
 from experiments.transfer.training import in_random_order, single_digits, train
 from gcp_kernels.integrations import backbone_state_dict
-from tests.support.torchvision_stand_in import OPERATORS
+from tests.support.torchvision_stand_in import WITHOUT_OPERATORS
 
-with_operators = pytest.mark.skipif(
-    OPERATORS is not None, reason="torchvision's operators do not load beside this torch"
-)
+with_operators = pytest.mark.skipif(bool(WITHOUT_OPERATORS), reason=WITHOUT_OPERATORS)
 DIGITS = Part(torch.ones(10, 1, 28, 28), torch.arange(10))
 LAYOUT = Layout(64, (2, 3), (20, 30))
 

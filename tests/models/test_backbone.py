@@ -8,7 +8,7 @@ from gcp_kernels import models
 from gcp_kernels.integrations import UnsupportedModelError, backbone_state_dict, replace_pool
 from gcp_kernels.integrations.backbone import WITH_STAGES
 from tests.support.small_models import CASES, Case, timm_average_transformer, torchvision_vision_transformer
-from tests.support.torchvision_stand_in import OPERATORS
+from tests.support.torchvision_stand_in import WITHOUT_OPERATORS
 
 STAGED = {name: case for name, case in CASES.items() if "vit" not in name and "deit" not in name}
 LEVELS = ("layer1", "layer2", "layer3", "layer4")
@@ -85,7 +85,7 @@ def test_the_body_of_a_feature_pyramid_has_the_features_of_the_classifier(arch: 
     torch.testing.assert_close(frozen.body(images)["2"], expected["layer3"])
 
 
-@pytest.mark.skipif(OPERATORS is not None, reason="torchvision's operators do not load beside this torch")
+@pytest.mark.skipif(bool(WITHOUT_OPERATORS), reason=WITHOUT_OPERATORS)
 @torch.no_grad()
 def test_faster_rcnn_detects_with_the_trunk_of_a_classifier() -> None:
     classifier = trained("resnet18", keep_stride=True)

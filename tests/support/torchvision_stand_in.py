@@ -54,3 +54,13 @@ def define_missing_operators() -> torch.library.Library | None:
 
 look_where_tests_may()
 OPERATORS = define_missing_operators()
+
+
+def why_without_operators() -> str:
+    """Return why torchvision's own operators, such as those of its detectors, cannot run here; nothing if they can."""
+    if find_spec("torchvision") is None:
+        return "torchvision is not installed"
+    return "torchvision's operators do not load beside this torch" if OPERATORS is not None else ""
+
+
+WITHOUT_OPERATORS = why_without_operators()
