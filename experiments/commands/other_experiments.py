@@ -78,7 +78,8 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         run_pretrained,
     ),
     "roots": Experiment(
-        "instead, square roots of 1 to 10 iterations, exact, and by optimal coefficients, on the data",
+        "instead, square roots of 1 to 10 iterations, exact, and by optimal coefficients, on the data (an hour and "
+        "more of two cores on mnist and typefaces)",
         run_roots,
         (*TAKEN, "data"),
     ),

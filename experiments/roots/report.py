@@ -190,7 +190,7 @@ def _rule(settings: Settings, residual: float, comparisons: int) -> str:
 
 def _time(settings: Settings, measured: Sequence[Run], classes: int) -> str:
     ends = {
-        root: fmean(run.epochs[-1].loss if run.epochs else inf for run in measured if run.pool == root)
+        root: fmean(inf if run.diverged else run.epochs[-1].loss for run in measured if run.pool == root)
         for root in settings.pools
     }
     losses = {root: loss for root, loss in ends.items() if isfinite(loss)}

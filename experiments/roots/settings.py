@@ -20,7 +20,8 @@ def of_data(data: str) -> Settings:
     )  # fmt: skip
 
 
-# A training on typefaces has 30,000 images in 10 epochs, one on mnist 20,000; each takes half a minute on one core.
+# A training on typefaces has 30,000 images in 10 epochs, one on mnist 20,000; each takes half a minute to a
+# minute and a half on one core.
 DEFAULTS = {
     "digits": of_data("digits"),
     "mnist": of_data("mnist"),

@@ -142,7 +142,7 @@ def test_only_the_last_digit_may_differ():
 # The parts of a report, by its section, that docs/papers.md has too: so many paragraphs or tables from its beginning.
 QUOTED = {
     "pretrained": {"Final accuracy": 1, "Behind the same reduction": 2},
-    "transfer": {"Verdicts": 2, "Against average pooling": 1},
+    "transfer": {"Verdicts": 2, "Against average pooling": 1, "Against random weights": 2},
     "roots-mnist": {"Answer": 1},
     "roots-typefaces": {"Answer": 1},
 }
