@@ -16,6 +16,8 @@ from gcp_kernels.analysis import preconditioner_view
 from gcp_kernels.commands import selftest
 from gcp_kernels.ops import operators
 from gcp_kernels.precision import PROMISED_ERRORS
+from tests.support.inputs import covariance_matrices
+from tests.support.tolerances import relative_error
 
 ROOT = Path(__file__).parents[2]
 HIGH = next(arithmetic for arithmetic in selftest.ARITHMETIC if arithmetic.precision == "high")
@@ -75,13 +77,17 @@ def poor_eigenvectors(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("operation", OF_EIGENVALUES)
 @pytest.mark.usefixtures("poor_eigenvectors")
-def test_functions_of_eigenvalues_are_exact_where_the_decomposition_in_float32_is_not(
-    operation: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert max(errors(operation)) > PROMISED_ERRORS["high"], "this decomposition would do"
-    monkeypatch.setattr(eigenvalues, "DECOMPOSED_IN_FLOAT64", ("cpu",))
-    # No worse than the decomposition of LAPACK in float32, by far.
+def test_functions_of_eigenvalues_are_exact_where_the_decomposition_in_float32_is_not(operation: str) -> None:
     assert max(errors(operation)) < PROMISED_ERRORS["high"] / 2
+
+
+def test_the_decomposition_in_float32_of_a_gpu_would_not_do() -> None:
+    cov = covariance_matrices(2, 128, torch.float32)
+    root, exact = (
+        vectors @ (values.clamp(min=0).sqrt()[..., None] * vectors.mT)
+        for values, vectors in (jacobi(cov), LAPACK(cov.double()))
+    )
+    assert relative_error(root, exact) > PROMISED_ERRORS["high"]
 
 
 class Decomposed(TorchDispatchMode):
@@ -97,28 +103,18 @@ class Decomposed(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize(
-    ("device", "given", "decomposed"),
-    [
-        ("cuda", torch.float32, torch.float64),
-        ("cuda", torch.float64, torch.float64),
-        ("cpu", torch.float32, torch.float32),
-        ("cpu", torch.float64, torch.float64),
-    ],
-)
-def test_matrices_on_a_gpu_are_decomposed_in_float64(device: str, given: torch.dtype, decomposed: torch.dtype) -> None:
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("given", [torch.float32, torch.float64])
+def test_matrices_are_decomposed_in_float64(device: str, given: torch.dtype) -> None:
     with FakeTensorMode(), Decomposed() as watch:
         values, vectors = eigenvalues.eigh(torch.empty(3, 64, 64, dtype=given, device=device))
-    assert watch.found == [decomposed]
+    assert watch.found == [torch.float64]
     assert (values.dtype, vectors.dtype) == (given, given)
     assert (values.shape, vectors.shape) == ((3, 64), (3, 64, 64))
 
 
 @pytest.mark.parametrize("shape", [(4, 4), (2, 5, 5), (2, 3, 6, 6)])
-def test_what_is_decomposed_in_float64_is_a_decomposition(
-    shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(eigenvalues, "DECOMPOSED_IN_FLOAT64", ("cpu",))
+def test_what_is_decomposed_in_float64_is_a_decomposition(shape: tuple[int, ...]) -> None:
     matrix = torch.randn(shape)
     matrix = matrix + matrix.mT
     values, vectors = eigenvalues.eigh(matrix)

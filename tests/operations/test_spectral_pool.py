@@ -70,6 +70,19 @@ def test_the_promise_is_kept_with_few_positions(c: int, m: int, alpha: float, de
         tolerances.assert_promise_kept(actual, right, "high", what)
 
 
+@pytest.mark.parametrize("alpha", [0.0, 0.5])
+@pytest.mark.parametrize("dead", [32, 48, 56, 63, 64])
+def test_dead_channels(dead: int, alpha: float, device: str) -> None:
+    """As behind a ReLU, in a batch: LAPACK decomposes some such covariances into NaN in float32, or gives up."""
+    x = inputs.relu_features(100, 64, 256, torch.float32)
+    x[:, torch.randperm(64)[:dead]] = 0
+    grad = torch.randn(100, 64 * 65 // 2)
+    truth_of, x = x.double().requires_grad_(), x.to(device).requires_grad_()
+    truth = with_gradient(exact(truth_of, alpha), truth_of, grad)
+    for what, actual, right in zip(("value", "gradient"), with_gradient(pool(x, alpha), x, grad), truth, strict=True):
+        tolerances.assert_promise_kept(actual, right, "high", what)
+
+
 @pytest.mark.parametrize("alpha", ALPHAS)
 @pytest.mark.parametrize("m", [5, 9])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])

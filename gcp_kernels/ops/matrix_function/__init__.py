@@ -16,13 +16,9 @@ def matrix_power(cov: Tensor, alpha: float = 0.5, *, backend: str | None = None)
 
     Li et al., "Is Second-order Information Helpful for Large-scale Visual Recognition?", ICCV 2017; there is no
     normalisation by the trace. It takes an eigen-decomposition, so it is slower than :func:`newton_schulz_sqrt`, which
-    tends to the same result for alpha = 1/2. It is computed in float32 at least, without TF32. On a GPU the matrices
-    are decomposed in float64, since there torch's decomposition in float32 is 100 times less exact than on a CPU; it
-    waits for the device, and cannot be captured in a graph.
-
-    Known fault: on a CPU, LAPACK's decomposition in float32 is NaN, or raises that it does not converge, for a few
-    covariances with many channels that are zero at all positions: 319 of 97,000 such ones that were tried, 64 x 64,
-    and none of them in float64. Give it float64 there.
+    tends to the same result for alpha = 1/2. It is computed in float32 at least, without TF32, and the matrices
+    are decomposed in float64: in float32 torch's decomposition fails on a CPU for some covariances with many dead
+    channels, and is 100 times less exact on a GPU. There it waits for the device, and cannot be captured in a graph.
 
     The gradient is the Daleckii-Krein formula. Its divided differences (l_i^alpha - l_j^alpha) / (l_i - l_j) are
     written so that nothing cancels, and are finite for equal and for zero eigenvalues. For two zero eigenvalues and

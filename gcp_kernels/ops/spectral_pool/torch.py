@@ -6,7 +6,7 @@ matrix R R^T / M give those of Sigma, V = Q U, and every direction that is not i
 
     f(Sigma) = V diag(f(l) - f(0)) V^T + f(0) I
 
-Everything is computed in the accumulation dtype, but on a GPU the eigen-decomposition, which is in float64 (see
+Everything is computed in the accumulation dtype, but the eigen-decomposition, which is in float64 (see
 :func:`gcp_kernels.eigenvalues.eigh`); no product uses TF32.
 """
 
