@@ -2,11 +2,10 @@
 
 import ctypes
 import gc
-import multiprocessing
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from math import nan
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from gcp_kernels import covariance_pool, newton_schulz_sqrt, triu_vec
 
+from ..running import in_new_process
 from .heads import Head
 
 # No pooling of its own: GCP without reduction, written as in the paper, on the covariance of C x C.
@@ -38,9 +38,7 @@ class Cost:
 
 def measure_alone(head: Head | str, feature_map: tuple[int, int, int], images: int, repeats: int) -> Cost:
     """Call :func:`measure_cost` in a new process with one thread."""
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=spawn, initializer=torch.set_num_threads, initargs=(1,)) as process:
-        return process.submit(measure_cost, head, feature_map, images, repeats).result()
+    return in_new_process(partial(measure_cost, head, feature_map, images, repeats))
 
 
 def measure_cost(head: Head | str, feature_map: tuple[int, int, int], images: int, repeats: int) -> Cost:

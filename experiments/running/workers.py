@@ -4,10 +4,12 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -44,7 +46,10 @@ def finished(tasks: Mapping[Key, Callable[[], Result]], processes: int) -> Itera
     pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=_begin)
     failure: BaseException | None = None
     try:
-        keys: dict[Future[tuple[Result, float]], Key] = {pool.submit(timed, task): key for key, task in tasks.items()}
+        with _interruptions_held_back():  # here the processes are started
+            keys: dict[Future[tuple[Result, float]], Key] = {
+                pool.submit(timed, task): key for key, task in tasks.items()
+            }
         for future in as_completed(keys):
             if future.cancelled():
                 continue
@@ -64,15 +69,38 @@ def finished(tasks: Mapping[Key, Callable[[], Result]], processes: int) -> Itera
         raise failure
 
 
+def in_new_process(task: Callable[[], Result]) -> Result:
+    """Call a task, which must pickle, in a process that does nothing else, on one thread; return its result."""
+    ((_, result, _),) = finished({None: task}, 2)
+    return result
+
+
 def timed(task: Callable[[], Result]) -> tuple[Result, float]:
     """Call a task, and return its result and the seconds that it took."""
     started = time.perf_counter()
     return task(), time.perf_counter() - started
 
 
+# An interruption from the keyboard goes to all processes; the first one ends the others, and speaks of it. They ignore
+# it from the first task on. Until then, while they import torch, it is held back, as it was where they were started.
+
+
+@contextmanager
+def _interruptions_held_back() -> Iterator[None]:
+    if sys.platform == "win32":
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _begin() -> None:
-    # An interruption from the keyboard goes to all processes; the first one ends the others, and speaks of it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform != "win32":
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     torch.set_num_threads(1)
     threading.Thread(target=_end_with_the_first, daemon=True).start()
 

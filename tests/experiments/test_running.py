@@ -1,7 +1,9 @@
 """Runs side by side, and the file that keeps them: interrupted, cut off, of other settings, failing."""
 
+import ast
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -106,6 +108,40 @@ def test_processes_end_with_the_one_that_is_killed(tmp_path):
     for name in "ab":
         number = int((tmp_path / name).read_text())
         assert within(20, partial(is_gone, number))
+
+
+# Two processes that are still being started, which takes seconds with torch, and tell their numbers.
+STARTING = """
+import os
+import time
+from functools import partial
+from pathlib import Path
+from experiments.running import finished
+if __name__ == "__main__":
+    print(list(key for key, _, _ in finished(dict.fromkeys("ab", partial(time.sleep, 0)), 2)))
+else:
+    (Path(%r) / f"{os.getpid()}.number").touch()
+    time.sleep(2)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of a terminal")
+def test_an_interruption_is_for_the_first_process_alone(tmp_path):
+    """It speaks of it and ends the others: they do not hear it, not even before they are at work."""
+    (tmp_path / "started.py").write_text(STARTING % str(tmp_path))
+    first = subprocess.Popen(
+        [sys.executable, str(tmp_path / "started.py")], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        # What a shell began in the background has inherited that it is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    assert within(120, lambda: len(list(tmp_path.glob("*.number"))) == 2)
+    for path in tmp_path.glob("*.number"):
+        os.kill(int(path.stem), signal.SIGINT)
+    said, error = first.communicate(timeout=60)
+    assert not error
+    assert sorted(ast.literal_eval(said)) == ["a", "b"]
+    assert first.returncode == 0
 
 
 def is_gone(number):
