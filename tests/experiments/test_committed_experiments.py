@@ -228,6 +228,19 @@ def test_the_documentation_quotes_what_was_found(name):
     assert f"(reproduction/{name}/report.md)" in page
 
 
+@pytest.mark.parametrize("name", ["roots-mnist", "roots-typefaces"])
+def test_no_better_root_trains_to_a_higher_accuracy(name):
+    """As the documentation says, before it quotes."""
+    distance, accuracy = (
+        {row["root"]: row["outcome"] for row in read(REPRODUCTION / name, "verdicts") if row["measure"] == measure}
+        for measure in ("root_error", "accuracy")
+    )
+    found = {accuracy[root] for root, outcome in distance.items() if outcome == "better"}
+    assert found == ({"within the margin"} if name == "roots-mnist" else {"worse"})
+    (paragraph,) = (part for part in texts(REPRODUCTION / name)[0].split("\n\n") if part.startswith("All roots are tr"))
+    assert unwrapped(paragraph) in unwrapped((ROOT / "docs" / "papers.md").read_text(encoding="utf-8"))
+
+
 @pytest.mark.skipif("transfer" not in COMMITTED, reason="no report on transfer is committed")
 def test_the_readme_says_whether_trunks_transfer_better():
     _, runs = read_back(REPRODUCTION / "transfer")
