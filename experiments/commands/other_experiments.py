@@ -74,7 +74,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         run_transfer,
     ),
     "pretrained": Experiment(
-        "instead, EfficientNet-Lite0 with ImageNet weights, frozen and fine-tuned (an hour and a half of two cores)",
+        "instead, EfficientNet-Lite0 with ImageNet weights, frozen and fine-tuned (two and a half hours of two cores)",
         run_pretrained,
     ),
     "roots": Experiment(
