@@ -141,7 +141,7 @@ def test_only_the_last_digit_may_differ():
 
 # The parts of a report, by its section, that docs/papers.md has too: so many paragraphs or tables from its beginning.
 QUOTED = {
-    "pretrained": {"Final accuracy": 1, "Behind the same reduction": 2},
+    "pretrained": {"Final accuracy": 1, "Behind the same reduction": 2, "Time and memory of the pooling": 3},
     "transfer": {"Verdicts": 2, "Against average pooling": 1, "Against random weights": 2},
     "roots-mnist": {"Answer": 1},
     "roots-typefaces": {"Answer": 1},
@@ -239,6 +239,23 @@ def test_no_better_root_trains_to_a_higher_accuracy(name):
     assert found == ({"within the margin"} if name == "roots-mnist" else {"worse"})
     (paragraph,) = (part for part in texts(REPRODUCTION / name)[0].split("\n\n") if part.startswith("All roots are tr"))
     assert unwrapped(paragraph) in unwrapped((ROOT / "docs" / "papers.md").read_text(encoding="utf-8"))
+
+
+def test_the_readme_says_whether_pretrained_networks_are_more_accurate():
+    rows = read(REPRODUCTION / "pretrained", "verdicts")
+
+    def supported(against):
+        for pool in PUBLISHED_POOLINGS:
+            outcomes = [row["verdict"] for row in rows if row["pooling"].split("-")[0] == pool and against(row)]
+            yield f"{LABELS[pool]} in {outcomes.count('supported')} of {len(outcomes)}"
+
+    alone = ", ".join(supported(lambda row: row["against"] == BASELINE))
+    reduced = ", ".join(supported(lambda row: row["against"].startswith(f"{BASELINE}-")))
+    row = (
+        "higher accuracy than average pooling behind ImageNet weights, in small | "
+        f"{alone} comparisons; behind the same reduction {reduced}"
+    )
+    assert f"| {row} | [report](docs/reproduction/pretrained/report.md) |" in (ROOT / "README.md").read_text("utf-8")
 
 
 @pytest.mark.skipif("transfer" not in COMMITTED, reason="no report on transfer is committed")
