@@ -101,7 +101,7 @@ def test_figures_of_the_selftest_on_a_gpu():
     again = log_of(PASSES, "README.md")
     (tf32,) = re.findall(r"TF32, in which torch iterated there in \"fast\", erred by (\S+) at", flowing(PRECISION))
     assert f"the torch backend in TF32 erred by {tf32} where" in again
-    said = re.findall(r"float32 was off by up to (\S+)", flowing("docs/backends.md"))
+    said = re.findall(r"float32 was off by up to ([\d.e-]+)", flowing("docs/backends.md"))
     assert list(map(float, said)) == [worst]
 
 
