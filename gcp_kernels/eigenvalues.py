@@ -22,7 +22,7 @@ def eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
     float32 matrices are decomposed in float64, and the result is rounded, for neither float32 of torch will do:
 
     - On a CPU, LAPACK's is NaN or does not converge for some covariances with many channels that are zero everywhere,
-      as behind a ReLU: for every 30th 64 x 64 one with 8 live channels that was tried. In float64 none of 97,000 fails.
+      as behind a ReLU: for 223 of 1,500 random ones, 64 x 64, with 8 live channels. In float64 none fails.
     - On a GPU cuSOLVER's, for 32 to 512 rows Jacobi's method, rounds thousands of rotations one after another. On an
       H100 (torch 2.11, CUDA 13.0) roots of 256 x 256 matrices were off by 1.3e-4, and by less than 5e-6 in float64.
 

@@ -118,7 +118,7 @@ from functools import partial
 from pathlib import Path
 from experiments.running import finished
 if __name__ == "__main__":
-    print(list(key for key, _, _ in finished(dict.fromkeys("ab", partial(time.sleep, 0)), 2)))
+    print([key for key, _, _ in finished(dict.fromkeys("ab", partial(time.sleep, 0)), 2)])
 else:
     (Path(%r) / f"{os.getpid()}.number").touch()
     time.sleep(2)
