@@ -87,8 +87,10 @@ $(VENV)/.extension: $(VENV)/.ready
 	$(PIP) --no-build-isolation --no-deps --editable .
 	touch $@
 
-# Python compiles what it imports, rather than pip all that torch has.
+# Python compiles what it imports, once, rather than pip all that torch has. Were it told to keep nothing, every process
+# that a test starts would compile torch again.
 PIP = $(VENV)/bin/pip install --quiet --no-compile --disable-pip-version-check
+unexport PYTHONDONTWRITEBYTECODE
 FOR_THIS_GPU = $$($(VENV)/bin/python tests/support/extension_for_this_gpu.py)
 
 # Nothing of the package is installed: the tests run in the checkout, beside whatever VENV has built there. The

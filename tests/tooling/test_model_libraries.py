@@ -165,6 +165,16 @@ def test_make_says_at_once_that_an_interpreter_will_not_do(tmp_path, pretence, m
     assert not (tmp_path / "venv").exists()
 
 
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_make_has_python_keep_what_it_compiles():
+    """pip has compiled nothing: otherwise each of the processes that tests start compiles torch, for seconds."""
+    (said,) = subprocess.check_output(
+        ["make", "--no-print-directory", "--eval", 'said: ; @echo "[$$PYTHONDONTWRITEBYTECODE]"', "said"],
+        cwd=ROOT, text=True, timeout=60, env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+    ).splitlines()  # fmt: skip
+    assert said == "[]"
+
+
 def test_what_is_in_the_folder_for_tests_is_found_by_tests():
     """Here conftest.py has looked there. Else the tests of models would be skipped, and nobody would notice."""
     if not torchvision_stand_in.FOR_TESTS.is_dir():
