@@ -92,7 +92,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--schedule",
         choices=SCHEDULES,
-        help=f"of the learning rate, stretched over the epochs (digits {DEFAULT.schedule}, else {LARGER.schedule})",
+        help=f"of the learning rate, stretched over the epochs ({DEFAULT.schedule})",
     )
     add(
         "--batch-size",
@@ -110,7 +110,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=number_from(0, above=True),
         nargs=2,
         metavar=("LOW", "HIGH"),
-        help="first and last step size d of a walk y + d g ({:g} {:g})".format(*DEFAULT.landscape_range),
+        help="first and last step size d of a walk y + d g (as published: 0.1 75, MobileNetV2 0.045 1.5)",
     )
     add("--device", type=device_argument, help="cpu, cuda or cuda:N (cpu)")
     add("--jobs", type=integer_from(1), help="runs at the same time; they change no result (CPU: its cores, GPU: 1)")
@@ -130,8 +130,8 @@ def run(args: argparse.Namespace) -> int:
     settings = settings_of(args)
     if settings.pools == (BASELINE,):
         return fail(f"--pools: {BASELINE} always runs; name another to compare with it", 2)
-    if settings.landscape_range[0] >= settings.landscape_range[1]:
-        low, high = settings.landscape_range
+    low, high = settings.landscape_range or (0, 1)
+    if low >= high:
         return fail(f"--landscape-range: LOW must be below HIGH, got {low:g} {high:g}", 2)
     if missing := missing_packages(plotting=True):
         return fail(f"{', '.join(missing)} missing; reproduce needs: {how_to_install('demo')}", 1)

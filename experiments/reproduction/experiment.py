@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gcp_kernels.analysis import LandscapeRecorder, evenly_spaced, split
+from gcp_kernels.analysis import LandscapeRecorder, split
 
 from ..datasets import ImageData, Part
 from ..training import (
@@ -26,7 +26,7 @@ from ..training.run import reproducible
 from .corruptions import STRENGTHS, amounts, corrupted
 from .flatness import measure_flatness
 from .runs import CHOOSE, LONGER, MEASURE, Job, Run
-from .settings import MOMENTUM, WEIGHT_DECAY, Settings
+from .settings import MOMENTUM, WEIGHT_DECAY, Settings, step_sizes
 
 
 def train_and_measure(
@@ -102,7 +102,7 @@ def _train(
     recorder = LandscapeRecorder(
         *split(network, after=STEM),
         functional.cross_entropy,
-        steps=evenly_spaced(*settings.landscape_range, settings.landscape_steps),
+        steps=step_sizes(settings, job.network),
         every=settings.landscape_every,
     )
     count = settings.epochs * (settings.longer if job.kind == LONGER else 1)

@@ -6,12 +6,12 @@ from ..datasets import ImageData
 from ..training import BACKBONES
 from .corruptions import UNITS, amounts
 from .flatness import RESIDUAL_ALLOWED
-from .settings import MOMENTUM, WEIGHT_DECAY, Settings
-from .words import paragraph, plural, plus_minus
+from .settings import MOMENTUM, WEIGHT_DECAY, Settings, step_sizes
+from .words import listed_and, paragraph, plural, plus_minus
 
 NOTES = {
     1: """
-        As in the papers the walk is y + d g from the stem's output y along the gradient g, the same d for all networks.
+        As in the papers the walk is y + d g from the stem's output y along the gradient g, the same d for all poolings.
         A network with smaller gradients therefore walks less far, and part of a narrower band is that; the relative
         measure divides by the loss, and beta by the length walked. y leaves a BatchNorm and has about the same size in
         all. Along one walk DropCov keeps one mask.
@@ -57,7 +57,6 @@ def on_flatness(settings: Settings, data: ImageData, residual: float) -> str:
 
 def differences(settings: Settings, data: ImageData) -> str:
     """List what differs from the papers."""
-    low, high = settings.landscape_range
     maps = "; ".join(f"{BACKBONES[name].title}: {_map(name, data)}" for name in settings.networks)
     paragraphs = (
         f"""
@@ -76,10 +75,10 @@ def differences(settings: Settings, data: ImageData) -> str:
         100 epochs with batches of 256. No augmentation.
         """,
         f"""
-        Landscape: {settings.landscape_steps} evenly spaced d from {low:g} to {high:g}, every {settings.landscape_every}
+        Landscape: {settings.landscape_steps} evenly spaced d {_walks(settings)}, every {settings.landscape_every}
         training steps, on the training batch and in training mode; the papers have 50, from 0.1 to 75 on ResNets and
-        0.045 to 1.5 on MobileNetV2. They show bands; their mean over training as one number, and beta (Santurkar et
-        al., 2018), are ours.
+        0.045 to 1.5 on MobileNetV2. They show bands; here a band's mean over training is the one number. Beta, which
+        counts too, is not theirs but Santurkar et al.'s (2018).
         """,
         """
         Robustness: four corruptions, with amounts for these images or for small ones, instead of the fifteen of
@@ -103,6 +102,17 @@ OF_DATA = {
         """,
     ),
 }
+
+
+def _walks(settings: Settings) -> str:
+    """Say between which step sizes the walks of each network go."""
+    of_range: dict[str, list[str]] = {}
+    for network in settings.networks:
+        low, *_, high = step_sizes(settings, network)
+        of_range.setdefault(f"from {low:g} to {high:g}", []).append(BACKBONES[network].title)
+    if len(of_range) == 1:
+        return next(iter(of_range))
+    return " and ".join(f"{words} on {listed_and(titles)}" for words, titles in of_range.items())
 
 
 def _map(network: str, data: ImageData) -> str:

@@ -125,12 +125,15 @@ def _rule(seeds: int) -> str:
     return paragraph(f"""
         The rule: {subject} gives one paired difference to average pooling, the gain, positive in the claimed direction.
         **Supported**: the mean gain exceeds its margin, Student's t (97.5 %) times its standard error, over
-        {SEEDS_TO_SUPPORT} seeds at least. **Not supported**: the mean gain is zero or negative. **Undecided**: positive
-        but within the margin or from fewer than {SEEDS_TO_SUPPORT} seeds, no number, or a single seed. A claim with
-        several measures is supported if all are, and not supported if one is not; measures marked relative, which are
-        ours and not the papers', are shown with it and do not count. Tables give mean ± standard deviation over seeds,
-        and for gains ± the margin. Nothing is corrected for the number of measures: of twenty that make no difference,
-        about one lies beyond its margin, to either side, by chance.
+        {SEEDS_TO_SUPPORT} seeds at least. **Not supported**: the mean gain is zero or negative, which is no proof of
+        the opposite: that is said where it is found beyond the margin. **Undecided**: positive but within the margin or
+        from fewer than {SEEDS_TO_SUPPORT} seeds, no number, or a single seed. A claim with several measures is
+        supported if all are, and not supported if one is not; measures marked relative, with the scale divided out,
+        which the papers do not have, are shown with it and do not count. Tables give mean ± standard deviation over
+        seeds, and for gains ± the margin. Nothing is corrected for the number of measures: of twenty that make no
+        difference, about one lies beyond its margin, to either side, by chance. Nor are they independent: what ends
+        more accurate also comes sooner to the other's accuracy, and the corruption error is made of the accuracies
+        beside it.
     """)
 
 

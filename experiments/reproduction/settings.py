@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from gcp_kernels.analysis import PUBLISHED_STEPS, evenly_spaced
 from gcp_kernels.nn.poolings import BASELINE, PUBLISHED_POOLINGS
 
 from ..datasets import digits
@@ -30,11 +31,15 @@ class Settings:
         seeds: how many are measured.
         epochs: over how many the schedule is stretched.
         longer: average pooling is trained for so many times the epochs, too.
-        schedule: of the learning rate.
+        schedule: of the learning rate. Chosen by validation images: with their best rates average pooling, GCP and
+            DropCov have 98.9, 99.2 and 98.1 % of digits under "adju", and 98.1, 98.9 and 97.6 % under "fast", whose
+            rate falls before average pooling has learnt.
         batch_size: images of a step.
         landscape_every: training steps from one walk along the gradient to the next.
-        landscape_range, landscape_steps: of the step sizes d of a walk. The published range of ResNets serves here
-            too: at 0.1 the loss stays as it is, at 75 it has grown two- to fourfold for average pooling on digits.
+        landscape_range: of the step sizes d of a walk; ``None`` is the published one: MobileNetV2's for MobileNetV2,
+            that of ResNets for the others, where it serves too: at 0.1 the loss stays as it is, at 75 it has grown two-
+            to fourfold for average pooling on digits.
+        landscape_steps: points of a walk.
         corrupted_images: test images that are corrupted, all if ``None``; 0 for no corruptions.
         flatness_images: training images for the curvature.
         hessian_iterations: of power iteration.
@@ -53,10 +58,10 @@ class Settings:
     seeds: int = 5
     epochs: int = 15
     longer: int = 2
-    schedule: str = "fast"
+    schedule: str = "adju"
     batch_size: int = digits.BATCH_SIZE
     landscape_every: int = 10
-    landscape_range: tuple[float, float] = (0.1, 75.0)
+    landscape_range: tuple[float, float] | None = None
     landscape_steps: int = 10
     corrupted_images: int | None = None
     flatness_images: int = 256
@@ -65,11 +70,9 @@ class Settings:
     device: str = "cpu"
 
 
-# Under "fast" the rate falls before average pooling has learnt: after 10 epochs at rate 0.1 it has 89.8 % of mnist's
-# validation images, under "adju" 95.0 % (CNN-64, seed 1000).
 _LARGER = Settings(
-    data="mnist", networks=tuple(BACKBONES), choosing_seeds=1, epochs=10, schedule="adju", batch_size=50,
-    landscape_every=20, corrupted_images=1000,
+    data="mnist", networks=tuple(BACKBONES), choosing_seeds=1, epochs=10, batch_size=50, landscape_every=20,
+    corrupted_images=1000,
 )  # fmt: skip
 DEFAULTS: Mapping[str, Settings] = {
     "digits": Settings(),
@@ -95,6 +98,12 @@ def check(settings: Settings) -> Settings:
         batch_size=30, landscape_every=4, landscape_steps=3, corrupted_images=60, flatness_images=30,
         hessian_iterations=3, surface_directions=1,
     )  # fmt: skip
+
+
+def step_sizes(settings: Settings, network: str) -> tuple[float, ...]:
+    """Return the step sizes d of a walk along the gradient of a network."""
+    published = PUBLISHED_STEPS[BACKBONES[network].walk]
+    return evenly_spaced(*settings.landscape_range or (published[0], published[-1]), settings.landscape_steps)
 
 
 def processes(device: str) -> int:

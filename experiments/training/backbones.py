@@ -30,12 +30,14 @@ class Backbone:
         strided: which convolutions or stages, from 0, halve the map, in the order in which they are asked to.
         make: channels of the images and the stride of each convolution or stage -> the layers and their width. The
             first three are a convolution, its BatchNorm and its activation.
+        walk: which of ``gcp_kernels.analysis.PUBLISHED_STEPS`` a walk along the gradient takes.
     """
 
     title: str
     largest_map: int
     strided: tuple[int, ...]
     make: Callable[[int, Sequence[int]], Trunk]
+    walk: str = "resnet"
 
     def build(self, channels: int, size: int) -> Trunk:
         """Make the backbone for images (B, channels, size, size), with the channels of its map (B, width, h, w)."""
@@ -144,5 +146,5 @@ BACKBONES = {
     "cnn": Backbone("CNN-64", 16, (0, 1, 2), cnn),
     "cnn256": Backbone("CNN-256", 8, (0, 1, 2), wide_cnn),
     "resnet18": Backbone("ResNet-18/4", 8, (2, 3, 0, 4), resnet18),
-    "mobilenetv2": Backbone("MobileNetV2/4", 8, (0, 2, 3, 4, 6, 7), mobilenet_v2),
+    "mobilenetv2": Backbone("MobileNetV2/4", 8, (0, 2, 3, 4, 6, 7), mobilenet_v2, "mobilenet_v2"),
 }

@@ -71,9 +71,10 @@ def loss_landscape(
         distance  ||g - g_d||_2,  g_d = dL/dy at y + d g   gradient predictiveness
         beta      max over d of  ||g - g_d||_2 / ||d g||_2   effective beta-smoothness
 
-    as in Wang et al., "What Deep CNNs Benefit from Global Covariance Pooling: An Optimization Perspective" (CVPR 2020),
-    after Santurkar et al., "How Does Batch Normalization Help Optimization?" (NeurIPS 2018). The papers report the
-    range of losses and of distances over d against the training step: narrower is smoother. With d > 0 the walk is
+    the first two as in Wang et al., "What Deep CNNs Benefit from Global Covariance Pooling: An Optimization
+    Perspective" (CVPR 2020), after Santurkar et al., "How Does Batch Normalization Help Optimization?" (NeurIPS 2018),
+    which have beta, too. The papers report the range of losses and of distances over d against the training step:
+    narrower is smoother. With d > 0 the walk is
     uphill, as published; a negative d goes the way that training does.
 
     The network is evaluated in the mode in which it is; the papers' is training. Every evaluation starts from the same

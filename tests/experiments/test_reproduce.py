@@ -160,6 +160,21 @@ def test_walks_leave_the_training_as_it_is(digits):
     assert [epoch.loss for epoch in other.epochs] != [epoch.loss for epoch in never.epochs]
 
 
+def test_walks_go_as_far_as_published(digits):
+    """MobileNetV2 by a fiftieth of what ResNets are walked by."""
+    assert settings.step_sizes(TINY, "cnn") == settings.step_sizes(TINY, "resnet18") == (0.1, 75.0)
+    assert settings.step_sizes(TINY, "mobilenetv2") == (0.045, 1.5)
+    given = replace(TINY, landscape_range=(0.045, 1.5))
+    assert settings.step_sizes(given, "cnn") == (0.045, 1.5)
+    job = Job(MEASURE, "mobilenetv2", "avg", 0, 0.05)
+    every = replace(TINY, epochs=1, landscape_every=2)
+    by_itself, as_told, further = (
+        train_and_measure(job, digits, replace(every, landscape_range=of_walk)).walks
+        for of_walk in (None, (0.045, 1.5), (0.1, 75.0))
+    )
+    assert by_itself == as_told != further
+
+
 def test_every_pool_is_measured(digits):
     few = Settings(
         epochs=1, batch_size=30, landscape_every=1, landscape_steps=2, flatness_images=10, hessian_iterations=1,

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from experiments.datasets import ImageData, Part
-from experiments.reproduction import report, run, tables, words
+from experiments.reproduction import notes, report, run, tables, words
 from experiments.reproduction.choice import chosen_rates, extended_grids, first_grids
 from experiments.reproduction.claims import (
     CLAIMS,
@@ -351,6 +351,9 @@ def test_several_networks_have_a_column_and_rows_and_plots_each(tmp_path):
     found = write_folder(tmp_path, settings, DATA, runs, [])
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert "| GCP against average pooling | CNN-64 | ResNet-18/4 |" in text
+    assert "evenly spaced d from 0.1 to 75, every" in text
+    of_two = notes.differences(replace(settings, networks=("cnn", "mobilenetv2")), DATA)
+    assert "spaced d from 0.1 to 75 on CNN-64 and from 0.045 to 1.5 on MobileNetV2/4, every" in of_two
     for claim in CLAIMS:
         assert row_of(claim, "GCP", text) == "**supported** | not supported"
     assert [path.name for path in sorted(tmp_path.glob("landscape-*.png"))] == [
