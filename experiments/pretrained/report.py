@@ -1,15 +1,17 @@
 """The report in Markdown: the poolings behind a pretrained network. Every sentence follows from the data."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import isfinite, isnan
 
 from gcp_kernels.nn.poolings import BASELINE
 
+from ..reproduction import outliers
 from ..reproduction.claims import SEEDS_TO_SUPPORT, SUPPORTED, Verdict
-from ..reproduction.words import capital, over_seeds, paragraph, plural, table
+from ..reproduction.words import capital, listed_and, over_seeds, paragraph, plural, table
+from ..training import steps_per_epoch
 from .costs import MOST_ON_CHANNELS, ON_CHANNELS, ON_CHANNELS_LABEL
-from .experiment import MOMENTUM, STAGES, TUNED, WEIGHT_DECAY, Settings, Trial
-from .heads import AVERAGE
+from .experiment import FROZEN, MOMENTUM, STAGES, TUNED, WEIGHT_DECAY, Settings, Trial
+from .heads import AVERAGE, Head
 from .results import Results, others, same_reduction, without_reduction
 from .weights import LICENCE, NETWORK, PACKAGE
 
@@ -37,6 +39,7 @@ def report(results: Results, circumstances: Sequence[str]) -> str:
         verdict_table(results),
         _rule(),
         "\n".join(_sentences(results)),
+        *_outliers(results),
         "![test accuracy of every pooling, one point for each seed](accuracy.png)",
         *_reductions(results),
         "## Time and memory of the pooling",
@@ -107,8 +110,9 @@ def _rule() -> str:
         The rule is that of the other experiments: each seed gives one paired difference to average pooling, the gain.
         **Supported**, that the final accuracy is higher: the mean gain exceeds its margin, over {SEEDS_TO_SUPPORT}
         seeds at least. **Not supported**: the mean gain is zero or negative. **Undecided**: anything else. The margin
-        is the larger of two, each Student's t (97.5 %) times a standard error: of the gains of the seeds, which is
-        small where features are frozen, and of the gains of the test images, mean over seeds, which all seeds share.
+        is the root of the sum of squares of two, each Student's t (97.5 %) times a standard error: of the gains of the
+        seeds, which is small where features are frozen, and of the gains of the test images, mean over seeds, which all
+        seeds share.
         The table gives mean ± standard deviation over seeds, and for gains ± the margin. Nothing is corrected for the
         number of rows. Test images were looked at once, by the networks in this table.
     """)
@@ -119,11 +123,10 @@ def _sentences(results: Results) -> Iterable[str]:
         found = {head: results.verdict(stage, data, head) for head in others(results.settings.heads(stage))}
         means = {AVERAGE: next(iter(found.values())).baseline_mean, **{head: v.mean for head, v in found.items()}}
         best = max((head for head in means if isfinite(means[head])), key=means.__getitem__, default=None)
-        ahead = [head.label for head, v in found.items() if v.outcome == SUPPORTED]
-        opposed = [head.label for head, v in found.items() if isfinite(v.margin) and -v.gain > v.margin]
+        ahead, behind = _ahead_and_behind({head.label: v for head, v in found.items()})
         parts = [
-            f"ahead of average pooling: {'; '.join(ahead) or 'none'}",
-            f"behind it beyond the margin: {'; '.join(opposed) or 'none'}",
+            f"ahead of average pooling: {ahead}",
+            f"behind it beyond the margin: {behind}",
             f"highest mean: {f'{best.label} ({means[best]:.1f} %)' if best else 'none'}",
         ]
         yield f"- {data}, {stage}: {'. '.join(map(capital, parts))}."
@@ -155,7 +158,41 @@ def _reductions(results: Results) -> list[str]:
         if rows:
             head_row = ("data", "network", "pooling", column, "this pooling, %", "gain", "verdict")
             sections += [f"## {title}", paragraph(question), table(head_row, rows)]
+            sections += ["\n".join(_decided(results, against))]
     return sections
+
+
+def _decided(results: Results, against: Callable[[Head], Head | None]) -> Iterable[str]:
+    """Name what is ahead of, and what behind, that which it is compared with."""
+    for data, stage in results.comparisons():
+        own = [
+            (head, other)
+            for of_data, of_stage, head, other in results.compared()
+            if (of_data, of_stage) == (data, stage)
+        ]
+        found = {
+            head.label: results.verdict(stage, data, head, other)
+            for head, other in own
+            if other == against(head) and other != AVERAGE
+        }
+        if found:
+            ahead, behind = _ahead_and_behind(found)
+            yield f"- {data}, {stage}: Ahead: {ahead}. Behind beyond the margin: {behind}."
+
+
+def _ahead_and_behind(found: Mapping[str, Verdict]) -> tuple[str, str]:
+    ahead = [label for label, v in found.items() if v.outcome == SUPPORTED]
+    behind = [label for label, v in found.items() if isfinite(v.margin) and -v.gain > v.margin]
+    return "; ".join(ahead) or "none", "; ".join(behind) or "none"
+
+
+def _outliers(results: Results) -> list[str]:
+    named = (
+        (f"{head.label} on {data}, {stage}", results.accuracies(stage, data, head))
+        for data, stage in results.comparisons()
+        for head in results.settings.heads(stage)
+    )
+    return [said] if (said := outliers.sentence(named, " %")) else []
 
 
 def _costs(results: Results) -> list[str]:
@@ -192,8 +229,9 @@ def _grid_paragraph(settings: Settings) -> str:
     )
     return paragraph(f"""
         Accuracy on validation in per cent by learning rate, seed 0; the rate of each pooling, in bold, is the best, and
-        of equal ones that with the lower loss. {further} The networks above were then trained anew with it. No other
-        number was chosen.
+        of equal ones that with the lower loss. {further} The networks above were then trained anew with it, seed 0
+        among them, whose weights and order are thus those that the rate was chosen with; test images are others. No
+        other number was chosen.
     """)
 
 
@@ -222,9 +260,9 @@ def _limits(results: Results) -> str:
         for a data set of this kind need not hold for another.
         """,
         f"""
-        Training is short, without augmentation: SGD (momentum {MOMENTUM}, weight decay {WEIGHT_DECAY}), batches of
-        {settings.batch_size}, a learning rate that falls linearly to zero, one for all weights. What needs longer may
-        be at a disadvantage: a reduction, which starts from random weights, for one.
+        Training is short, {_steps(results)}, without augmentation: SGD (momentum {MOMENTUM}, weight decay
+        {WEIGHT_DECAY}), batches of {settings.batch_size}, a learning rate that falls linearly to zero, one for all
+        weights. What needs longer may be at a disadvantage: a reduction, which starts from random weights, for one.
         """,
         f"Seeds: {seeds}. They vary new weights, order and masks; images and pretrained weights are the same in all.",
     ]
@@ -232,6 +270,19 @@ def _limits(results: Results) -> str:
         labels = "; ".join(head.label for head in settings.tuned)
         paragraphs.append(f"{TUNED.capitalize()} are {labels} only.")
     return "\n".join(f"- {paragraph(text)}" for text in paragraphs)
+
+
+def _steps(results: Results) -> str:
+    """Say how many steps a training has; of every data set as many where there are as many images to train on."""
+    settings = results.settings
+    parts = []
+    for stage in STAGES:
+        most = {FROZEN: settings.frozen_images, TUNED: settings.tuned_images}[stage]
+        counts = {min(one.images["training"], most) for one in results.about.values()}
+        steps = sorted({settings.epochs(stage) * steps_per_epoch(count, settings.batch_size) for count in counts})
+        if settings.heads(stage):
+            parts.append(f"{' or '.join(map(str, steps))} steps of the {stage} network")
+    return listed_and(parts)
 
 
 def _figures(v: Verdict) -> tuple[str, str, str, str]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import nan, sqrt
+from math import hypot, nan, sqrt
 from pathlib import Path
 from statistics import fmean
 
@@ -95,13 +95,13 @@ class Results:
     def verdict(self, stage: str, data: str, head: Head, against: Head = AVERAGE) -> Verdict:
         """Apply the rule of verdicts to the test accuracies of a pooling and another one.
 
-        All seeds are judged on the same images, and frozen features leave them little to differ in: the margin is the
-        larger of that over seeds and :meth:`margin_of_images`.
+        All seeds are judged on the same images, whose choice is no part of what differs between seeds: the margin is
+        the root of the sum of squares of that over seeds and :meth:`margin_of_images`.
         """
         over_seeds = verdict(
             ACCURACY, head.name, self.accuracies(stage, data, against), self.accuracies(stage, data, head)
         )
-        margin = max(over_seeds.margin, self.margin_of_images(stage, data, head, against))
+        margin = hypot(over_seeds.margin, self.margin_of_images(stage, data, head, against))
         decided = over_seeds.outcome != SUPPORTED or over_seeds.gain > margin
         return replace(over_seeds, margin=margin, outcome=over_seeds.outcome if decided else UNDECIDED)
 

@@ -3,7 +3,7 @@
 from math import nan
 
 from ..datasets import ImageData
-from ..training import BACKBONES
+from ..training import BACKBONES, learning_rate_factor
 from .corruptions import UNITS, amounts
 from .flatness import RESIDUAL_ALLOWED
 from .settings import MOMENTUM, WEIGHT_DECAY, Settings, step_sizes
@@ -57,6 +57,8 @@ def on_flatness(settings: Settings, data: ImageData, residual: float) -> str:
 
 def differences(settings: Settings, data: ImageData) -> str:
     """List what differs from the papers."""
+    last_factor = learning_rate_factor(settings.schedule, settings.epochs, settings.epochs)
+    still = "" if last_factor else ", the last of which has rate zero, as published"
     maps = "; ".join(f"{BACKBONES[name].title}: {_map(name, data)}" for name in settings.networks)
     paragraphs = (
         f"""
@@ -70,9 +72,9 @@ def differences(settings: Settings, data: ImageData) -> str:
         MobileNetV2 with 256 channels, and a stride fewer with covariance pooling.
         """,
         f"""
-        Training: the papers' schedule "{settings.schedule}", stretched over {plural(settings.epochs, "epoch")}, with
-        SGD (momentum {MOMENTUM}, weight decay {WEIGHT_DECAY}) and batches of {settings.batch_size}; theirs run 30 to
-        100 epochs with batches of 256. No augmentation.
+        Training: the papers' schedule "{settings.schedule}", stretched over {plural(settings.epochs, "epoch")}{still},
+        with SGD (momentum {MOMENTUM}, weight decay {WEIGHT_DECAY}) and batches of {settings.batch_size}; theirs run 30
+        to 100 epochs with batches of 256. No augmentation.
         """,
         f"""
         Landscape: {settings.landscape_steps} evenly spaced d {_walks(settings)}, every {settings.landscape_every}

@@ -6,6 +6,7 @@ from statistics import fmean
 
 from ..datasets import ImageData
 from ..training import BACKBONES
+from . import outliers
 from .choice import validation_accuracy
 from .claims import (
     BASELINE,
@@ -31,7 +32,7 @@ from .words import capital, listed_and, over_seeds, paragraph, plural, plus_minu
 Verdicts = Mapping[str, Sequence[Verdict]]
 CHOSEN_BY_VALIDATION = (
     "The learning rate of each pooling of each network was chosen by validation images, from other seeds than those "
-    "that are measured; by test images nothing was."
+    "that are measured; no rate was by test images."
 )
 
 
@@ -186,7 +187,7 @@ def _claim(
     if not any(of_it.values()):
         return [heading, f"{capital(NOT_MEASURED)}."]
     rows = [row for network in settings.networks for row in detail(network, of_it[network])]
-    sections = [heading, _sentences(claim, settings, of_it), table(DETAIL, rows)]
+    sections = [heading, _sentences(claim, settings, of_it), table(DETAIL, rows), *_outliers(of_it)]
     if claim == 3:
         sections.append(_in_share_of_epochs(settings, figures))
     pictures = {
@@ -227,6 +228,16 @@ def _sentences(claim: int, settings: Settings, of_it: Verdicts) -> str:
             name = f"{BACKBONES[network].title}, {LABELS[pool]}"
             lines.append(f"- {name}: **{of_claim(claim, pool, own)}** ({tally} of {len(counted)}).{opposed}")
     return "\n".join(lines)
+
+
+def _outliers(of_it: Verdicts) -> list[str]:
+    named: dict[str, Sequence[float]] = {}
+    for network, verdicts in of_it.items():
+        for v in verdicts:
+            for pool, figures in ((BASELINE, v.baseline_figures), (v.pool, v.figures)):
+                if not v.measure.relative:
+                    named[f"{v.measure.text}, {BACKBONES[network].title}, {LABELS[pool]}"] = figures
+    return [said] if (said := outliers.sentence(named.items())) else []
 
 
 def _in_share_of_epochs(settings: Settings, figures: Mapping[str, Figures]) -> str:

@@ -116,6 +116,33 @@ def test_a_gain_that_other_test_images_might_not_show_decides_nothing():
     assert row["margin"] == row["margin_of_images"] == found.margin
 
 
+def test_the_margin_is_of_seeds_and_of_images():
+    """Neither contains the other: variances add."""
+    stats = pytest.importorskip("scipy.stats")
+    results = made(plain=2.0, reduced=2.0)
+    of_seeds = (4.0, 1.0, 2.5)
+    for seed, gain in enumerate(of_seeds):
+        results.final[Trial(FROZEN, "noise", PLAIN, 0.2, seed, "test")] = knowing(90.0 + seed + gain)
+    low, high = stats.t.interval(0.95, 2, 2.5, stats.sem(of_seeds))
+    images = results.margin_of_images(FROZEN, "noise", PLAIN)
+    assert 0.1 < images < 1
+    found = results.verdict(FROZEN, "noise", PLAIN)
+    assert found.margin == pytest.approx((((high - low) / 2) ** 2 + images**2) ** 0.5)
+    assert found.outcome == "undecided"
+
+
+def test_a_seed_that_makes_most_of_the_deviation_is_named():
+    results = made(plain=2.0, reduced=2.0)
+    results.settings = replace(SETTINGS, frozen_seeds=4)
+    for head in SETTINGS.frozen:
+        accuracies = (90.2, 90.0, 90.1, 80.0) if head == PLAIN else (90.0, 91.0, 92.0, 93.0)
+        for seed, accuracy in enumerate(accuracies):
+            results.final[Trial(FROZEN, "noise", head, 0.2, seed, "test")] = knowing(accuracy)
+    sentence = "One seed is far from the others: GCP, no reduction on noise, frozen (80 %, the others 90 to 90.2 %).\n"
+    assert sentence in report(results, [])
+    assert "One seed is far" not in report(made(plain=2.0, reduced=-1.0), [])
+
+
 def test_a_covariance_is_held_against_average_pooling_behind_the_same_reduction():
     settings = replace(SETTINGS, frozen=(AVERAGE, Head("avg", 64), PLAIN, REDUCED))
     ahead = {AVERAGE: 0.0, Head("avg", 64): 3.0, PLAIN: 2.0, REDUCED: 5.0}
@@ -133,6 +160,7 @@ def test_a_covariance_is_held_against_average_pooling_behind_the_same_reduction(
     assert re.findall(r"\| noise \| frozen \| (.*?) \| .* \| (\S+) ± \S+ \| (.*) \|", behind) == [
         ("GCP, 64 channels", "2.00", "**supported**")
     ]
+    assert "- noise, frozen: Ahead: GCP, 64 channels. Behind beyond the margin: none." in behind
     without = text.split("## With and without a reduction")[1].split("\n## ")[0]
     assert [row[0] for row in re.findall(r"\| noise \| frozen \| (.*?) \| .* \| (\S+) ± ", without)] == [
         "GCP, 64 channels"

@@ -352,6 +352,8 @@ def test_several_networks_have_a_column_and_rows_and_plots_each(tmp_path):
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert "| GCP against average pooling | CNN-64 | ResNet-18/4 |" in text
     assert "evenly spaced d from 0.1 to 75, every" in text
+    assert f'schedule "{settings.schedule}", stretched over' in text
+    assert ("the last of which has rate zero" in text) == (settings.schedule == "adju")
     of_two = notes.differences(replace(settings, networks=("cnn", "mobilenetv2")), DATA)
     assert "spaced d from 0.1 to 75 on CNN-64 and from 0.045 to 1.5 on MobileNetV2/4, every" in of_two
     for claim in CLAIMS:
