@@ -22,7 +22,7 @@ from .claims import (
     of_claim,
     verdict,
 )
-from .notes import BY_THE_RATE, NOTES, differences, on_flatness, on_robustness
+from .notes import BY_THE_RATE, DEAD_CHANNELS, NOTES, differences, on_flatness, on_robustness
 from .plots import LABELS
 from .runs import CHOOSE, LONGER, MEASURE, Run, of_kind
 from .settings import Settings
@@ -198,6 +198,8 @@ def _claim(
     sections += [f"![{text}]({name}.png)" for name, text in pictures.get(claim, [])]
     if claim in NOTES:
         sections.append(paragraph(NOTES[claim]))
+    if claim in (1, 2) and "mobilenetv2" in of_it:
+        sections.append(paragraph(DEAD_CHANNELS))
     if claim == 5:
         sections.append(on_robustness(settings, data))
     if claim == 6:

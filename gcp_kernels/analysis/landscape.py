@@ -82,6 +82,9 @@ def loss_landscape(
     ``.grad`` of all parameters, are what they were (:func:`gcp_kernels.analysis.preserved`). That holds for ``rest``
     and ``loss_fn`` where they are modules or methods of modules, and for ``model``; the random state always.
 
+    Where a channel of y is zero in the whole batch and a BatchNorm comes behind it, nearly all of g may be in that
+    channel, and the walk goes where training cannot: beta is then far above that of other steps.
+
     Distances are between gradients in the dtype of ``y``, taken in float32 at least. So is ||d g||_2 in beta, of the
     step that y + d g, rounded to that dtype, really takes. Under float16 autocast the gradient, which no gradient
     scaler enlarges here, may vanish: call this outside of autocast.
