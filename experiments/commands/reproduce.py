@@ -130,9 +130,8 @@ def run(args: argparse.Namespace) -> int:
     settings = settings_of(args)
     if settings.pools == (BASELINE,):
         return fail(f"--pools: {BASELINE} always runs; name another to compare with it", 2)
-    low, high = settings.landscape_range or (0, 1)
-    if low >= high:
-        return fail(f"--landscape-range: LOW must be below HIGH, got {low:g} {high:g}", 2)
+    if (ends := settings.landscape_range) and ends[0] >= ends[1]:
+        return fail("--landscape-range: LOW must be below HIGH, got {:g} {:g}".format(*ends), 2)
     if missing := missing_packages(plotting=True):
         return fail(f"{', '.join(missing)} missing; reproduce needs: {how_to_install('demo')}", 1)
     try:

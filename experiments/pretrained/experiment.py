@@ -32,8 +32,8 @@ class Settings:
 
     What decided the defaults, on one core: the network takes 26 ms for an image of 224x224, and fine-tuning 20 to 25 ms
     for one of 128x128 without the stride of the last stage. Training a classifier on kept features takes 8 ms an image
-    (GCP) or 14 ms (DropCov) without a reduction, 1 ms with 256 channels. All trainings together take
-    some four hours of processor time.
+    (GCP) or 14 ms (DropCov) without a reduction, 1 ms with 256 channels. All trainings together take some four hours of
+    processor time.
 
     Attributes:
         data: names of data sets.
@@ -102,6 +102,10 @@ class Settings:
     def seeds(self, stage: str) -> int:
         """Return how many seeds a stage has."""
         return self.frozen_seeds if stage == FROZEN else self.tuned_seeds
+
+    def images(self, stage: str) -> int:
+        """Return how many images a stage trains on at most."""
+        return self.frozen_images if stage == FROZEN else self.tuned_images
 
     def epochs(self, stage: str) -> int:
         """Return how many epochs a stage has."""

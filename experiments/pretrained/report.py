@@ -1,6 +1,6 @@
 """The report in Markdown: the poolings behind a pretrained network. Every sentence follows from the data."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import isfinite, isnan
 
 from gcp_kernels.nn.poolings import BASELINE
@@ -10,8 +10,8 @@ from ..reproduction.claims import SEEDS_TO_SUPPORT, SUPPORTED, Verdict
 from ..reproduction.words import capital, listed_and, over_seeds, paragraph, plural, table
 from ..training import steps_per_epoch
 from .costs import MOST_ON_CHANNELS, ON_CHANNELS, ON_CHANNELS_LABEL
-from .experiment import FROZEN, MOMENTUM, STAGES, TUNED, WEIGHT_DECAY, Settings, Trial
-from .heads import AVERAGE, Head
+from .experiment import MOMENTUM, STAGES, TUNED, WEIGHT_DECAY, Settings, Trial
+from .heads import AVERAGE
 from .results import Results, others, same_reduction, without_reduction
 from .weights import LICENCE, NETWORK, PACKAGE
 
@@ -150,34 +150,24 @@ def _reductions(results: Results) -> list[str]:
             same_reduction,
         ),
     ):
-        rows = [
-            (data, stage, head.label, *_figures(results.verdict(stage, data, head, other)))
-            for data, stage, head, other in results.compared()
-            if other == against(head) and other != AVERAGE
-        ]
-        if rows:
-            head_row = ("data", "network", "pooling", column, "this pooling, %", "gain", "verdict")
-            sections += [f"## {title}", paragraph(question), table(head_row, rows)]
-            sections += ["\n".join(_decided(results, against))]
-    return sections
-
-
-def _decided(results: Results, against: Callable[[Head], Head | None]) -> Iterable[str]:
-    """Name what is ahead of, and what behind, that which it is compared with."""
-    for data, stage in results.comparisons():
-        own = [
-            (head, other)
-            for of_data, of_stage, head, other in results.compared()
-            if (of_data, of_stage) == (data, stage)
-        ]
         found = {
-            head.label: results.verdict(stage, data, head, other)
-            for head, other in own
+            (data, stage, head.label): results.verdict(stage, data, head, other)
+            for data, stage, head, other in results.compared()
             if other == against(head) and other != AVERAGE
         }
         if found:
-            ahead, behind = _ahead_and_behind(found)
-            yield f"- {data}, {stage}: Ahead: {ahead}. Behind beyond the margin: {behind}."
+            head_row = ("data", "network", "pooling", column, "this pooling, %", "gain", "verdict")
+            rows = [(*names, *_figures(one)) for names, one in found.items()]
+            sections += [f"## {title}", paragraph(question), table(head_row, rows), "\n".join(_decided(found))]
+    return sections
+
+
+def _decided(found: Mapping[tuple[str, str, str], Verdict]) -> Iterable[str]:
+    """Name for each data set and network what is ahead of that which it is compared with, and what behind."""
+    for data, stage in dict.fromkeys(names[:2] for names in found):
+        own = {label: one for (*of, label), one in found.items() if of == [data, stage]}
+        ahead, behind = _ahead_and_behind(own)
+        yield f"- {data}, {stage}: Ahead: {ahead}. Behind beyond the margin: {behind}."
 
 
 def _ahead_and_behind(found: Mapping[str, Verdict]) -> tuple[str, str]:
@@ -273,15 +263,13 @@ def _limits(results: Results) -> str:
 
 
 def _steps(results: Results) -> str:
-    """Say how many steps a training has; of every data set as many where there are as many images to train on."""
+    """Say how many optimiser steps a training has; data sets may differ in how many images they have for it."""
     settings = results.settings
     parts = []
-    for stage in STAGES:
-        most = {FROZEN: settings.frozen_images, TUNED: settings.tuned_images}[stage]
-        counts = {min(one.images["training"], most) for one in results.about.values()}
+    for stage in filter(settings.heads, STAGES):
+        counts = (min(one.images["training"], settings.images(stage)) for one in results.about.values())
         steps = sorted({settings.epochs(stage) * steps_per_epoch(count, settings.batch_size) for count in counts})
-        if settings.heads(stage):
-            parts.append(f"{' or '.join(map(str, steps))} steps of the {stage} network")
+        parts.append(f"{' or '.join(map(str, steps))} steps of the {stage} network")
     return listed_and(parts)
 
 

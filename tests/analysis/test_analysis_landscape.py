@@ -205,3 +205,15 @@ def test_steps_may_be_a_tensor():
 def test_bad_input(change, error, message):
     with pytest.raises(error, match=message):
         walk(**{"rest": lambda y: y.sum(), "y": torch.ones(2), **change})
+
+
+def test_a_channel_of_zeros_before_a_batchnorm_holds_nearly_all_of_the_gradient():
+    """Its variance of zero makes steps into it hundreds of times as steep; the walk starts there and leaves at once."""
+    y = torch.randn(8, 4, 6, 6, dtype=torch.float64)
+    rest = nn.Sequential(nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(64, 3)).double()
+    target = torch.arange(8) % 3
+    alive = walk(rest, y, nn.functional.cross_entropy, (0.1, 1.0), target)
+    y[:, 2] = 0
+    dead = walk(rest, y, nn.functional.cross_entropy, (0.1, 1.0), target)
+    assert dead.gradient_norm > 50 * alive.gradient_norm
+    assert dead.beta > 50 * alive.beta
