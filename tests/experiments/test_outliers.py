@@ -4,20 +4,15 @@ from dataclasses import replace
 from math import inf
 
 import pytest
-import torch
 
-from experiments.datasets import ImageData, Part
 from experiments.reproduction import outliers
 from experiments.reproduction.report import report
 from experiments.reproduction.run import outcome
 from experiments.reproduction.settings import Settings
-from tests.support.reproduction_runs import choosing_run, longer_run, made_run
+from tests.support.reproduction_runs import DATA, choosing_run, longer_run, made_run
 
 pytest.importorskip("scipy", reason="scipy is not installed (extra: test)")
 pytestmark = pytest.mark.same_without_gpu
-
-IMAGES = Part(torch.zeros(2, 1, 8, 8), torch.zeros(2, dtype=torch.int64))
-DATA = ImageData("digits", IMAGES, IMAGES, IMAGES, ("a", "b"), "made up", "none")
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,7 @@ from itertools import pairwise
 from math import inf, nan
 
 import pytest
-import torch
 
-from experiments.datasets import ImageData, Part
 from experiments.reproduction import notes, report, run, tables, words
 from experiments.reproduction.choice import chosen_rates, extended_grids, first_grids
 from experiments.reproduction.claims import (
@@ -25,13 +23,11 @@ from experiments.reproduction.corruptions import DIGITS, STRENGTHS
 from experiments.reproduction.figures import worst_residual
 from experiments.reproduction.run import outcome, write_folder
 from experiments.reproduction.settings import Settings
-from tests.support.reproduction_runs import choosing_run, longer_run, made_run
+from tests.support.reproduction_runs import DATA, choosing_run, longer_run, made_run
 
 pytest.importorskip("scipy", reason="scipy is not installed (extra: test)")
 
 SETTINGS = Settings(seeds=3, epochs=2, rates=(0.05, 0.1, 0.2))
-IMAGES = Part(torch.zeros(2, 1, 8, 8), torch.zeros(2, dtype=torch.int64))
-DATA = ImageData("digits", IMAGES, IMAGES, IMAGES, ("a", "b"), "made up", "none")
 CHOOSING = [
     choosing_run(pool, rate, accuracy)
     for pool in ("avg", "gcp", "dropcov")

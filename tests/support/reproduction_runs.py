@@ -2,10 +2,16 @@
 
 from math import inf
 
+import torch
+
+from experiments.datasets import ImageData, Part
 from experiments.reproduction.corruptions import DIGITS, STRENGTHS
 from experiments.reproduction.flatness import Flatness
 from experiments.reproduction.runs import CHOOSE, LONGER, MEASURE, Job, Run
 from experiments.training import Epoch
+
+_IMAGES = Part(torch.zeros(2, 1, 8, 8), torch.zeros(2, dtype=torch.int64))
+DATA = ImageData("digits", _IMAGES, _IMAGES, _IMAGES, ("a", "b"), "made up", "none")
 
 
 def made_run(
