@@ -102,7 +102,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--landscape-every",
         type=integer_from(1),
-        help="training steps from one walk along the gradient to the next (about 20 walks)",
+        help="training steps from one walk along the gradient to the next "
+        f"(so many that there are about {settings_of_data.WALKS} walks)",
     )
     add("--landscape-steps", type=integer_from(2), help=f"points of a walk ({DEFAULT.landscape_steps})")
     add(

@@ -26,7 +26,7 @@ from ..training.run import reproducible
 from .corruptions import STRENGTHS, amounts, corrupted
 from .flatness import measure_flatness
 from .runs import CHOOSE, LONGER, MEASURE, Job, Run
-from .settings import MOMENTUM, WEIGHT_DECAY, Settings, step_sizes
+from .settings import MOMENTUM, WEIGHT_DECAY, Settings, step_sizes, walk_every
 
 
 def train_and_measure(
@@ -103,7 +103,7 @@ def _train(
         *split(network, after=STEM),
         functional.cross_entropy,
         steps=step_sizes(settings, job.network),
-        every=settings.landscape_every,
+        every=walk_every(settings, len(train)),
     )
     count = settings.epochs * (settings.longer if job.kind == LONGER else 1)
     for epoch in fit(

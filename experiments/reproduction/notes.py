@@ -6,7 +6,7 @@ from ..datasets import ImageData
 from ..training import BACKBONES, learning_rate_factor
 from .corruptions import UNITS, amounts
 from .flatness import RESIDUAL_ALLOWED
-from .settings import MOMENTUM, WEIGHT_DECAY, Settings, step_sizes
+from .settings import MOMENTUM, WEIGHT_DECAY, Settings, step_sizes, walk_every
 from .words import listed_and, paragraph, plural, plus_minus
 
 NOTES = {
@@ -85,10 +85,10 @@ def differences(settings: Settings, data: ImageData) -> str:
         to 100 epochs with batches of 256. No augmentation.
         """,
         f"""
-        Landscape: {settings.landscape_steps} evenly spaced d {_walks(settings)}, every {settings.landscape_every}
-        training steps, on the training batch and in training mode; the papers have 50, from 0.1 to 75 on ResNets and
-        0.045 to 1.5 on MobileNetV2. They show bands; here a band's mean over training is the one number. Beta, which
-        counts too, is not theirs but Santurkar et al.'s (2018).
+        Landscape: {settings.landscape_steps} evenly spaced d {_walks(settings)}, every
+        {plural(walk_every(settings, len(data.train)), "training step")}, on the training batch and in training mode;
+        the papers have 50, from 0.1 to 75 on ResNets and 0.045 to 1.5 on MobileNetV2. They show bands; here a band's
+        mean over training is the one number. Beta, which counts too, is not theirs but Santurkar et al.'s (2018).
         """,
         """
         Robustness: four corruptions, with amounts for these images or for small ones, instead of the fifteen of

@@ -8,10 +8,11 @@ from gcp_kernels.analysis import PUBLISHED_STEPS, evenly_spaced
 from gcp_kernels.nn.poolings import BASELINE, PUBLISHED_POOLINGS
 
 from ..datasets import digits
-from ..training import BACKBONES
+from ..training import BACKBONES, steps_per_epoch
 
 MOMENTUM = 0.9
 WEIGHT_DECAY = 1e-4
+WALKS = 20
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class Settings:
             DropCov have 98.9, 99.2 and 98.1 % of digits under "adju", and 98.1, 98.9 and 97.6 % under "fast", whose
             rate falls before average pooling has learnt.
         batch_size: images of a step.
-        landscape_every: training steps from one walk along the gradient to the next.
+        landscape_every: training steps from one walk along the gradient to the next; ``None`` for so many that a
+            training has about ``WALKS`` of them (:func:`walk_every`).
         landscape_range: of the step sizes d of a walk; ``None`` is the published one: MobileNetV2's for MobileNetV2,
             that of ResNets for the others, where it serves too: at 0.1 the loss stays as it is, at 75 it has grown two-
             to fourfold for average pooling on digits.
@@ -60,7 +62,7 @@ class Settings:
     longer: int = 2
     schedule: str = "adju"
     batch_size: int = digits.BATCH_SIZE
-    landscape_every: int = 10
+    landscape_every: int | None = None
     landscape_range: tuple[float, float] | None = None
     landscape_steps: int = 10
     corrupted_images: int | None = None
@@ -71,13 +73,12 @@ class Settings:
 
 
 _LARGER = Settings(
-    data="mnist", networks=tuple(BACKBONES), choosing_seeds=1, epochs=10, batch_size=50, landscape_every=20,
-    corrupted_images=1000,
+    data="mnist", networks=tuple(BACKBONES), choosing_seeds=1, epochs=10, batch_size=50, corrupted_images=1000,
 )  # fmt: skip
 DEFAULTS: Mapping[str, Settings] = {
     "digits": Settings(),
     "mnist": _LARGER,
-    "typefaces": replace(_LARGER, data="typefaces", epochs=15, landscape_every=45),
+    "typefaces": replace(_LARGER, data="typefaces", epochs=15),
 }
 
 
@@ -98,6 +99,12 @@ def check(settings: Settings) -> Settings:
         batch_size=30, landscape_every=4, landscape_steps=3, corrupted_images=60, flatness_images=30,
         hessian_iterations=3, surface_directions=1,
     )  # fmt: skip
+
+
+def walk_every(settings: Settings, images: int) -> int:
+    """Return how many training steps, with so many training images, are from one walk to the next."""
+    steps = settings.epochs * steps_per_epoch(images, settings.batch_size)
+    return settings.landscape_every or max(1, round(steps / WALKS))
 
 
 def step_sizes(settings: Settings, network: str) -> tuple[float, ...]:

@@ -25,7 +25,7 @@ def of_data(data: str) -> Settings:
 DEFAULTS = {
     "digits": of_data("digits"),
     "mnist": of_data("mnist"),
-    "typefaces": replace(of_data("typefaces"), epochs=10, landscape_every=30),
+    "typefaces": replace(of_data("typefaces"), epochs=10),
 }
 
 

@@ -64,7 +64,8 @@ def test_it_is_a_run_of_the_defaults(data):
         assert {run.seed for run in own} == set(range(settings.seeds))
         assert {run.network for run in own} == set(settings.networks)
         assert all(len(run.epochs) == epochs for run in own)
-    assert all(run.walks[0]["step"] == settings.landscape_every for run in measured(data))
+    (every,) = re.findall(r", every (\d+) training steps, on the training batch", report_text(data))
+    assert all(run.walks[0]["step"] == int(every) for run in measured(data))
 
 
 @pytest.mark.parametrize("data", COMMITTED)

@@ -17,7 +17,7 @@ from experiments.reproduction.corruptions import DIGITS, STRENGTHS
 from experiments.reproduction.experiment import train_and_measure
 from experiments.reproduction.report import CHOSEN_BY_VALIDATION
 from experiments.reproduction.runs import CHOOSE, LONGER, MEASURE, Job, Run
-from experiments.reproduction.settings import Settings
+from experiments.reproduction.settings import WALKS, Settings, walk_every
 from experiments.running import Log
 from tests.support.reproduce_command import QUICK, ROOT, needs_the_extra, parse, read
 
@@ -158,6 +158,16 @@ def test_walks_leave_the_training_as_it_is(digits):
     assert often.robustness == never.robustness
     assert often.flatness == never.flatness
     assert [epoch.loss for epoch in other.epochs] != [epoch.loss for epoch in never.epochs]
+
+
+@pytest.mark.parametrize(("data", "images"), [("digits", 449), ("mnist", 2000), ("a/folder", 60), ("a/folder", 10**6)])
+@pytest.mark.parametrize("epochs", [7, 100])
+def test_a_training_of_any_length_has_about_as_many_walks(data, images, epochs):
+    of_data = replace(settings.defaults(data), epochs=epochs)
+    steps = epochs * -(-images // of_data.batch_size)
+    walks = steps // walk_every(of_data, images)
+    assert WALKS / 1.5 < walks < 1.5 * WALKS
+    assert walk_every(replace(of_data, landscape_every=3), images) == 3
 
 
 def test_walks_go_as_far_as_published(digits):
