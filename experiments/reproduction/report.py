@@ -1,7 +1,7 @@
 """The report in Markdown: what each claim of the papers comes to in this run. Every sentence follows from the data."""
 
 from collections.abc import Mapping, Sequence
-from math import isfinite
+from math import isfinite, log
 from statistics import fmean
 
 from ..datasets import ImageData
@@ -20,6 +20,7 @@ from .claims import (
     Measure,
     Verdict,
     of_claim,
+    spread,
     verdict,
 )
 from .notes import BY_THE_RATE, DEAD_CHANNELS, NOTES, differences, on_flatness, on_robustness
@@ -73,6 +74,9 @@ def report(
         "## Average pooling for longer",
         _longer(settings),
         longer_table(settings, runs),
+        "## How far training came",
+        _how_far(settings, len(data.classes)),
+        training_loss_table(settings, runs),
         "## What differs from the papers",
         differences(settings, data),
     ]
@@ -297,6 +301,26 @@ def longer_table(settings: Settings, runs: Sequence[Run]) -> str:
     epochs, more = plural(settings.epochs, "epoch"), plural(settings.epochs * settings.longer, "epoch")
     head = ["network", "pooling", f"average pooling, {epochs}", f"average pooling, {more}"]
     return table([*head, f"this pooling, {epochs}", "gain", "verdict"], rows)
+
+
+def _how_far(settings: Settings, classes: int) -> str:
+    return paragraph(f"""
+        What is compared is how far each pooling comes in {plural(settings.epochs, "epoch")}, not where it would end.
+        The training loss, mean over the last epoch, in training mode, so that DropCov drops channels; guessing has
+        {log(classes):.2f}.
+    """)
+
+
+def training_loss_table(settings: Settings, runs: Sequence[Run]) -> str:
+    """Write the table of the training loss at the end: a row a network, a column a pooling."""
+    rows = []
+    for network in settings.networks:
+        losses = [
+            [run.epochs[-1].loss for run in of_kind(MEASURE, runs) if (run.network, run.pool) == (network, pool)]
+            for pool in settings.pools
+        ]
+        rows.append([BACKBONES[network].title, *(plus_minus(fmean(own), spread(own)) for own in losses)])
+    return table(["network", *(LABELS[pool] for pool in settings.pools)], rows)
 
 
 def _bold(outcome: str) -> str:

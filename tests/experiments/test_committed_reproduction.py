@@ -15,10 +15,10 @@ from experiments.reproduction.choice import FIRST_CHOOSING_SEED, choosing_jobs, 
 from experiments.reproduction.claims import CLAIMS, SUPPORTED, measures, of_claim
 from experiments.reproduction.corruptions import STRENGTHS, amounts
 from experiments.reproduction.plots import LABELS
-from experiments.reproduction.report import CHOSEN_BY_VALIDATION, detail, longer_table, summary
+from experiments.reproduction.report import CHOSEN_BY_VALIDATION, detail, longer_table, summary, training_loss_table
 from experiments.reproduction.run import outcome
 from experiments.reproduction.runs import CHOOSE, LONGER, MEASURE
-from experiments.reproduction.settings import defaults
+from experiments.reproduction.settings import defaults, walk_every
 from experiments.reproduction.words import over_seeds
 from experiments.training import BACKBONES
 from tests.support import committed_runs
@@ -64,8 +64,10 @@ def test_it_is_a_run_of_the_defaults(data):
         assert {run.seed for run in own} == set(range(settings.seeds))
         assert {run.network for run in own} == set(settings.networks)
         assert all(len(run.epochs) == epochs for run in own)
-    (every,) = re.findall(r", every (\d+) training steps, on the training batch", report_text(data))
-    assert all(run.walks[0]["step"] == int(every) for run in measured(data))
+    (images,) = re.findall(r"^- (\d+) training, ", report_text(data), re.MULTILINE)
+    every = walk_every(settings, int(images))
+    assert all(run.walks[0]["step"] == every for run in measured(data))
+    assert f", every {every} training steps, on the training batch" in report_text(data)
 
 
 @pytest.mark.parametrize("data", COMMITTED)
@@ -207,5 +209,12 @@ def test_the_readme_counts_what_is_left_when_average_pooling_has_twice_the_epoch
 @pytest.mark.parametrize("data", COMMITTED)
 def test_report_and_documentation_show_average_pooling_for_longer(data):
     table = longer_table(defaults(data), runs_of(data))
+    assert f"\n{table}\n" in report_text(data)
+    assert f"\n{table}\n" in QUOTED
+
+
+@pytest.mark.parametrize("data", COMMITTED)
+def test_report_and_documentation_show_how_far_training_came(data):
+    table = training_loss_table(defaults(data), runs_of(data))
     assert f"\n{table}\n" in report_text(data)
     assert f"\n{table}\n" in QUOTED

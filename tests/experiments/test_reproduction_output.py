@@ -5,20 +5,13 @@ import re
 import warnings
 from dataclasses import replace
 from itertools import pairwise
-from math import inf, nan
+from math import inf, log, nan
 
 import pytest
 
 from experiments.reproduction import notes, report, run, tables, words
 from experiments.reproduction.choice import chosen_rates, extended_grids, first_grids
-from experiments.reproduction.claims import (
-    CLAIMS,
-    NOT_MEASURED,
-    NOT_SUPPORTED,
-    SUPPORTED,
-    UNDECIDED,
-    of_claim,
-)
+from experiments.reproduction.claims import CLAIMS, NOT_MEASURED, NOT_SUPPORTED, SUPPORTED, UNDECIDED, of_claim
 from experiments.reproduction.corruptions import DIGITS, STRENGTHS
 from experiments.reproduction.figures import worst_residual
 from experiments.reproduction.run import outcome, write_folder
@@ -333,6 +326,15 @@ def test_average_pooling_for_longer_is_held_against_the_others():
     gcp, dropcov = re.findall(r"^\| CNN-64 .*$", section, flags=re.MULTILINE)
     assert gcp == "| CNN-64 | GCP | 95.0 ± 0.0 | 95.5 ± 0.0 | 97.0 ± 0.0 | 1.50 ± 0.00 | supported |"
     assert dropcov.endswith("| -1.50 ± 0.00 | not supported |")
+
+
+def test_how_far_training_came_is_shown():
+    """The loss of an epoch is 1 / its number; one seed of GCP has four of them, which only the last may show."""
+    runs = [*runs_of(better, worse)[:-2], made_run("gcp", 2, (90.0, 95.0, 96.0, 97.0)), worse("dropcov", 2)]
+    section = written(runs)[0].split("## How far training came")[1].split("\n## ")[0]
+    assert "how far each pooling comes in 2 epochs" in section
+    assert f"guessing has {log(len(DATA.classes)):.2f}." in section
+    assert section.endswith("\n| CNN-64 | 0.500 ± 0.000 | 0.42 ± 0.14 | 0.500 ± 0.000 |\n")
 
 
 def test_several_networks_have_a_column_and_rows_and_plots_each(tmp_path):
