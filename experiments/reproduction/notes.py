@@ -67,6 +67,7 @@ def differences(settings: Settings, data: ImageData) -> str:
     """List what differs from the papers."""
     last_factor = learning_rate_factor(settings.schedule, settings.epochs, settings.epochs)
     still = "" if last_factor else ", the last of which has rate zero, as published"
+    every = walk_every(settings, len(data.train))
     maps = "; ".join(f"{BACKBONES[name].title}: {_map(name, data)}" for name in settings.networks)
     paragraphs = (
         f"""
@@ -86,9 +87,11 @@ def differences(settings: Settings, data: ImageData) -> str:
         """,
         f"""
         Landscape: {settings.landscape_steps} evenly spaced d {_walks(settings)}, every
-        {plural(walk_every(settings, len(data.train)), "training step")}, on the training batch and in training mode;
-        the papers have 50, from 0.1 to 75 on ResNets and 0.045 to 1.5 on MobileNetV2. They show bands; here a band's
-        mean over training is the one number. Beta, which counts too, is not theirs but Santurkar et al.'s (2018).
+        {"" if every == 1 else f"{every} "}training step{"" if every == 1 else "s"}, on the training batch and in
+        training mode; the papers have 50, from 0.1 to 75 on ResNets and 0.045 to 1.5 on MobileNetV2. They show bands;
+        here a band's mean over training is the one number. It depends on the steps that are walked from, most on the
+        first ones, and its deviation over seeds does not show how much. Beta, which counts too, is not theirs but
+        Santurkar et al.'s (2018).
         """,
         """
         Robustness: four corruptions, with amounts for these images or for small ones, instead of the fifteen of

@@ -1,12 +1,12 @@
 """The report in Markdown: what each claim of the papers comes to in this run. Every sentence follows from the data."""
 
 from collections.abc import Mapping, Sequence
-from math import isfinite, log
+from math import isfinite
 from statistics import fmean
 
 from ..datasets import ImageData
 from ..training import BACKBONES
-from . import outliers
+from . import longer, outliers
 from .choice import validation_accuracy
 from .claims import (
     BASELINE,
@@ -17,17 +17,14 @@ from .claims import (
     SUPPORTED,
     UNDECIDED,
     Figures,
-    Measure,
     Verdict,
     of_claim,
-    spread,
-    verdict,
 )
 from .notes import BY_THE_RATE, DEAD_CHANNELS, NOTES, differences, on_flatness, on_robustness
 from .plots import LABELS
-from .runs import CHOOSE, LONGER, MEASURE, Run, of_kind
-from .settings import Settings
-from .words import capital, listed_and, over_seeds, paragraph, plural, plus_minus, table
+from .runs import CHOOSE, MEASURE, Run, of_kind
+from .settings import Settings, others
+from .words import capital, listed_and, over_seeds, paragraph, plural, table
 
 # By network.
 Verdicts = Mapping[str, Sequence[Verdict]]
@@ -71,12 +68,7 @@ def report(
         "## Learning rates",
         *_rates(settings, len(data.validation), runs),
         *(section for claim in CLAIMS for section in _claim(claim, settings, data, figures, every, residual)),
-        "## Average pooling for longer",
-        _longer(settings),
-        longer_table(settings, runs),
-        "## How far training came",
-        _how_far(settings, len(data.classes)),
-        training_loss_table(settings, runs),
+        *longer.sections(settings, len(data.classes), runs),
         "## What differs from the papers",
         differences(settings, data),
     ]
@@ -97,7 +89,7 @@ def summary(settings: Settings, every: Verdicts) -> str:
                 for claim in CLAIMS
             ),
         )
-        for pool in _others(settings)
+        for pool in others(settings)
     ]
     return "\n\n".join(tables)
 
@@ -119,10 +111,6 @@ def detail(network: str, verdicts: Sequence[Verdict]) -> list[list[str]]:
 
 
 DETAIL = ["measure", "network", "pooling", "average pooling", "this pooling", "gain", "verdict"]
-
-
-def _others(settings: Settings) -> list[str]:
-    return [pool for pool in settings.pools if pool != BASELINE]
 
 
 def _rule(seeds: int) -> str:
@@ -217,7 +205,7 @@ def _sentences(claim: int, settings: Settings, of_it: Verdicts) -> str:
     """Write one sentence for each network and pool: the verdict, and what speaks against it."""
     lines = []
     for network, verdicts in of_it.items():
-        for pool in _others(settings):
+        for pool in others(settings):
             own = [verdict for verdict in verdicts if verdict.pool == pool]
             counted = [verdict for verdict in own if not verdict.measure.relative]
             tally = ", ".join(
@@ -263,64 +251,6 @@ def _in_share_of_epochs(settings: Settings, figures: Mapping[str, Figures]) -> s
         MobileNetV2); the verdict compares with the epoch in which average pooling itself first came there, which is
         harder. A network that never comes there has no gain, and its claim is not supported.
     """)
-
-
-def _longer(settings: Settings) -> str:
-    epochs, more = plural(settings.epochs, "epoch"), plural(settings.epochs * settings.longer, "epoch")
-    return paragraph(f"""
-        Was average pooling stopped early? Here it has {more}, with the same schedule stretched over them and the
-        rate chosen for {epochs}, and the other poolings have {epochs}. Final test accuracy in per cent; the
-        verdict, by the same rule, is on the accuracy being higher than average pooling's after {more}.
-    """)
-
-
-def longer_table(settings: Settings, runs: Sequence[Run]) -> str:
-    """Write the table that compares final accuracies with average pooling's after more epochs."""
-    measure = Measure(4, "accuracy", "final test accuracy, %", higher_is_better=True)
-    rows = []
-    for network in settings.networks:
-        own = [run for run in runs if run.network == network]
-        accuracies = {
-            (kind, pool): [run.accuracy for run in of_kind(kind, own) if run.pool == pool]
-            for kind, pool in (*((MEASURE, pool) for pool in settings.pools), (LONGER, BASELINE))
-        }
-        for pool in _others(settings):
-            v = verdict(measure, pool, accuracies[LONGER, BASELINE], accuracies[MEASURE, pool])
-            short = verdict(measure, pool, accuracies[MEASURE, BASELINE], accuracies[MEASURE, pool])
-            rows.append(
-                [
-                    BACKBONES[network].title,
-                    LABELS[pool],
-                    plus_minus(short.baseline_mean, short.baseline_spread),
-                    plus_minus(v.baseline_mean, v.baseline_spread),
-                    plus_minus(v.mean, v.spread),
-                    plus_minus(v.gain, v.margin),
-                    v.outcome,
-                ]
-            )
-    epochs, more = plural(settings.epochs, "epoch"), plural(settings.epochs * settings.longer, "epoch")
-    head = ["network", "pooling", f"average pooling, {epochs}", f"average pooling, {more}"]
-    return table([*head, f"this pooling, {epochs}", "gain", "verdict"], rows)
-
-
-def _how_far(settings: Settings, classes: int) -> str:
-    return paragraph(f"""
-        What is compared is how far each pooling comes in {plural(settings.epochs, "epoch")}, not where it would end.
-        The training loss, mean over the last epoch, in training mode, so that DropCov drops channels; guessing has
-        {log(classes):.2f}.
-    """)
-
-
-def training_loss_table(settings: Settings, runs: Sequence[Run]) -> str:
-    """Write the table of the training loss at the end: a row a network, a column a pooling."""
-    rows = []
-    for network in settings.networks:
-        losses = [
-            [run.epochs[-1].loss for run in of_kind(MEASURE, runs) if (run.network, run.pool) == (network, pool)]
-            for pool in settings.pools
-        ]
-        rows.append([BACKBONES[network].title, *(plus_minus(fmean(own), spread(own)) for own in losses)])
-    return table(["network", *(LABELS[pool] for pool in settings.pools)], rows)
 
 
 def _bold(outcome: str) -> str:

@@ -39,8 +39,8 @@ class Settings:
         landscape_every: training steps from one walk along the gradient to the next; ``None`` for so many that a
             training has about ``WALKS`` of them (:func:`walk_every`).
         landscape_range: of the step sizes d of a walk; ``None`` is the published one: MobileNetV2's for MobileNetV2,
-            that of ResNets for the others, where it serves too: at 0.1 the loss stays as it is, at 75 it has grown two-
-            to fourfold for average pooling on digits.
+            that of ResNets for the others, where it serves too: at 0.1 the loss stays as it is, at 75 it has grown
+            severalfold for average pooling on digits.
         landscape_steps: points of a walk.
         corrupted_images: test images that are corrupted, all if ``None``; 0 for no corruptions.
         flatness_images: training images for the curvature.
@@ -99,6 +99,11 @@ def check(settings: Settings) -> Settings:
         batch_size=30, landscape_every=4, landscape_steps=3, corrupted_images=60, flatness_images=30,
         hessian_iterations=3, surface_directions=1,
     )  # fmt: skip
+
+
+def others(settings: Settings) -> list[str]:
+    """Return the poolings that are held against average pooling."""
+    return [pool for pool in settings.pools if pool != BASELINE]
 
 
 def walk_every(settings: Settings, images: int) -> int:

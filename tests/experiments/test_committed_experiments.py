@@ -15,7 +15,7 @@ from experiments.pretrained.costs import Cost
 from experiments.pretrained.experiment import STAGES, Outcome, Trial
 from experiments.pretrained.experiment import Settings as PretrainedSettings
 from experiments.reproduction.runs import MEASURE, of_kind
-from experiments.reproduction.settings import walk_every
+from experiments.reproduction.settings import WALKS, walk_every
 from experiments.roots import report as roots_report
 from experiments.roots import tables as roots_tables
 from experiments.roots.comparison import figures_of, verdicts
@@ -207,7 +207,8 @@ def test_it_is_a_run_of_the_defaults(name):
         }
         assert all(len(run.epochs) == settings.epochs for run in measured)
         every = walk_every(settings, len(images(settings.data).train))
-        assert all(run.walks[0]["step"] == every for run in measured)
+        steps = [every * number for number in range(1, WALKS + 1)]
+        assert all([row["step"] for row in run.walks] == steps for run in measured)
 
 
 @pytest.mark.parametrize("name", WRITERS)

@@ -14,11 +14,12 @@ from experiments.commands import reproduce
 from experiments.reproduction.choice import FIRST_CHOOSING_SEED, choosing_jobs, chosen_rates, first_grids
 from experiments.reproduction.claims import CLAIMS, SUPPORTED, measures, of_claim
 from experiments.reproduction.corruptions import STRENGTHS, amounts
+from experiments.reproduction.longer import fits_better, longer_table, training_loss_table
 from experiments.reproduction.plots import LABELS
-from experiments.reproduction.report import CHOSEN_BY_VALIDATION, detail, longer_table, summary, training_loss_table
+from experiments.reproduction.report import CHOSEN_BY_VALIDATION, detail, summary
 from experiments.reproduction.run import outcome
 from experiments.reproduction.runs import CHOOSE, LONGER, MEASURE
-from experiments.reproduction.settings import defaults, walk_every
+from experiments.reproduction.settings import WALKS, defaults, walk_every
 from experiments.reproduction.words import over_seeds
 from experiments.training import BACKBONES
 from tests.support import committed_runs
@@ -66,7 +67,8 @@ def test_it_is_a_run_of_the_defaults(data):
         assert all(len(run.epochs) == epochs for run in own)
     (images,) = re.findall(r"^- (\d+) training, ", report_text(data), re.MULTILINE)
     every = walk_every(settings, int(images))
-    assert all(run.walks[0]["step"] == every for run in measured(data))
+    steps = [every * number for number in range(1, WALKS + 1)]
+    assert all([row["step"] for row in run.walks] == steps for run in measured(data))
     assert f", every {every} training steps, on the training batch" in report_text(data)
 
 
@@ -218,3 +220,6 @@ def test_report_and_documentation_show_how_far_training_came(data):
     table = training_loss_table(defaults(data), runs_of(data))
     assert f"\n{table}\n" in report_text(data)
     assert f"\n{table}\n" in QUOTED
+    said = fits_better(defaults(data), runs_of(data))
+    assert f"\n{said}\n" in report_text(data)
+    assert said in " ".join(QUOTED.split(f"\n{table}\n")[1].split("\n\n")[0].split())

@@ -148,21 +148,25 @@ def test_walks_leave_the_training_as_it_is(digits):
 
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    often = train_and_measure(dropcov(0), digits, replace(TINY, landscape_every=1))
+    often = train_and_measure(dropcov(0), digits, TINY)
     never = train_and_measure(dropcov(0), digits, replace(TINY, landscape_every=1000))
     other = train_and_measure(dropcov(1), digits, replace(TINY, landscape_every=1000))
     assert torch.equal(torch.get_rng_state(), before), "the global random state is left alone"
-    assert [row["step"] for row in often.walks] == [1, 2, 3, 4, 5, 6]
+    assert [row["step"] for row in often.walks] == [1, 2, 3, 4, 5, 6], "a training of so few steps: from each"
     assert not never.walks
     assert [epoch.loss for epoch in often.epochs] == [epoch.loss for epoch in never.epochs]
     assert often.robustness == never.robustness
     assert often.flatness == never.flatness
     assert [epoch.loss for epoch in other.epochs] != [epoch.loss for epoch in never.epochs]
+    longer = train_and_measure(dropcov(0), digits, replace(TINY, epochs=1, batch_size=1))
+    assert [row["step"] for row in longer.walks] == list(range(3, 61, 3)), "a training of 60 steps: from 20"
 
 
-@pytest.mark.parametrize(("data", "images"), [("digits", 449), ("mnist", 2000), ("a/folder", 60), ("a/folder", 10**6)])
-@pytest.mark.parametrize("epochs", [7, 100])
-def test_a_training_of_any_length_has_about_as_many_walks(data, images, epochs):
+@pytest.mark.parametrize(
+    ("data", "images"), [("digits", 449), ("mnist", 2000), ("typefaces", 3000), ("a/folder", 80), ("a/folder", 10**6)]
+)
+@pytest.mark.parametrize("epochs", [8, 100])
+def test_a_training_has_about_as_many_walks_however_long_it_is(data, images, epochs):
     of_data = replace(settings.defaults(data), epochs=epochs)
     steps = epochs * -(-images // of_data.batch_size)
     walks = steps // walk_every(of_data, images)
