@@ -94,7 +94,7 @@ def convergence(figure: Any, runs: Sequence[Run]) -> None:
     from matplotlib.ticker import MaxNLocator
 
     accuracy_axes, loss_axes = figure.subplots(1, 2)
-    finals = []
+    finals, tops = [], []
     for pool in _pools(runs):
         curves = [run.epochs for run in runs if run.pool == pool]
         finals.append(fmean(curve[-1].accuracy for curve in curves))
@@ -107,10 +107,12 @@ def convergence(figure: Any, runs: Sequence[Run]) -> None:
             low, high = ([m + sign * s for m, s in zip(means, deviations, strict=True)] for sign in (-1, 1))
             if quantity == "loss":
                 low = [max(end, min(values)) for end, values in zip(low, points, strict=True)]
+            else:
+                tops += high
             axes.fill_between(numbers, low, high, alpha=0.2, color=COLORS[pool])
     # Early epochs would squeeze the part where the poolings differ into a few pixels.
-    lowest = max(0.0, min(80.0, min(finals) - 10.0))
-    accuracy_axes.set(xlabel="epoch", ylabel="test accuracy (%)", ylim=(lowest, 100.5))
+    lowest, highest = max(0.0, min(80.0, min(finals) - 10.0)), min(100.5, max(tops) + 10.0)
+    accuracy_axes.set(xlabel="epoch", ylabel="test accuracy (%)", ylim=(lowest, highest))
     loss_axes.set(xlabel="epoch", ylabel="training loss", yscale="log")
     for axes in (accuracy_axes, loss_axes):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))

@@ -179,9 +179,11 @@ def _claim(
     if not any(of_it.values()):
         return [heading, f"{capital(NOT_MEASURED)}."]
     rows = [row for network in settings.networks for row in detail(network, of_it[network])]
-    sections = [heading, _sentences(claim, settings, of_it), table(DETAIL, rows), *_outliers(of_it)]
+    sections = [heading, _sentences(claim, settings, of_it), table(DETAIL, rows)]
     if claim == 3:
         sections.append(_in_share_of_epochs(settings, figures))
+    else:  # Of whole epochs one more or less is not far.
+        sections += _outliers(of_it)
     pictures = {
         2: [(f"landscape-{name}", f"landscape, {BACKBONES[name].title}, by training step") for name in of_it],
         4: [("convergence", "test accuracy and training loss by epoch, mean and standard deviation over seeds")],

@@ -54,3 +54,18 @@ def test_a_report_names_it_behind_the_table_of_its_claim():
         text = report(settings, DATA, runs, found.figures, found.verdicts, [], 0.0)
         section = text.split("\n## 4. ")[1].split("\n## 5. ")[0]
         assert ("final test accuracy, %, CNN-64, GCP (20, the others" in section) == expected
+
+
+def test_of_whole_epochs_one_more_is_not_far():
+    """One seed comes to its accuracy an epoch after the others."""
+    settings = Settings(seeds=4, epochs=2, rates=(0.1,), pools=("avg", "gcp"))
+    runs = [
+        *(choosing_run(pool, 0.1, 92.0) for pool in settings.pools),
+        *(made_run("avg", seed) for seed in range(4)),
+        *(made_run("gcp", seed, (90.0, 97.0) if seed == 2 else (96.0, 97.0)) for seed in range(4)),
+        *(longer_run(seed, 95.5) for seed in range(4)),
+    ]
+    found = outcome(settings, runs)
+    assert sorted(found.figures["cnn"]["epochs_to_target"]["gcp"]) == [1, 1, 1, 2]
+    text = report(settings, DATA, runs, found.figures, found.verdicts, [], 0.0)
+    assert "far from the others" not in text.split("\n## 3. ")[1].split("\n## 4. ")[0]

@@ -256,6 +256,18 @@ def test_convergence_has_a_logarithmic_loss_and_whole_epochs(epochs):
         assert all(float(tick).is_integer() for tick in axes.get_xticks())
 
 
+@pytest.mark.parametrize(("accuracies", "ends"), [((90.0, 97.0), (80.0, 100.5)), ((30.0, 20.0), (10.0, 40.0))])
+def test_convergence_shows_where_the_networks_end_and_nothing_is_cut_off_above(accuracies, ends):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra: demo)")
+    from matplotlib.figure import Figure
+
+    from experiments.reproduction import plots
+
+    figure = Figure(figsize=plots.SIZE, layout="constrained")
+    plots.convergence(figure, [made_run("avg", seed, accuracies) for seed in range(3)])
+    assert figure.axes[0].get_ylim() == ends
+
+
 def test_the_report_states_the_worst_residual():
     runs = runs_of(better, worse)
     runs[-1] = replace(runs[-1], flatness=replace(runs[-1].flatness, residual=2.0))
