@@ -60,6 +60,7 @@ def measures(corruptions: Sequence[str]) -> tuple[Measure, ...]:
     return (*BEFORE_ROBUSTNESS, *of_robustness, *AFTER_ROBUSTNESS)
 
 
+ACCURACY = Measure(4, "accuracy", "final test accuracy, %", higher_is_better=True)
 BEFORE_ROBUSTNESS = (
     Measure(1, "loss_range", "range of the loss along its gradient, mean over training"),
     Measure(1, "beta", "effective beta-smoothness, mean over training"),
@@ -67,7 +68,7 @@ BEFORE_ROBUSTNESS = (
     Measure(2, "gradient_distance", "largest distance between gradients along the walk, mean over training"),
     Measure(2, "gradient_distance_relative", "that distance / norm of the gradient", relative=True),
     Measure(3, "epochs_to_target", "epochs to average pooling's final accuracy", infinite="never reached"),
-    Measure(4, "accuracy", "final test accuracy, %", higher_is_better=True),
+    ACCURACY,
 )
 AFTER_ROBUSTNESS = (
     Measure(5, "corruption_error", "mean corruption error, average pooling = 100"),

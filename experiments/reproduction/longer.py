@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from math import log
 from statistics import fmean
 
-from ..training import BACKBONES, learning_rate_factor
-from .claims import BASELINE, SUPPORTED, Measure, Verdict, spread, verdict
+from ..training import BACKBONES
+from .claims import ACCURACY, BASELINE, SUPPORTED, Verdict, spread, verdict
 from .plots import LABELS
 from .runs import LONGER, MEASURE, Run, of_kind
-from .settings import Settings, others
+from .settings import Settings, ends_at_rate_zero, others
 from .words import listed_and, paragraph, plural, plus_minus, table
 
 
@@ -21,12 +21,12 @@ def sections(settings: Settings, classes: int, runs: Sequence[Run]) -> list[str]
         "## How far training came",
         _how_far(settings, classes),
         training_loss_table(settings, runs),
-        fits_better(settings, runs),
+        less_accurate_with_lower_loss(settings, runs),
     ]
 
 
 def _stopped_early(settings: Settings) -> str:
-    epochs, more = plural(settings.epochs, "epoch"), plural(settings.epochs * settings.longer, "epoch")
+    epochs, more = plural(settings.epochs, "epoch"), _more(settings)
     return paragraph(f"""
         Was average pooling stopped early? Here it has {more}, with the same schedule stretched over them and the
         rate chosen for {epochs}, and the other poolings have {epochs}. Final test accuracy in per cent; the
@@ -38,9 +38,8 @@ def longer_table(settings: Settings, runs: Sequence[Run]) -> str:
     """Write the table that compares final accuracies with average pooling's after more epochs."""
     rows = []
     for network in settings.networks:
-        own = [run for run in runs if run.network == network]
         for pool in others(settings):
-            v, short = (_accuracy_against(kind, pool, own) for kind in (LONGER, MEASURE))
+            v, short = (_accuracy_against(kind, network, pool, runs) for kind in (LONGER, MEASURE))
             rows.append(
                 [
                     BACKBONES[network].title,
@@ -52,29 +51,33 @@ def longer_table(settings: Settings, runs: Sequence[Run]) -> str:
                     v.outcome,
                 ]
             )
-    epochs, more = plural(settings.epochs, "epoch"), plural(settings.epochs * settings.longer, "epoch")
-    head = ["network", "pooling", f"average pooling, {epochs}", f"average pooling, {more}"]
+    epochs = plural(settings.epochs, "epoch")
+    head = ["network", "pooling", f"average pooling, {epochs}", f"average pooling, {_more(settings)}"]
     return table([*head, f"this pooling, {epochs}", "gain", "verdict"], rows)
 
 
-def _accuracy_against(kind: str, pool: str, runs: Sequence[Run]) -> Verdict:
-    """Hold the final accuracy of a pooling against that of average pooling in runs of a kind, all of one network."""
-    measure = Measure(4, "accuracy", "final test accuracy, %", higher_is_better=True)
-    baseline, own = (
-        [run.accuracy for run in of_kind(of, runs) if run.pool == name]
-        for of, name in ((kind, BASELINE), (MEASURE, pool))
-    )
-    return verdict(measure, pool, baseline, own)
+def _accuracy_against(kind: str, network: str, pool: str, runs: Sequence[Run]) -> Verdict:
+    """Hold the final accuracy of a pooling against that of average pooling in runs of a kind."""
+    baseline, own = (_of(kind, network, BASELINE, runs), _of(MEASURE, network, pool, runs))
+    return verdict(ACCURACY, pool, [run.accuracy for run in baseline], [run.accuracy for run in own])
+
+
+def _of(kind: str, network: str, pool: str, runs: Sequence[Run]) -> list[Run]:
+    return [run for run in of_kind(kind, runs) if (run.network, run.pool) == (network, pool)]
+
+
+def _more(settings: Settings) -> str:
+    return plural(settings.epochs * settings.longer, "epoch")
 
 
 def _how_far(settings: Settings, classes: int) -> str:
-    rate = learning_rate_factor(settings.schedule, settings.epochs, settings.epochs)
-    still = "" if rate else "The rate is zero in that epoch, so that a loss which no longer falls is no sign of an end."
-    more = plural(settings.epochs * settings.longer, "epoch")
+    still = ""
+    if ends_at_rate_zero(settings):
+        still = "The rate is zero in that epoch, so that a loss which no longer falls is no sign of an end."
     return paragraph(f"""
         Had the networks learnt what they could? The training loss, cross-entropy in the last epoch, in training mode:
         with the statistics of a batch, and DropCov's with channels dropped. Guessing has {log(classes):.2f}. {still}
-        How far average pooling was from its end, {more} show.
+        How far average pooling was from its end, {_more(settings)} show.
     """)
 
 
@@ -82,7 +85,7 @@ def training_loss_table(settings: Settings, runs: Sequence[Run]) -> str:
     """Write the table of the training loss at the end: a row a network, a column a pooling, and one for longer."""
     columns = {
         LABELS[BASELINE]: (MEASURE, BASELINE),
-        f"{LABELS[BASELINE]}, {plural(settings.epochs * settings.longer, 'epoch')}": (LONGER, BASELINE),
+        f"{LABELS[BASELINE]}, {_more(settings)}": (LONGER, BASELINE),
         **{LABELS[pool]: (MEASURE, pool) for pool in others(settings)},
     }
     rows = []
@@ -93,23 +96,22 @@ def training_loss_table(settings: Settings, runs: Sequence[Run]) -> str:
 
 
 def _last_losses(kind: str, network: str, pool: str, runs: Sequence[Run]) -> list[float]:
-    return [run.epochs[-1].loss for run in of_kind(kind, runs) if (run.network, run.pool) == (network, pool)]
+    return [run.epochs[-1].loss for run in _of(kind, network, pool, runs)]
 
 
-def fits_better(settings: Settings, runs: Sequence[Run]) -> str:
+def less_accurate_with_lower_loss(settings: Settings, runs: Sequence[Run]) -> str:
     """Say where average pooling, with more epochs, has a lower training loss and is yet less accurate."""
-    more = plural(settings.epochs * settings.longer, "epoch")
     sentences = []
     for pool in others(settings):
         titles = [
             BACKBONES[network].title
             for network in settings.networks
             if fmean(_last_losses(LONGER, network, BASELINE, runs)) < fmean(_last_losses(MEASURE, network, pool, runs))
-            and _accuracy_against(LONGER, pool, [run for run in runs if run.network == network]).outcome == SUPPORTED
+            and _accuracy_against(LONGER, network, pool, runs).outcome == SUPPORTED
         ]
         where = f"in {listed_and(titles)}" if titles else "in no network"
         sentences.append(
-            f"After {more} average pooling has a lower training loss than {LABELS[pool]}, and is yet less "
+            f"After {_more(settings)} average pooling has a lower training loss than {LABELS[pool]}, and is yet less "
             f"accurate beyond the margin, {where}."
         )
     return " ".join(sentences)

@@ -3,10 +3,10 @@
 from math import nan
 
 from ..datasets import ImageData
-from ..training import BACKBONES, learning_rate_factor
+from ..training import BACKBONES
 from .corruptions import UNITS, amounts
 from .flatness import RESIDUAL_ALLOWED
-from .settings import MOMENTUM, WEIGHT_DECAY, Settings, step_sizes, walk_every
+from .settings import MOMENTUM, WEIGHT_DECAY, Settings, ends_at_rate_zero, step_sizes, walk_every
 from .words import listed_and, paragraph, plural, plus_minus
 
 NOTES = {
@@ -65,8 +65,7 @@ def on_flatness(settings: Settings, data: ImageData, residual: float) -> str:
 
 def differences(settings: Settings, data: ImageData) -> str:
     """List what differs from the papers."""
-    last_factor = learning_rate_factor(settings.schedule, settings.epochs, settings.epochs)
-    still = "" if last_factor else ", the last of which has rate zero, as published"
+    still = ", the last of which has rate zero, as published" if ends_at_rate_zero(settings) else ""
     every = walk_every(settings, len(data.train))
     maps = "; ".join(f"{BACKBONES[name].title}: {_map(name, data)}" for name in settings.networks)
     paragraphs = (

@@ -8,7 +8,7 @@ from gcp_kernels.analysis import PUBLISHED_STEPS, evenly_spaced
 from gcp_kernels.nn.poolings import BASELINE, PUBLISHED_POOLINGS
 
 from ..datasets import digits
-from ..training import BACKBONES, steps_per_epoch
+from ..training import BACKBONES, learning_rate_factor, steps_per_epoch
 
 MOMENTUM = 0.9
 WEIGHT_DECAY = 1e-4
@@ -104,6 +104,11 @@ def check(settings: Settings) -> Settings:
 def others(settings: Settings) -> list[str]:
     """Return the poolings that are held against average pooling."""
     return [pool for pool in settings.pools if pool != BASELINE]
+
+
+def ends_at_rate_zero(settings: Settings) -> bool:
+    """Return whether the schedule has rate zero in the last epoch, so that nothing is learnt in it."""
+    return learning_rate_factor(settings.schedule, settings.epochs, settings.epochs) == 0
 
 
 def walk_every(settings: Settings, images: int) -> int:

@@ -14,7 +14,7 @@ from experiments.commands import reproduce
 from experiments.reproduction.choice import FIRST_CHOOSING_SEED, choosing_jobs, chosen_rates, first_grids
 from experiments.reproduction.claims import CLAIMS, SUPPORTED, measures, of_claim
 from experiments.reproduction.corruptions import STRENGTHS, amounts
-from experiments.reproduction.longer import fits_better, longer_table, training_loss_table
+from experiments.reproduction.longer import less_accurate_with_lower_loss, longer_table, training_loss_table
 from experiments.reproduction.plots import LABELS
 from experiments.reproduction.report import CHOSEN_BY_VALIDATION, detail, summary
 from experiments.reproduction.run import outcome
@@ -220,6 +220,6 @@ def test_report_and_documentation_show_how_far_training_came(data):
     table = training_loss_table(defaults(data), runs_of(data))
     assert f"\n{table}\n" in report_text(data)
     assert f"\n{table}\n" in QUOTED
-    said = fits_better(defaults(data), runs_of(data))
+    said = less_accurate_with_lower_loss(defaults(data), runs_of(data))
     assert f"\n{said}\n" in report_text(data)
     assert said in " ".join(QUOTED.split(f"\n{table}\n")[1].split("\n\n")[0].split())

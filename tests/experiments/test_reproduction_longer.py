@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from experiments.reproduction.longer import fits_better, longer_table, sections, training_loss_table
+from experiments.reproduction.longer import less_accurate_with_lower_loss, longer_table, sections, training_loss_table
 from experiments.reproduction.settings import Settings
 from experiments.training import Epoch
 from tests.support.reproduction_runs import longer_run, made_run
@@ -44,15 +44,15 @@ def test_the_training_loss_is_that_of_the_last_epoch():
 
 def test_what_has_a_lower_loss_and_is_less_accurate_is_named():
     """Average pooling for longer has a lower loss than both; GCP is more accurate, DropCov is not."""
-    of_gcp, of_dropcov = fits_better(SETTINGS, RUNS).split("After 4 epochs ")[1:]
+    of_gcp, of_dropcov = less_accurate_with_lower_loss(SETTINGS, RUNS).split("After 4 epochs ")[1:]
     named = "average pooling has a lower training loss than {}, and is yet less accurate beyond the margin, in {}."
     assert of_gcp == named.format("GCP", "CNN-64") + " "
     assert of_dropcov == named.format("DropCov", "no network")
     gcp_has_a_lower_loss = [*RUNS[:-3], *ending_with(0.6, LONGER)]
-    assert "CNN-64" not in fits_better(SETTINGS, gcp_has_a_lower_loss)
+    assert "CNN-64" not in less_accurate_with_lower_loss(SETTINGS, gcp_has_a_lower_loss)
     others = [replace(run, job=replace(run.job, network="resnet18")) for run in RUNS]
     both = replace(SETTINGS, networks=("resnet18", "cnn"))
-    assert named.format("GCP", "ResNet-18/4 and CNN-64") in fits_better(both, [*RUNS, *others])
+    assert named.format("GCP", "ResNet-18/4 and CNN-64") in less_accurate_with_lower_loss(both, [*RUNS, *others])
 
 
 @pytest.mark.parametrize(("schedule", "still"), [("adju", True), ("norm", False)])
@@ -60,7 +60,7 @@ def test_a_rate_of_zero_in_the_last_epoch_is_said(schedule, still):
     text = "\n\n".join(sections(replace(SETTINGS, epochs=30, schedule=schedule), 10, RUNS))
     assert ("The rate is zero in that epoch" in text) == still
     assert "Guessing has 2.30." in text
-    assert text.endswith(fits_better(replace(SETTINGS, epochs=30), RUNS))
+    assert text.endswith(less_accurate_with_lower_loss(replace(SETTINGS, epochs=30), RUNS))
 
 
 def test_one_epoch_is_written_in_the_singular():

@@ -55,6 +55,15 @@ EXPERIMENTS = (
         ("test_reproduction_output.py",),
     ),
     Fault(
+        "reproduce: walks are as many steps apart, however long a training is",
+        "experiments",
+        f"{REPRODUCTION}/settings.py",
+        "max(1, round(steps / WALKS))",
+        "20",
+        ("test_reproduce.py",),
+        "walks",
+    ),
+    Fault(
         "reproduce: seeds that choose are measured",
         "experiments",
         f"{REPRODUCTION}/choice.py",
