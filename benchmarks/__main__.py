@@ -14,7 +14,7 @@ ROOMS = {
         "compare": "two runs: what became slower, larger or wrong",
         "plot": "draw the results of a run",
         "dropcov": "DropCov against its definition written out",
-        "end-to-end": "a training step of a ResNet-18 with each pooling",
+        "end-to-end": "a training step of a ResNet or MobileNetV2 with each pooling",
         "gpu-profile": "two passes, for a profiler to look at",
     },
     "codegen": {

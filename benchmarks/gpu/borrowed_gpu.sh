@@ -11,6 +11,9 @@ usage: benchmarks/gpu/borrowed_gpu.sh STEP [OUT]
   memory   right by luck? memcheck, racecheck and synccheck (triton.tgz)
   tests    those that need a GPU, then those that one adds something to (triton.tgz, tests.tgz)
   figures  benchmark of networks, of channels and of what auto compares, profiles (triton.tgz)
+  peers    a training step of the pooling beside every other implementation, and exact roots (triton.tgz, packages.tgz)
+  training a step of ResNet-50 and MobileNetV2 with each pooling, then the reproduction on mnist, which goes on where
+           reproduction.tgz of an earlier OUT, put beside the archives, ended (triton.tgz, packages.tgz)
   tuning   the forms that are most used, and tensors beyond 2^31 elements (triton.tgz, tune.tgz)
 
 OUT is the folder whose files are brought back, new or empty, by default $OUT. CARRIED has the archives (.gpu), PYTHON is the
@@ -36,6 +39,17 @@ unpack() {
   find "$TRITON_CACHE_DIR" -name '__grp__*.json' -exec \
     sed -i "s#\"/[^\"]*/\([^/\"]*/[^/\"]*\)\"#\"$TRITON_CACHE_DIR/\1\"#g" {} +
   carried=$(kernels_in_cache)
+}
+
+# Packages that the machine lacks, for this step alone.
+with_packages() {
+  mkdir "$work/packages"
+  if [[ -f $CARRIED/packages.tgz ]]; then
+    tar xzf "$CARRIED/packages.tgz" -C "$work/packages"
+    export PYTHONPATH="$work/packages${PYTHONPATH:+:$PYTHONPATH}"
+  else
+    echo "$CARRIED/packages.tgz is not here: there may be no mnist, and no pytorchcv to compare with"
+  fi
 }
 
 kernels_in_cache() {
@@ -109,6 +123,33 @@ profile() {
   timeout --kill-after=10 10 ncu --import "$out/$name.ncu-rep" --page source --csv > "$work/profiles/$name.csv"
 }
 
+peers() {
+  unpack triton.tgz
+  with_packages
+  "$PYTHON" -m benchmarks gpu-check --python "$PYTHON" --minutes 11 --only build "$work"
+  # Code is compiled for each shape, which the budget does not end: the limit is later, and what is done stays.
+  into table.txt 520 "$PYTHON" -m benchmarks run --output "$work/peers" --group network --group exact --budget 420
+  tar czf "$out/peers.tgz" -C "$work" peers
+}
+
+training() {
+  local form
+  unpack triton.tgz
+  with_packages
+  "$PYTHON" -m benchmarks gpu-check --python "$PYTHON" --minutes 11 --only build "$work"
+  for form in "" --drop-stride; do
+    mkdir "$work/steps$form"
+    into steps.txt 70 "$PYTHON" -m benchmarks end-to-end --network resnet50 mobilenet_v2 --dtype bfloat16 \
+      --channels-last ${form:+"$form"} --output "$work/steps$form"
+  done
+  (cd "$work" && tar czf "$out/steps.tgz" steps*)
+  mkdir "$work/reproduction"
+  [[ ! -f $CARRIED/reproduction.tgz ]] || tar xzf "$CARRIED/reproduction.tgz" -C "$work"
+  into reproduction.txt 380 "$PYTHON" -m experiments reproduce --data mnist --device cuda \
+    --jobs "$((cores < 8 ? cores : 8))" --output "$work/reproduction"
+  tar czf "$out/reproduction.tgz" -C "$work" reproduction
+}
+
 tuning() {
   local kernel only
   unpack triton.tgz tune.tgz
@@ -123,7 +164,7 @@ tuning() {
 
 main() {
   case ${1:-} in
-    works | memory | tests | figures | tuning) step=$1 ;;
+    works | memory | tests | figures | peers | training | tuning) step=$1 ;;
     -h | --help) usage && exit 0 ;;
     *) usage >&2 && exit 2 ;;
   esac

@@ -36,6 +36,7 @@ ALSO_READ = (*LOADED, ".ttir", ".ttgir")
 # Where the archives are unpacked: Triton's cache names the files of a kernel by their whole paths, and one that was
 # moved is compiled again.
 UNPACKED = "/tmp/tc"
+PACKAGES = "packages.tgz"
 GROUP = "__grp__"
 # Tests of the steps themselves, of what they call, and of what they rely on.
 STEPS = "borrowed"
@@ -126,6 +127,23 @@ def triton(plan: Rehearsal) -> str:
     return f"{said}; none again with the archive"
 
 
+def packages(plan: Rehearsal) -> str:
+    """Pack what the GPU machine lacks; into the interpreter that stands for its own nothing is installed."""
+    with tempfile.TemporaryDirectory() as target:
+        plan.run(
+            *("-m", "pip", "install", "--quiet", "--no-deps", "--no-compile", "--disable-pip-version-check"),
+            *("--target", target, *gpu_machine.CARRIED),
+        )
+        plan.run("-B", "-c", gpu_machine.CARRIED_WORKS, PYTHONPATH=target)
+
+        def write(file: BinaryIO) -> None:
+            with tarfile.open(fileobj=file, mode="w:gz") as packed:
+                packed.add(target, ".")
+
+        write_atomically(plan.folder / PACKAGES, write)
+    return ", ".join(gpu_machine.CARRIED)
+
+
 def tests(plan: Rehearsal) -> str:
     """Compile the kernels that the tests launch: a run notes them in which all tests fail, as nothing is computed."""
     cache = fresh(plan.folder / "cache_tests")
@@ -172,7 +190,7 @@ def without_gpu(plan: Rehearsal) -> str:
 def size(plan: Rehearsal) -> str:
     """Give the size of each archive, and of what is carried with it: the extension, and one archive, or two."""
     parts = {name: CHECKOUT / name for name in (extension_file.FILE, extension_file.BUILD_INFO)}
-    parts |= {name: plan.folder / name for name in ("triton.tgz", "tests.tgz", "tune.tgz")}
+    parts |= {name: plan.folder / name for name in ("triton.tgz", "tests.tgz", "tune.tgz", PACKAGES)}
     sizes = {name: path.stat().st_size / MIB for name, path in parts.items() if path.is_file()}
     if missing := [name for name in ("triton.tgz", extension_file.FILE) if name not in sizes]:
         raise Failed(f"there is no {' and no '.join(missing)}")
@@ -180,8 +198,10 @@ def size(plan: Rehearsal) -> str:
     wrong = [f"{name} is {mib:.1f} MiB, more than {limit:.0f}" for name, mib in sizes.items() if mib > limit]
     built = sum(mib for name, mib in sizes.items() if not name.endswith(".tgz"))
     for name, mib in sizes.items():
+        # Packages never go alone.
+        names, mib = (f"{name} and triton.tgz", mib + sizes["triton.tgz"]) if name == PACKAGES else (name, mib)
         if name.endswith(".tgz") and built + mib > plan.carry_mib:
-            wrong.append(f"{name} and the extension are {built + mib:.1f} MiB, more than {plan.carry_mib}")
+            wrong.append(f"{names} and the extension are {built + mib:.1f} MiB, more than {plan.carry_mib}")
     if wrong:
         raise Failed("\n".join(wrong))
     listed = ", ".join(f"{Path(name).name} {mib:.1f}" for name, mib in sizes.items() if name.endswith((".tgz", ".so")))
@@ -189,10 +209,11 @@ def size(plan: Rehearsal) -> str:
 
 
 ALWAYS: dict[str, Callable[[Rehearsal], str]] = {
-    "machine": machine, "extension": extension, "triton": triton, "without-gpu": without_gpu, "size": size,
+    "machine": machine, "extension": extension, "triton": triton, "packages": packages, "without-gpu": without_gpu,
+    "size": size,
 }  # fmt: skip
 LONG = {"tests": tests, "tuning": tuning}
-PARTS = ("machine", "extension", "triton", "tests", "tuning", "without-gpu", "size")
+PARTS = ("machine", "extension", "triton", "packages", "tests", "tuning", "without-gpu", "size")
 
 
 def warm(plan: Rehearsal) -> tuple[str, ...]:

@@ -128,11 +128,17 @@ def compile_why_not(case: Case, device: torch.device) -> str | None:
     return None if shutil.which("g++") or shutil.which("clang++") else "torch.compile needs a C++ compiler"
 
 
-def build_compiled(case: Case) -> Pool:
+def compile_half_why_not(case: Case, device: torch.device) -> str | None:
+    if case.dtype not in ARITHMETIC:
+        return f"features of {case.dtype} are no half precision"
+    return compile_why_not(case, device)
+
+
+def compiled(pool: Pool) -> Pool:
     # Beyond some shapes Dynamo would quietly leave a function uncompiled: each case starts afresh.
     torch.compiler.reset()
     # Left alone, the second shape would be compiled for any size: slower than what a training run gets.
-    return torch.compile(in_float32(reference_pool(case.n_iter)), dynamic=False, fullgraph=True)
+    return torch.compile(pool, dynamic=False, fullgraph=True)
 
 
 def eigh_limit(case: Case) -> float:
@@ -168,7 +174,14 @@ PEERS = (
         "autograd", "gcp_kernels.reference under plain autograd, eager",
         lambda case: in_float32(reference_pool(case.n_iter)),
     ),
-    Provider("compile", "torch.compile of gcp_kernels.reference", build_compiled, compile_why_not, compiles=True),
+    Provider(
+        "compile", "torch.compile of gcp_kernels.reference",
+        lambda case: compiled(in_float32(reference_pool(case.n_iter))), compile_why_not, compiles=True,
+    ),
+    Provider(
+        "compile-half", "the same, every product in the half precision of the features",
+        lambda case: compiled(reference_pool(case.n_iter)), compile_half_why_not, compiles=True,
+    ),
     Provider(
         "pade-lyapunov", "Pade root, Lyapunov gradient (Song et al. 2022)", lambda case: in_float32(pade_lyapunov_pool),
         truth="pade", limit=pade_limit, products="high", eager_only="its linear solver may wait for the device",

@@ -1,9 +1,9 @@
-"""``python -m benchmarks end-to-end``: a training step of a ResNet-18 with each pooling, on synthetic images.
+"""``python -m benchmarks end-to-end``: a training step of a network with each pooling, on synthetic images.
 
-The networks differ in what comes after the last residual block only: average pooling; the reduction of published
-networks to 256 channels, then the published operations; the same reduction, then ``gcp_kernels``. The stride of the
-last stage stays, so that all three do the same work up to there. Needs torchvision; :func:`measure` takes any network
-with ``avgpool`` and ``fc``.
+The networks differ in what comes after the last convolution of the backbone only: average pooling; the reduction of
+published networks to 256 channels, then the published operations; the same reduction, then ``gcp_kernels``. Whether the
+stride of the last stage stays is the same for all three. Needs torchvision; :func:`measure` takes any network that
+pools with :class:`gcp_kernels.nn.GCP` and ends with a linear classifier.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ import torch
 from torch import nn
 
 from gcp_kernels.commands.argument_types import device_argument, integer_from, new_folder
+from gcp_kernels.integrations import replace_pool
 from gcp_kernels.nn import GCP
+from gcp_kernels.nn.poolings import AveragePool
 from gcp_kernels.ops import backends
-from gcp_kernels.ops.shapes import triangle_size
 
 from ..cases import DTYPES, Case
 from ..environment import environment, machine_state
@@ -33,7 +34,9 @@ from . import memory
 from .measure import failure
 from .table import head, size
 
-DIM = 256
+# Constructors of torchvision, which networks of the papers are made of.
+NETWORKS = ("resnet18", "resnet50", "mobilenet_v2")
+POOLINGS = ("gcp_kernels", "published", "average")
 CLASSES = 1000
 N_ITER = 5
 ROUNDS = 10
@@ -45,36 +48,33 @@ Factory = Callable[[], nn.Module]
 
 
 class PublishedPool(nn.Module):
-    """The reduction of :class:`gcp_kernels.nn.GCP` and the published operations."""
+    """The reduction of a :class:`gcp_kernels.nn.GCP`, and the published operations."""
 
-    def __init__(self, in_channels: int, dim: int) -> None:
+    def __init__(self, pool: GCP) -> None:
         super().__init__()
-        reduction = GCP(in_channels, dim).conv_dr_block
-        assert reduction is not None
-        self.conv_dr_block = reduction
+        assert pool.conv_dr_block is not None
+        self.conv_dr_block = pool.conv_dr_block
+        self.n_iter = pool.n_iter
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        reduced = self.conv_dr_block(x)
         # The published operations do not take half precision features, which autocast makes of them.
         with torch.autocast(x.device.type, enabled=False):
-            return published_pool(self.conv_dr_block(x.float()), N_ITER)
+            return published_pool(reduced.float(), self.n_iter)
 
 
-def poolings(in_channels: int, dim: int) -> dict[str, tuple[Callable[[], nn.Module], int]]:
-    """Name -> (what makes the pooling, elements of a pooled sample)."""
-    return {
-        "gcp_kernels": (lambda: GCP(in_channels, dim, N_ITER), triangle_size(dim)),
-        "published": (lambda: PublishedPool(in_channels, dim), triangle_size(dim)),
-        "average": (lambda: nn.AdaptiveAvgPool2d(1), in_channels),
-    }
+def torchvision_network(name: str, drop_stride: bool = False) -> nn.Module:
+    """Build an untrained network of torchvision with :class:`gcp_kernels.nn.GCP`.
 
-
-def resnet18() -> nn.Module:
-    """Build torchvision's ResNet-18, untrained.
+    Args:
+        name: one of :data:`NETWORKS`.
+        drop_stride: without the stride of the last stage, as in published ResNets.
 
     Raises:
         ImportError: torchvision is not installed.
     """
-    return importlib.import_module("torchvision").models.resnet18(weights=None)
+    model: nn.Module = getattr(importlib.import_module("torchvision").models, name)(weights=None)
+    return replace_pool(model, CLASSES, n_iter=N_ITER, keep_stride=not drop_stride)
 
 
 def why_not_torchvision() -> str | None:
@@ -86,15 +86,23 @@ def why_not_torchvision() -> str | None:
     return None
 
 
-def network(name: str, factory: Factory, dim: int = DIM) -> nn.Module:
-    """Build a network of ``factory``, which has ``avgpool`` and ``fc``, with the pooling of that name and a classifier.
+def network(pooling: str, factory: Factory) -> nn.Module:
+    """Build a network of ``factory``, which pools with :class:`gcp_kernels.nn.GCP`, with one of :data:`POOLINGS`.
 
-    The backbone has the same weights for every pooling: drawn first, from one seed.
+    The backbone has the same weights for every pooling, drawn from one seed, and so have the poolings and classifiers
+    that are alike.
     """
     torch.manual_seed(0)
     model = factory()
-    pool, features = poolings(model.fc.in_features, dim)[name]
-    model.avgpool, model.fc = pool(), nn.Linear(features, model.fc.out_features)
+    ((place, pool),) = [(place, module) for place, module in model.named_modules() if isinstance(module, GCP)]
+    if pooling == "published":
+        model.set_submodule(place, PublishedPool(pool))
+    elif pooling == "average":
+        model.set_submodule(place, AveragePool(pool.in_channels))
+        *_, (place, classifier) = [
+            (place, module) for place, module in model.named_modules() if isinstance(module, nn.Linear)
+        ]
+        model.set_submodule(place, nn.Linear(pool.in_channels, classifier.out_features))
     return model
 
 
@@ -106,10 +114,18 @@ class Batch:
     labels: torch.Tensor
 
     @classmethod
-    def of(cls, size: int, side: int, classes: int, device: torch.device) -> Batch:
+    def of(cls, size: int, side: int, classes: int, device: torch.device, channels_last: bool = False) -> Batch:
         generator = torch.Generator().manual_seed(0)
         images = torch.randn(size, 3, side, side, generator=generator).to(device)
+        if channels_last:
+            images = images.to(memory_format=torch.channels_last)
         return cls(images, torch.randint(classes, (size,), generator=generator).to(device))
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """Of the images, which a network's weights should have too."""
+        last = self.images.is_contiguous(memory_format=torch.channels_last)
+        return torch.channels_last if last else torch.contiguous_format
 
 
 def training_step(model: nn.Module, optimiser: torch.optim.Optimizer, batch: Batch, dtype: torch.dtype) -> torch.Tensor:
@@ -123,16 +139,16 @@ def training_step(model: nn.Module, optimiser: torch.optim.Optimizer, batch: Bat
     return loss.detach()
 
 
-def measure(batch: Batch, dtype: str, factory: Factory, rounds: int, dim: int = DIM) -> list[Row]:
+def measure(batch: Batch, dtype: str, factory: Factory, rounds: int, group: str = "end to end") -> list[Row]:
     """Make a row of kind "step" for each pooling: milliseconds of a training step, the ratio to ours, peak memory."""
     device = batch.images.device
     rows: dict[str, Row] = {}
     clocks = {}
-    for name in poolings(1, dim):
+    for name in POOLINGS:
         case = Case(len(batch.images), batch.images.shape[1], *batch.images.shape[2:], n_iter=N_ITER, dtype=dtype)
-        rows[name] = Row.of("step", "end to end", case, name, "mean" if name == "average" else "iterates")
+        rows[name] = Row.of("step", group, case, name, "mean" if name == "average" else "iterates")
         try:
-            model = network(name, factory, dim).to(device).train()
+            model = network(name, factory).to(device, memory_format=batch.memory_format).train()
             optimiser = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
             step = partial(training_step, model, optimiser, batch, DTYPES[dtype])
             rows[name] = with_peak(rows[name], step, device)
@@ -183,10 +199,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(head({**setting, "backends that may serve": ", ".join(backends.auto_order(args.device.type))}))
     # Made first: a folder that cannot be made is no reason to lose what was measured.
     writer = None if args.output is None else Writer(args.output, setting)
-    rows = measure(Batch.of(args.batch, args.image, CLASSES, args.device), args.dtype, resnet18, args.rounds)
-    print(lines(rows))
+    batch = Batch.of(args.batch, args.image, CLASSES, args.device, args.channels_last)
+    rows: list[Row] = []
+    for name in args.network:
+        factory = partial(torchvision_network, name, args.drop_stride)
+        found = measure(batch, args.dtype, factory, args.rounds, group_of(name, args.drop_stride, args.channels_last))
+        print(lines(found), flush=True)
+        rows += found
+        if writer is not None:
+            writer.write(found)
     if writer is not None:
-        writer.write(rows)
         writer.finish()
         print(f"\nwritten to {args.output / JSON_NAME}")
     return 1 if any(row.problem for row in rows) else 0
@@ -194,9 +216,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks end-to-end", description="A training step of a ResNet-18 with each pooling."
+        prog="python -m benchmarks end-to-end", description="A training step of networks with each pooling."
     )
     cuda = torch.cuda.is_available()
+    parser.add_argument(
+        "--network",
+        nargs="+",
+        choices=NETWORKS,
+        default=["resnet18"],
+        help="of torchvision, one after another (resnet18)",
+    )
+    parser.add_argument(
+        "--drop-stride",
+        action="store_true",
+        help="of the last stage, as published ResNets do: four times the positions",
+    )
+    parser.add_argument("--channels-last", action="store_true", help="images and weights in that memory format")
     parser.add_argument("--device", type=device_argument, default="cuda" if cuda else "cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--batch", type=integer_from(1), default=128 if cuda else 4, help="images (128; 4 on a CPU)")
     parser.add_argument("--image", type=integer_from(32), default=224, help="pixels of a side (224)")
@@ -206,10 +241,17 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def group_of(name: str, drop_stride: bool, channels_last: bool) -> str:
+    """Name what the three networks have in common: what two runs have to agree in to be compared."""
+    options = [*(["no last stride"] if drop_stride else []), *(["channels last"] if channels_last else [])]
+    return " ".join(["end to end:", ", ".join([name, *options])])
+
+
 def lines(rows: Sequence[Row]) -> str:
-    """Write the table of one run."""
+    """Write the table of one network."""
     first = rows[0]
-    text = [f"\n  training step, {first.batch} images of {first.height} x {first.width}, {first.dtype}"]
+    step = f"training step, {first.batch} images of {first.height} x {first.width}, {first.dtype}"
+    text = [f"\n  {first.group}: {step}"]
     for row in rows:
         if row.milliseconds is None:
             text.append(f"    {row.provider:14} not timed: {row.problem}")

@@ -19,7 +19,10 @@ from ..rows import Row, Run, read
 COLOURS = dict(
     zip(
         [provider.name for provider in PROVIDERS],
-        ("#08306b", "#2171b5", "#4292c6", "#a50f15", "#ef6548", "#238b45", "#807dba", "#8c6d31", "#bd9e39", "#969696"),
+        (
+            *("#08306b", "#2171b5", "#4292c6", "#a50f15", "#ef6548", "#238b45", "#807dba", "#bcbddc", "#8c6d31"),
+            *("#bd9e39", "#969696"),
+        ),
         strict=True,
     )
 )

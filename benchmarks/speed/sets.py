@@ -22,6 +22,7 @@ EAGER = ("published", "pytorchcv", "autograd")
 # Those that can be compared in a moment, those that compile code first, and those that compute the exact root.
 QUICK = (*OURS, *EAGER, "average")
 COMPILED = (*QUICK, "compile")
+COMPILED_IN_HALF = (*COMPILED, "compile-half")
 EXACT = (*OURS, "pade-lyapunov", "eigh")
 EVERYONE = tuple(provider.name for provider in PROVIDERS)
 
@@ -144,15 +145,21 @@ ARITHMETIC = (
 
 
 def headlines(device_type: str) -> Iterator[Item]:
-    """Plan a training step of every provider, and its parts; on a GPU as under autocast, the step in float32 too."""
+    """Plan a training step of every provider, and its parts; on a GPU as under autocast, the step in float32 too.
+
+    The first shape of a GPU has every arithmetic that a peer may be compiled in: float32, TF32, and both of half
+    precision.
+    """
     if device_type == "cpu":
         shapes = CPU_HEADLINES
     else:
         in_float32 = (*(Case(256, channels, 14, 14) for channels in (256, 128, 64)), Case(256, 256, 7, 7))
         yield from (Item("network", case, COMPILED) for case in in_float32)
+        yield Item("network", replace(in_float32[0], precision="fast"), COMPILED)
+        yield Item("network", replace(in_float32[0], dtype="float16", precision="fast"), COMPILED_IN_HALF)
         shapes = tuple(replace(case, dtype="bfloat16", precision="fast") for case in in_float32)
     for case in shapes:
-        yield Item("network", case, COMPILED)
+        yield Item("network", case, COMPILED if device_type == "cpu" else COMPILED_IN_HALF)
         if device_type == "cpu" and case not in CPU_IN_PARTS:
             continue
         for direction in ("forward", "backward"):

@@ -7,6 +7,8 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,8 @@ from benchmarks.speed import compare, end_to_end, plot, run
 from benchmarks.speed.sets import EVERYONE
 from gcp_kernels.__main__ import main as package_main
 from gcp_kernels.commands import bench
+from gcp_kernels.nn import GCP
+from gcp_kernels.nn.poolings import AveragePool
 
 pytestmark = pytest.mark.same_without_gpu
 
@@ -249,30 +253,50 @@ class Stand(nn.Module):
     def __init__(self):
         super().__init__()
         self.backbone = nn.Conv2d(3, 8, 3, stride=4)
-        self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(8, 5)
+        self.avgpool = GCP(8, dim=4)
+        self.fc = nn.Linear(10, 5)
 
     def forward(self, images):
         return self.fc(torch.flatten(self.avgpool(self.backbone(images)), 1))
 
 
-def test_end_to_end_trains_the_same_network_with_each_pooling(tmp_path):
-    batch = end_to_end.Batch.of(2, 32, 5, CPU)
-    found = end_to_end.measure(batch, "float32", Stand, rounds=2, dim=4)
-    assert [row.provider for row in found] == ["gcp_kernels", "published", "average"]
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_end_to_end_trains_the_same_network_with_each_pooling(tmp_path, channels_last):
+    batch = end_to_end.Batch.of(2, 32, 5, CPU, channels_last)
+    assert batch.images.is_contiguous(memory_format=batch.memory_format)
+    assert (batch.memory_format == torch.channels_last) == channels_last
+    found = end_to_end.measure(batch, "float32", Stand, rounds=2)
+    assert [row.provider for row in found] == list(end_to_end.POOLINGS)
     for row in found:
         assert row.problem is None
         assert row.milliseconds > 0
         assert row.peak_bytes >= 0
         assert row.case == "2x3x32x32"
-    networks = {name: end_to_end.network(name, Stand, 4) for name in ("gcp_kernels", "published", "average")}
+    networks = {name: end_to_end.network(name, Stand) for name in end_to_end.POOLINGS}
     for one in networks.values():
         assert torch.equal(one.backbone.weight, networks["average"].backbone.weight)
-    ours, published = networks["gcp_kernels"].eval(), networks["published"].eval()
-    published.load_state_dict(ours.state_dict())
+    ours, published = networks["gcp_kernels"], networks["published"]
+    for (name, mine), (other_name, theirs) in zip(
+        ours.state_dict().items(), published.state_dict().items(), strict=True
+    ):
+        assert name == other_name
+        assert torch.equal(mine, theirs)
     torch.testing.assert_close(published(batch.images), ours(batch.images), rtol=1e-4, atol=1e-5)
+    assert isinstance(networks["average"].avgpool, AveragePool)
+    assert networks["average"](batch.images).shape == (2, 5)
     write(tmp_path / "steps", found)
     assert rows.read(tmp_path / "steps").rows == found
+
+
+def test_steps_of_different_networks_are_not_compared():
+    names = [
+        end_to_end.group_of(name, drop_stride, channels_last)
+        for name in end_to_end.NETWORKS
+        for drop_stride in (False, True)
+        for channels_last in (False, True)
+    ]
+    assert len(set(names)) == len(names)
+    assert end_to_end.group_of("resnet50", True, True) == "end to end: resnet50, no last stride, channels last"
 
 
 def test_a_network_that_does_not_learn_is_not_timed():
@@ -280,19 +304,36 @@ def test_a_network_that_does_not_learn_is_not_timed():
         def forward(self, images):
             return super().forward(images) * float("nan")
 
-    found = end_to_end.measure(end_to_end.Batch.of(2, 32, 5, CPU), "float32", Broken, rounds=1, dim=4)
+    found = end_to_end.measure(end_to_end.Batch.of(2, 32, 5, CPU), "float32", Broken, rounds=1)
     assert all(row.problem.startswith("failing: the losses") and row.milliseconds is None for row in found)
 
 
 @pytest.mark.thorough
-def test_end_to_end_of_a_resnet(tmp_path, capsys):
+def test_end_to_end_of_networks_of_torchvision(tmp_path, capsys):
+    """Each pooling behind the same backbone, with as many positions: 2x2 of 64 pixels, and 4x4 without the stride."""
     if reason := end_to_end.why_not_torchvision():
         assert end_to_end.main([]) == 2
         assert reason in capsys.readouterr().err
         pytest.skip(reason)
     arguments = ["--device", "cpu", "--batch", "2", "--image", "64", "--rounds", "1", "--output", str(tmp_path)]
-    assert end_to_end.main(arguments) == 0
-    assert {row.provider for row in rows.read(tmp_path).rows} == {"gcp_kernels", "published", "average"}
+    names = ["resnet18", "mobilenet_v2"]
+    assert end_to_end.main([*arguments, "--network", *names, "--drop-stride", "--channels-last"]) == 0
+    found = rows.read(tmp_path).rows
+    assert [(row.group, row.provider) for row in found] == [
+        (f"end to end: {name}, no last stride, channels last", pooling)
+        for name in names
+        for pooling in end_to_end.POOLINGS
+    ]
+    assert all(row.milliseconds > 0 for row in found)
+    pooled = []
+    for pooling, drop_stride in product(end_to_end.POOLINGS, (False, True)):
+        factory = partial(end_to_end.torchvision_network, "mobilenet_v2", drop_stride)
+        model = end_to_end.network(pooling, factory)
+        model.covariance_pool.register_forward_hook(
+            lambda module, inputs, output: pooled.append(tuple(inputs[0].shape[1:]))
+        )
+        assert model(torch.randn(2, 3, 64, 64)).shape == (2, end_to_end.CLASSES)
+    assert pooled == [(1280, 2, 2), (1280, 4, 4)] * 3
 
 
 def test_every_provider_has_a_colour():

@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.cases import Case, make_inputs
 from benchmarks.peers import exact_root, pade_lyapunov, providers, published, truth
@@ -181,10 +182,13 @@ def test_settings_hold_inside_the_block_only():
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler here")
 @pytest.mark.slow
-def test_compiled_reference_meets_the_truth_in_each_direction():
-    provider = providers.by_name("compile")
+@pytest.mark.parametrize(
+    ("name", "dtype", "precision"), [("compile", "float32", "high"), ("compile-half", "float16", "fast")]
+)
+def test_compiled_reference_meets_the_truth_in_each_direction(name, dtype, precision):
+    provider = providers.by_name(name)
     for direction in ("both", "backward"):
-        case = Case(2, 16, 5, 5, direction=direction)
+        case = Case(2, 16, 5, 5, dtype=dtype, precision=precision, direction=direction)
         inputs = make_inputs(case, CPU)
         row, pool = measure.verified("made up", case, provider, CPU, truth.Judge(case, inputs), inputs)
         assert row.problem is None
@@ -192,6 +196,34 @@ def test_compiled_reference_meets_the_truth_in_each_direction():
             (call,) = measure.calls_of(pool, "iterates", direction, [inputs])
             for _ in range(2):
                 call()
+
+
+def test_half_precision_throughout_is_what_is_compiled_for_it(monkeypatch):
+    """float32 features have no half precision, and of those that have, no product is in float32."""
+    monkeypatch.setattr(providers, "compiled", lambda pool: pool)
+    half = providers.by_name("compile-half")
+    assert half.why_not(Case(2, 16, 5, 5), CPU) == "features of float32 are no half precision"
+    case = Case(2, 16, 5, 5, dtype="float16", precision="fast")
+    inputs = make_inputs(case, CPU)
+    products = {}
+    for name in ("compile", "compile-half"):
+        with ProductDtypes() as seen:
+            providers.by_name(name).build(case)(inputs.features.detach())
+        products[name] = seen.dtypes
+    assert products == {"compile": {torch.float32}, "compile-half": {torch.float16}}
+
+
+class ProductDtypes(TorchDispatchMode):
+    """Collects the dtypes of the operands of matrix products."""
+
+    def __init__(self):
+        super().__init__()
+        self.dtypes = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func in (torch.ops.aten.bmm.default, torch.ops.aten.baddbmm.default, torch.ops.aten.mm.default):
+            self.dtypes |= {value.dtype for value in args if isinstance(value, torch.Tensor)}
+        return func(*args, **(kwargs or {}))
 
 
 def test_reference_and_average_pool_are_theirs():

@@ -267,6 +267,17 @@ def test_sets_hold_what_they_promise(name, device):
         sets.named_set("tiny", device)
 
 
+@pytest.mark.parametrize("name", ["standard", "full"])
+def test_a_training_step_on_a_gpu_stands_beside_compiled_code_in_every_arithmetic(name):
+    arithmetic = {"compile": set(), "compile-half": set()}
+    for item in sets.named_set(name, "cuda").items:
+        if str(item.case) == "256x256x14x14" and item.case.direction == "both":
+            for one in arithmetic.keys() & set(item.providers):
+                arithmetic[one].add((item.case.dtype, item.case.precision))
+    half = {("float16", "fast"), ("bfloat16", "fast")}
+    assert arithmetic == {"compile": {("float32", "high"), ("float32", "fast"), *half}, "compile-half": half}
+
+
 def test_what_auto_compares_is_measured_in_both_passes():
     found = [item.case for item in sets.named_set("standard", "cuda").items if item.group == "auto"]
     assert len(found) == 2 * len(times.TABLE)

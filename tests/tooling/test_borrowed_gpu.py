@@ -22,8 +22,9 @@ ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "benchmarks" / "gpu" / "borrowed_gpu.sh"
 STEPS = {
     "works": ["triton.tgz"], "memory": ["triton.tgz"], "tests": ["triton.tgz", "tests.tgz"], "figures": ["triton.tgz"],
-    "tuning": ["triton.tgz", "tune.tgz"],
+    "peers": ["triton.tgz"], "training": ["triton.tgz"], "tuning": ["triton.tgz", "tune.tgz"],
 }  # fmt: skip
+WITH_PACKAGES = ("peers", "training")
 
 pytestmark = [
     pytest.mark.same_without_gpu,
@@ -32,17 +33,25 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("timeout") is None, reason="needs GNU coreutils"),
 ]
 
-# Each notes its arguments in a line, as they can be typed. Python answers for torch as in test_gpu_check.py.
+# Each notes its arguments in a line, as they can be typed, and Python the packages that it was given. It answers for
+# torch as in test_gpu_check.py.
 NOTE = '#!/usr/bin/env bash\nprintf "%q " "$NAME" "$@" >> "$CALLS"; echo >> "$CALLS"\n'
 STAND_INS = {
     "python3": f'[[ "$*" == "-m benchmarks gpu-check "* ]] && exec {shlex.quote(sys.executable)} "$@"\n'
     "[[ ${1:-} == - ]] && { cat > /dev/null; printf '9.0\\nNVIDIA H100 (made up)\\n78\\n'; }\n"
-    '[[ "$*" == *"benchmarks run"* ]] && mkdir -p "$5"\nexit 0\n',
+    '[[ "$*" == *"benchmarks run"* ]] && mkdir -p "$5"\n'
+    '[[ -z ${PYTHONPATH:-} ]] || ls "${PYTHONPATH%%:*}" >> "$CALLS.packages"\nexit 0\n',
     "nvidia-smi": "exit 0\n",
     "ncu": "exit 0\n",
     # --kill-after=N LIMIT COMMAND...
     "timeout": 'shift 2\nexec "$@"\n',
 }
+
+
+def packed(archive, folder, name):
+    """Make an archive of one file, in a folder."""
+    with tarfile.open(archive, "w:gz") as made:
+        made.addfile(tarfile.TarInfo(f"{folder}/{name}"))
 
 
 class Lent:
@@ -65,7 +74,9 @@ class Lent:
             (kernel.parent / "__grp__kernel.json").write_text(json.dumps({"child_paths": paths}))
             with tarfile.open(carried / name, "w:gz") as archive:
                 archive.add(kernel.parent, f"./{kernel.parent.name}")
-        inherited = {name: value for name, value in os.environ.items() if name not in ("PYTHON", "OUT")}
+        packed(carried / "packages.tgz", ".", "mlxtend")
+        self.carried = carried
+        inherited = {name: value for name, value in os.environ.items() if name not in ("PYTHON", "OUT", "PYTHONPATH")}
         self.environment = {
             **inherited, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}", "CALLS": str(self.calls_file),
             "OUT": str(self.out), "CARRIED": str(carried), "TRITON_CACHE_DIR": str(self.cache),
@@ -76,6 +87,11 @@ class Lent:
         return subprocess.run(
             [str(SCRIPT), *arguments], env={**self.environment, **settings}, capture_output=True, text=True, timeout=120
         )
+
+    @property
+    def packages(self):
+        file = self.calls_file.with_name("calls.packages")
+        return set(file.read_text().split()) if file.exists() else set()
 
     @property
     def calls(self):
@@ -123,9 +139,28 @@ def test_a_step_ends_within_ten_minutes_and_leaves_few_files(lent, step):
 
 
 def test_an_archive_that_was_not_carried_is_named(lent):
-    done = lent.run("works", CARRIED="/no/such/folder")
+    done = lent.run("peers", CARRIED="/no/such/folder")
     assert "/no/such/folder/triton.tgz is not here: kernels that it has are compiled" in done.stdout
+    assert "/no/such/folder/packages.tgz is not here: there may be no mnist, and no pytorchcv" in done.stdout
     assert done.returncode == 0
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_steps_that_want_packages_find_them(lent, step):
+    lent.run(step)
+    assert lent.packages == ({"mlxtend"} if step in WITH_PACKAGES else set())
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+def test_an_earlier_reproduction_is_gone_on_with(lent, earlier):
+    """What ten minutes did not suffice for comes back, and is put beside the archives."""
+    if earlier:
+        packed(lent.carried / "reproduction.tgz", "reproduction", "runs.jsonl")
+    assert lent.run("training").returncode == 0
+    (call,) = [call for call in lent.calls if "reproduce" in call and call[0] == "python3"]
+    assert Path(call[-1]).name == "reproduction"
+    with tarfile.open(lent.out / "reproduction.tgz") as archive:
+        assert archive.getnames() == ["reproduction", *(["reproduction/runs.jsonl"] if earlier else [])]
 
 
 @pytest.mark.parametrize(("arguments", "said"), [([], "usage"), (["walk"], "usage"), (["works"], "OUT is not set")])
@@ -150,8 +185,8 @@ def accepted(module, arguments, tmp_path):
         assert done.returncode in (0, 5), done.stderr + done.stdout  # 5: none was selected
         assert arguments[-1] == "tests"
         return
-    if module == "gcp_kernels":
-        command = importlib.import_module(f"gcp_kernels.commands.{arguments[0]}")
+    if module in ("gcp_kernels", "experiments"):
+        command = importlib.import_module(f"{module}.commands.{arguments[0]}")
         parser = argparse.ArgumentParser()
         command.add_arguments(parser)
         parser.parse_args(arguments[1:])
@@ -178,8 +213,9 @@ def test_every_command_line_is_taken(lent, tmp_path, monkeypatch):
             lines.add(tuple(words[1:]))
     modules = {line[0] if line[0] != "benchmarks" else f"benchmarks {line[1]}" for line in lines}
     assert modules >= {
-        "pytest", "gcp_kernels", "benchmarks gpu-profile", "benchmarks sanitize", "benchmarks run", "benchmarks tune",
-        "benchmarks first-contact", "benchmarks extension-file",
+        "pytest", "gcp_kernels", "experiments", "benchmarks end-to-end", "benchmarks gpu-profile",
+        "benchmarks sanitize", "benchmarks run", "benchmarks tune", "benchmarks first-contact",
+        "benchmarks extension-file",
     }  # fmt: skip
     for module, *arguments in sorted(lines):
         if module != "pip":

