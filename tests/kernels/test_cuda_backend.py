@@ -165,6 +165,22 @@ def why_not(operation: str, *shape: int, dtype=torch.float32, precision="default
         return cuda.why_not(operation, torch.empty(shape, dtype=dtype, device="cuda"), precision)
 
 
+@pytest.mark.parametrize("operation", [*POOLING, "triu_vec", "triu_unvec"])
+def test_dtypes_that_it_serves(operation, monkeypatch):
+    """Asked before the GPU is, so that it shows where there is no extension either."""
+    monkeypatch.setattr(cuda, "why_not_loaded", lambda: None)
+    monkeypatch.setattr(cuda, "why_not_device", lambda index: "the GPU is asked")
+    served = [torch.float16, torch.bfloat16, torch.float32]
+    if operation.startswith("triu"):
+        served.append(torch.float64)
+    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int32, torch.complex64):
+        reason = why_not(operation, 2, 64, 49, dtype=dtype)
+        if dtype in served:
+            assert reason == "the GPU is asked"
+        else:
+            assert re.fullmatch(rf"it supports float16, bfloat16, float32(, float64)?, got {dtype}", reason)
+
+
 @built
 @pytest.mark.parametrize("gpu", SHARED_LIMITS)
 @pytest.mark.parametrize("operation", POOLING)
