@@ -15,7 +15,7 @@ from ..pretrained.run import NothingConvergedError
 from ..reproduction.workers import load_images
 from ..roots import run as roots_run
 from ..roots import settings as roots
-from ..running import OtherRunsError
+from ..running import OtherRunsError, termination_interrupts
 from ..training import NonFiniteLossError
 from ..transfer import run as transfer_run
 from ..transfer import settings as transfer
@@ -60,6 +60,8 @@ def run_pretrained(args: argparse.Namespace, folder: Path, say: Say) -> None:
 def run_roots(args: argparse.Namespace, folder: Path, say: Say) -> None:
     """Run the experiment on square roots."""
     settings = roots.defaults(args.data)
+    if args.device is not None:
+        settings = replace(settings, device=str(args.device))
     try:
         load_images(settings)  # which the run does not do again
     except (ValueError, FileNotFoundError, ImageError) as error:
@@ -81,7 +83,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         "instead, square roots of 1 to 10 iterations, exact, and by optimal coefficients, on the data (an hour and "
         "more of two cores on mnist and typefaces)",
         run_roots,
-        (*TAKEN, "data"),
+        (*TAKEN, "data", "device"),
     ),
 }
 
@@ -113,7 +115,7 @@ def run(name: str, args: argparse.Namespace, defaults: argparse.Namespace) -> in
         taken = ", ".join(f"--{option}" for option in experiment.taken)
         return fail(f"--{name} takes of the other options {taken}, got {', '.join(others)}", 2)
     try:
-        with output_folder(args.output):
+        with termination_interrupts(), output_folder(args.output):
             experiment.run(args, args.output, partial(print, flush=True))
     except ImportError as error:
         return fail(str(error), 1)

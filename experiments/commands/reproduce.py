@@ -4,7 +4,8 @@ Trains average pooling, GCP and DropCov from several seeds, each with the learni
 for it; records the loss landscape along the gradient, how predictive gradients are, convergence, accuracy under
 corruptions and the flatness at the end; and writes tables, plots and a report that says of each claim whether this run
 supports it. Every run that is done is kept: the same command goes on where it was interrupted. With --transfer,
---pretrained or --roots another experiment is run, which takes --output, --small and --jobs (--roots also --data).
+--pretrained or --roots another experiment is run, which takes --output, --small and --jobs, with --roots also --data
+and --device.
 Needs the extra "demo": pip install --no-build-isolation --editable ".[demo]" in a checkout of the repository.
 """
 
@@ -29,13 +30,13 @@ from ..datasets import DATASETS, FOLDER_IMAGE_SIZE, ImageData
 from ..datasets.image_decoding import ImageError
 from ..reproduction import settings as settings_of_data
 from ..reproduction.claims import BASELINE
-from ..reproduction.origins import how_made, machine_name, origin
+from ..reproduction.origins import how_made, machine_name, origin, versions_of
 from ..reproduction.report import CHOSEN_BY_VALIDATION, summary
 from ..reproduction.run import run_all, write_folder
 from ..reproduction.settings import Settings
 from ..reproduction.words import capital, plural
 from ..reproduction.workers import load_images
-from ..running import RUNS, Log, OtherRunsError
+from ..running import RUNS, Log, OtherRunsError, termination_interrupts
 from ..training import BACKBONES, POOLS, SCHEDULES, NonFiniteLossError
 from . import other_experiments
 from .demo_extra import missing_packages
@@ -136,7 +137,7 @@ def run(args: argparse.Namespace) -> int:
     if missing := missing_packages(plotting=True):
         return fail(f"{', '.join(missing)} missing; reproduce needs: {how_to_install('demo')}", 1)
     try:
-        with output_folder(args.output):
+        with termination_interrupts(), output_folder(args.output):
             return load_and_run(args, settings)
     except UnusableOutputError as error:
         return fail(str(error), 2)
@@ -160,16 +161,16 @@ def run_and_write(args: argparse.Namespace, settings: Settings, data: ImageData)
     started = time.perf_counter()
     device = torch.device(settings.device)
     machine = machine_name(device)
-    versions = {"gcp_kernels": __version__, "torch": torch.__version__, "images": data.fingerprint()}
+    processes = args.jobs or settings_of_data.processes(settings.device)
+    versions = versions_of(data, device)
     try:
-        log = Log(args.output / RUNS, {**asdict(settings), **versions}, origin(device))
+        log = Log(args.output / RUNS, {**asdict(settings), **versions}, origin(device, processes))
     except OtherRunsError as error:
         return fail(f"--output: {error}", 2)
     print(f"gcp_kernels {__version__}, torch {torch.__version__}, {machine}")
     kept = len(log)
     if kept:
         print(f"of an interrupted command {plural(kept, 'run')} are kept")
-    processes = args.jobs or settings_of_data.processes(settings.device)
     try:
         runs = run_all(settings, log, processes, partial(print, flush=True))
     except NonFiniteLossError as error:
@@ -184,9 +185,9 @@ def run_and_write(args: argparse.Namespace, settings: Settings, data: ImageData)
         f"{len(data.train)} training, {len(data.validation)} validation and {len(data.test)} test images in "
         f"{len(data.classes)} classes, {plural(settings.seeds, 'seed')}",
         f"Images: {data.source}. Licence: {data.licence}. Fingerprint: {versions['images']}.",
-        f"`{command_line(args)}`: {plural(len(log), 'run')}, each on one thread",
+        f"`{command_line(args)}`: {plural(len(log), 'run')}{'' if device.type == 'cuda' else ', each on one thread'}",
         *how_made(log),
-        f"torch {torch.__version__}, gcp_kernels {__version__}",
+        ", ".join(f"{name} {versions[name]}" for name in ("torch", "gcp_kernels", "kernels") if name in versions),
         *([f"**{capital(CHECK_MEANS_NOTHING)}.**"] if args.check else []),
     )
     found = write_folder(args.output, settings, data, runs, circumstances)

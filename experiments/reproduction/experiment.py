@@ -18,6 +18,7 @@ from ..training import (
     accuracy,
     build_network,
     fit,
+    moved,
     scheduler,
     steps_per_epoch,
 )
@@ -60,7 +61,8 @@ def train_and_measure(
             channels=data.channels,
             size=data.size,
             classes=len(data.classes),
-        ).to(device)
+        )
+        network = moved(network, device)
         epochs: list[Epoch] = []
         walks: list[dict[str, float]] = []
         try:

@@ -8,7 +8,7 @@ from pathlib import Path
 from gcp_kernels.commands.atomic_files import write_text
 
 from ..datasets import ImageData
-from ..running import Log, finished
+from ..running import Log, Workers
 from ..training import NonFiniteLossError
 from .choice import Grids, Rates, choosing_jobs, chosen_rates, extended_grids, first_grids, measuring_jobs
 from .claims import Figures, Verdict, verdicts
@@ -50,11 +50,11 @@ def run_all(
     """
     from tqdm import tqdm
 
-    with tqdm(unit="run", leave=False, disable=None) as bar:
+    with Workers(processes) as workers, tqdm(unit="run", leave=False, disable=None) as bar:
 
         def run(jobs: Sequence[Job]) -> list[Run]:
             missing = {str(job): partial(run_job, job, settings) for job in jobs if str(job) not in log}
-            for key, done, seconds in finished(missing, min(processes, len(missing))) if missing else ():
+            for key, done, seconds in workers.finished(missing):
                 log.add(key, done.to_save(), seconds)
                 bar.update()
                 with bar.external_write_mode():

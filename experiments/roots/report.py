@@ -58,7 +58,8 @@ def report(
         f"{data.size}x{data.size} in {len(data.classes)} classes; {network}, {plural(settings.seeds, 'seed')}, "
         f"{plural(settings.epochs, 'epoch')}, schedule {settings.schedule!r}, batches of {settings.batch_size}",
         f"Images: {data.source}. Licence: {data.licence}. Fingerprint: {versions['images']}.",
-        f"{plural(len(runs), 'run')} of one thread, gcp_kernels {versions['gcp_kernels']}, torch {versions['torch']}",
+        f"{plural(len(runs), 'run')}{'' if 'kernels' in versions else ' of one thread'}, "
+        + ", ".join(f"{name} {versions[name]}" for name in ("gcp_kernels", "torch", "kernels") if name in versions),
         *made,
     ]
     sections = [

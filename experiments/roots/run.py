@@ -6,11 +6,10 @@ from pathlib import Path
 
 import torch
 
-from gcp_kernels import __version__
 from gcp_kernels.commands.atomic_files import write_text
 from gcp_kernels.validation import check_choice
 
-from ..reproduction.origins import how_made, origin
+from ..reproduction.origins import how_made, origin, versions_of
 from ..reproduction.run import run_all
 from ..reproduction.settings import Settings, processes
 from ..reproduction.workers import load_images
@@ -47,9 +46,10 @@ def run(settings: Settings, folder: Path, say: Callable[[str], object], *, jobs:
         raise ValueError(f"networks must be one, got {settings.networks}")
     data = load_images(settings)
     folder.mkdir(parents=True, exist_ok=True)
-    versions = {"gcp_kernels": __version__, "torch": torch.__version__, "images": data.fingerprint()}
-    log = Log(folder / RUNS, {**asdict(settings), **versions}, origin(torch.device(settings.device)))
-    runs = run_all(settings, log, jobs or processes(settings.device), say, run_job, common_rate)
+    device, at_a_time = torch.device(settings.device), jobs or processes(settings.device)
+    versions = versions_of(data, device)
+    log = Log(folder / RUNS, {**asdict(settings), **versions}, origin(device, at_a_time))
+    runs = run_all(settings, log, at_a_time, say, run_job, common_rate)
     figures = figures_of(runs)
     every = verdicts(figures)
     write_tables(folder, runs, every)

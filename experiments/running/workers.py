@@ -18,37 +18,56 @@ Key = TypeVar("Key")
 Result = TypeVar("Result")
 
 
-def finished(tasks: Mapping[Key, Callable[[], Result]], processes: int) -> Iterator[tuple[Key, Result, float]]:
-    """Call the tasks, ``processes`` at a time; yield key, result and seconds of each when it is done.
-
-    When one fails, those that wait are not begun, but for one that is on its way to a process; what goes on already is
-    waited for and yielded, then the first failure is raised.
+class Workers:
+    """Processes that call tasks, a context; one that has begun stays for the tasks that are given later.
 
     Args:
-        tasks: functions without arguments; those of other processes must pickle, ``functools.partial`` of a function of
-            a module for example.
-        processes: 1 for none but this one, which then has one thread for as long.
-
-    Raises:
-        Exception: what a task raised.
-        concurrent.futures.process.BrokenProcessPool: a process was killed, for want of memory for example.
+        processes: how many at a time; 1 for none but this one, which then has one thread for as long.
     """
-    if processes == 1:
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            for key, task in tasks.items():
-                yield key, *timed(task)
-        finally:
-            torch.set_num_threads(threads)
-        return
-    # Not forked: a process forked from one with threads, or with a GPU, may hang.
-    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=_begin)
-    failure: BaseException | None = None
-    try:
-        with _interruptions_held_back():  # here the processes are started
+
+    def __init__(self, processes: int) -> None:
+        # Not forked: a process forked from one with threads, or with a GPU, may hang. None is begun before its task.
+        self._pool = (
+            None
+            if processes == 1
+            else ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=_begin)
+        )
+
+    def __enter__(self) -> "Workers":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Wait for the processes to end; after an error or an interruption end them."""
+        if self._pool is None:
+            return
+        if kind is None:
+            self._pool.shutdown()
+            return
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        for process in multiprocessing.active_children():
+            process.kill()
+
+    def finished(self, tasks: Mapping[Key, Callable[[], Result]]) -> Iterator[tuple[Key, Result, float]]:
+        """Call the tasks; yield key, result and seconds of each when it is done.
+
+        When one fails, those that wait are not begun, but for one that is on its way to a process; what goes on already
+        is waited for and yielded, then the first failure is raised.
+
+        Args:
+            tasks: functions without arguments; those of other processes must pickle, ``functools.partial`` of a
+                function of a module for example.
+
+        Raises:
+            Exception: what a task raised.
+            concurrent.futures.process.BrokenProcessPool: a process was killed, for want of memory for example.
+        """
+        if self._pool is None:
+            yield from _one_by_one(tasks)
+            return
+        failure: BaseException | None = None
+        with _interruptions_held_back():  # here processes are started
             keys: dict[Future[tuple[Result, float]], Key] = {
-                pool.submit(timed, task): key for key, task in tasks.items()
+                self._pool.submit(timed, task): key for key, task in tasks.items()
             }
         for future in as_completed(keys):
             if future.cancelled():
@@ -59,14 +78,24 @@ def finished(tasks: Mapping[Key, Callable[[], Result]], processes: int) -> Itera
                     other.cancel()
                 continue
             yield keys[future], *future.result()
-    except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
-        for process in multiprocessing.active_children():
-            process.terminate()
-        raise
-    pool.shutdown()
-    if failure is not None:
-        raise failure
+        if failure is not None:
+            raise failure
+
+
+def finished(tasks: Mapping[Key, Callable[[], Result]], processes: int) -> Iterator[tuple[Key, Result, float]]:
+    """Call tasks by :class:`Workers` that are for them alone; see :meth:`Workers.finished`."""
+    with Workers(processes) as workers:
+        yield from workers.finished(tasks)
+
+
+def _one_by_one(tasks: Mapping[Key, Callable[[], Result]]) -> Iterator[tuple[Key, Result, float]]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for key, task in tasks.items():
+            yield key, *timed(task)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def in_new_process(task: Callable[[], Result]) -> Result:
@@ -81,8 +110,24 @@ def timed(task: Callable[[], Result]) -> tuple[Result, float]:
     return task(), time.perf_counter() - started
 
 
-# An interruption from the keyboard goes to all processes; the first one ends the others, and speaks of it. They ignore
-# it from the first task on. Until then, while they import torch, it is held back, as it was where they were started.
+# An interruption from the keyboard, or a request to end, may go to all processes; the first one ends the others, and
+# speaks of it. They ignore it from the first task on. Until then, while they import torch, it is held back, as it was
+# where they were started.
+INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def termination_interrupts() -> Iterator[None]:
+    """Take a request to end (SIGTERM, of a scheduler or of ``timeout``) as an interruption from the keyboard."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
@@ -90,7 +135,7 @@ def _interruptions_held_back() -> Iterator[None]:
     if sys.platform == "win32":
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPTIONS)
     try:
         yield
     finally:
@@ -98,9 +143,10 @@ def _interruptions_held_back() -> Iterator[None]:
 
 
 def _begin() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in INTERRUPTIONS:
+        signal.signal(number, signal.SIG_IGN)
     if sys.platform != "win32":
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, INTERRUPTIONS)
     torch.set_num_threads(1)
     threading.Thread(target=_end_with_the_first, daemon=True).start()
 

@@ -4,7 +4,7 @@ from .backbones import BACKBONES
 from .batches import Batches, MemoryBatches, steps_per_epoch
 from .evaluation import accuracy
 from .loop import Epoch, NonFiniteLossError, fit, train_epochs
-from .networks import POOLS, STEM, build_network
+from .networks import POOLS, STEM, build_network, moved
 from .schedules import PUBLISHED_EPOCHS, SCHEDULES, learning_rate_factor, scheduler
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "build_network",
     "fit",
     "learning_rate_factor",
+    "moved",
     "scheduler",
     "steps_per_epoch",
     "train_epochs",

@@ -135,8 +135,10 @@ def train_epochs(
                 schedule.step()
             total += value * len(labels)
             after_step(images, labels)
-        seconds = time.perf_counter() - started
         device = labels.device
+        if device.type == "cuda":  # which is still at the last step
+            torch.cuda.synchronize(device)
+        seconds = time.perf_counter() - started
         processes.share_buffers(network)
         right = processes.total(count_right(network, batches.test(), arithmetic), device)
         mean_loss = processes.total(total, device) / batches.images_per_epoch

@@ -17,6 +17,13 @@ POOLS = tuple(POOLINGS)
 STEM = "0.2"
 
 
+def moved(network: nn.Sequential, device: torch.device) -> nn.Sequential:
+    """Move a network; on a GPU in torch's usual layout, channels last having been chosen by the times of a CPU."""
+    if device.type == "cuda":
+        network = network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    return network.to(device)
+
+
 def build_network(
     pool: str | Callable[[int], Any],
     seed: int,
@@ -48,7 +55,7 @@ def build_network(
         pool = POOLINGS[pool].build
     check_choice("backbone", backbone, tuple(BACKBONES))
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # unlike torch.manual_seed, that of the CPU alone
         trunk, width = BACKBONES[backbone].build(channels, size)
         pooling = pool(width)
         return nn.Sequential(trunk, pooling, nn.Linear(pooling.out_features, classes))

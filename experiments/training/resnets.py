@@ -52,7 +52,7 @@ def build_resnet(arch: str, pool: str, num_classes: int, seed: int) -> nn.Module
     check_choice("pool", pool, POOLS)
     constructor = getattr(models, arch)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # unlike torch.manual_seed, that of the CPU alone
         pooling = POOLINGS[pool]
         network: nn.Module = constructor(pooling.network, num_classes, **pooling.options)
         return network

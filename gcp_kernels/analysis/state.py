@@ -2,7 +2,7 @@
 
 import random
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -54,6 +54,15 @@ class RandomState:
             sys.modules["numpy"].random.set_state(self.numpy)
 
 
+def copy_all(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
+    """Copy each source into its target of the same dtype and device; on a GPU few launches, however many there are."""
+    groups: dict[tuple[torch.dtype, torch.device], list[tuple[Tensor, Tensor]]] = {}
+    for target, source in zip(targets, sources, strict=True):
+        groups.setdefault((target.dtype, target.device), []).append((target, source))
+    for group in groups.values():
+        torch._foreach_copy_([target for target, _ in group], [source for _, source in group])
+
+
 class Snapshot:
     """What evaluations change in some modules: their buffers and modes, and the random state.
 
@@ -66,7 +75,8 @@ class Snapshot:
         self._training = {module: module.training for module in every}
         self._registered = {module: dict(module._buffers) for module in every}
         buffers = dict.fromkeys(b for names in self._registered.values() for b in names.values() if b is not None)
-        self._buffers = {buffer: buffer.detach().clone() for buffer in buffers}
+        self._buffers = list(buffers)
+        self._values = [buffer.detach().clone() for buffer in self._buffers]
         self._random = RandomState.now()
 
     def restore(self) -> None:
@@ -76,10 +86,9 @@ class Snapshot:
         for module, registered in self._registered.items():
             module._buffers.clear()
             module._buffers.update(registered)
-        for buffer, values in self._buffers.items():
-            # Through .data, which autograd does not count as a change: a graph of the training step that saved this
-            # buffer, and has not run backward yet, stays valid.
-            buffer.data.copy_(values)
+        # Through .data, which autograd does not count as a change: a graph of the training step that saved a buffer,
+        # and has not run backward yet, stays valid.
+        copy_all([buffer.data for buffer in self._buffers], self._values)
         self._random.restore()
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from experiments.training import BACKBONES, POOLS, STEM, build_network
+from experiments.training import BACKBONES, POOLS, STEM, build_network, moved
 from experiments.training.backbones import InvertedResidual, ResidualBlock
 
 pytestmark = pytest.mark.same_without_gpu
@@ -70,6 +70,25 @@ def test_channels_last_changes_nothing_but_rounding(name):
     for model in (network, other):
         model.double()(images).square().sum().backward()
     torch.testing.assert_close(network[0][0].weight.grad, other[0][0].weight.grad, rtol=1e-9, atol=1e-9)
+
+
+def test_on_a_gpu_networks_have_the_usual_layout(monkeypatch):
+    """Channels last was chosen by the times of a CPU; there it stays, and what has never been tried is not the rule."""
+    network = build_network("gcp", 0, "resnet18", size=28)
+    weights = [one for one in network.parameters() if one.dim() == 4 and one.shape[1] > 1 and one.shape[2] > 1]
+    assert moved(network, torch.device("cpu")) is network
+    assert not any(one.is_contiguous() for one in weights)
+    went_to, to = [], nn.Module.to
+
+    def without_the_gpu(self, *places, **options):
+        went_to.extend(places)
+        return to(self, **options)
+
+    monkeypatch.setattr(nn.Module, "to", without_the_gpu)
+    moved(network, torch.device("cuda"))
+    assert went_to == [torch.device("cuda")]
+    assert weights
+    assert all(one.is_contiguous() for one in weights)
 
 
 def test_what_is_learnt_of_a_residual_is_added_to_what_was_there():

@@ -51,6 +51,11 @@ def test_another_experiment_has_settings_of_its_own(name, tmp_path, capsys, monk
     assert re.search(
         rf"--{name} takes of the other options --output, --small, --jobs.*, got --epochs", capsys.readouterr().err
     )
+    assert reproduce.run(parse(f"--{name}", "--device", "cpu", "--output", str(folder))) == (
+        0 if name == "roots" else 2
+    )
+    if name == "roots":
+        assert ran.pop()[0].device == "cpu"
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "report.md").touch()
     assert reproduce.run(parse(f"--{name}", "--output", str(tmp_path / "full"))) == 2

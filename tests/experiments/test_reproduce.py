@@ -19,13 +19,10 @@ from experiments.reproduction.report import CHOSEN_BY_VALIDATION
 from experiments.reproduction.runs import CHOOSE, LONGER, MEASURE, Job, Run
 from experiments.reproduction.settings import WALKS, Settings, walk_every
 from experiments.running import Log
-from tests.support.reproduce_command import QUICK, ROOT, needs_the_extra, parse, read
+from tests.support.reproduce_command import QUICK, ROOT, TABLES, needs_the_extra, parse, read
 
 pytestmark = pytest.mark.same_without_gpu
 
-TABLES = (
-    "claims.csv", "convergence.csv", "flatness.csv", "landscape.csv", "longer.csv", "rates.csv", "robustness.csv",
-)  # fmt: skip
 PLOTS = ("convergence.png", "landscape-cnn.png", "robustness.png")
 CHECK = settings.check(settings.defaults("digits"))
 

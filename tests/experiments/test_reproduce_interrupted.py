@@ -104,8 +104,9 @@ def test_a_rate_that_diverges_when_measured_is_not_chosen(tmp_path, capsys, monk
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of a terminal")
-def test_an_interruption_from_the_keyboard_ends_all_processes(tmp_path):
-    """The terminal sends it to all of them."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_ends_all_processes(tmp_path, number):
+    """The terminal sends it to all of them, and so does ``timeout`` when the time of a job is over."""
     needs_the_extra()
     command = [sys.executable, "-m", "experiments", "reproduce", "--check", "--jobs", "2", "--output"]
     first = subprocess.Popen(
@@ -115,7 +116,7 @@ def test_an_interruption_from_the_keyboard_ends_all_processes(tmp_path):
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
     assert "choose cnn" in "".join(first.stdout.readline() for _ in range(2))
-    os.killpg(first.pid, signal.SIGINT)
+    os.killpg(first.pid, number)
     _, error = first.communicate(timeout=60)
     assert first.returncode == 130
     assert error.startswith("experiments reproduce: error: interrupted; the runs that were done are kept")

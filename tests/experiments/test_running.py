@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from experiments.running import Log, OtherRunsError, finished
+from experiments.running import Log, OtherRunsError, Workers, finished
 
 pytestmark = pytest.mark.same_without_gpu
 
@@ -49,6 +49,18 @@ def test_tasks_run_on_one_thread_in_processes_of_their_own():
         assert alone[key] == (number, 1, os.getpid())
         assert side_by_side[key][:2] == (number, 1)
         assert side_by_side[key][2] != os.getpid()
+
+
+def test_processes_stay_for_the_tasks_of_later_calls():
+    """Each has to import torch, and on a GPU to begin a context."""
+    with Workers(2) as workers:
+        calls = [
+            {result[2] for _, result, _ in workers.finished({n: partial(threads_and_process, n) for n in range(4)})}
+            for _ in range(3)
+        ]
+    assert len(set.union(*calls)) <= 2
+    assert os.getpid() not in set.union(*calls)
+    assert list(Workers(2).finished({})) == []
 
 
 def test_after_a_failure_nothing_is_begun_and_what_goes_on_is_kept():
@@ -137,7 +149,8 @@ def test_an_interruption_is_for_the_first_process_alone(tmp_path):
     )  # fmt: skip
     assert within(120, lambda: len(list(tmp_path.glob("*.number"))) == 2)
     for path in tmp_path.glob("*.number"):
-        os.kill(int(path.stem), signal.SIGINT)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            os.kill(int(path.stem), number)
     said, error = first.communicate(timeout=60)
     assert not error
     assert sorted(ast.literal_eval(said)) == ["a", "b"]

@@ -10,6 +10,10 @@ import pytest
 from experiments.commands import reproduce
 
 ROOT = Path(__file__).parents[2]
+# What a folder has besides plots, the report and the runs themselves.
+TABLES = (
+    "claims.csv", "convergence.csv", "flatness.csv", "landscape.csv", "longer.csv", "rates.csv", "robustness.csv",
+)  # fmt: skip
 # One seed and one epoch, in this process.
 QUICK = ("--check", "--seeds", "1", "--epochs", "1", "--device", "cpu", "--jobs", "1")
 
