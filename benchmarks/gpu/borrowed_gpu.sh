@@ -177,6 +177,8 @@ main() {
   cores=$(nproc)
   child=''
   trap interrupted INT TERM
+  # Its history was not carried along.
+  if named=$("$PYTHON" -m benchmarks carried-commit "$CARRIED"); then export GCP_KERNELS_COMMIT=$named; fi
   export OMP_NUM_THREADS=1 PYTHONUNBUFFERED=1 TRITON_CACHE_DIR=${TRITON_CACHE_DIR:-/tmp/tc}
   "$step"
   status=$?

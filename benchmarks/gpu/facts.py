@@ -28,7 +28,8 @@ def printed(*command: str, both: bool = False) -> str | None:
 
 
 def commit() -> str:
-    return printed("git", "describe", "--always", "--dirty") or "unknown"
+    """Find the checkout's commit, or the one that a copy was said to be of."""
+    return os.environ.get("GCP_KERNELS_COMMIT") or printed("git", "describe", "--always", "--dirty") or "unknown"
 
 
 def count_cores() -> int:

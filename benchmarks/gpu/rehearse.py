@@ -24,8 +24,9 @@ from typing import BinaryIO
 
 from gcp_kernels.commands.argument_types import integer_from
 from gcp_kernels.commands.atomic_files import write_atomically
+from gcp_kernels.commands.checkout import commit_of
 
-from . import extension_file
+from . import carried_commit, extension_file
 from . import machine as gpu_machine
 
 CHECKOUT = extension_file.CHECKOUT
@@ -271,7 +272,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     wanted = args.only or [name for name in PARTS if name in ALWAYS or name in args.also]
     plan.folder.mkdir(parents=True, exist_ok=True)
     begun, failures = time.monotonic(), 0
-    print(f"commit {commit()}; for compute capability {plan.architecture}, into {plan.folder}", flush=True)
+    commit = commit_of(CHECKOUT)
+    carried_commit.note(CHECKOUT, plan.folder, commit)
+    print(f"commit {commit}; for compute capability {plan.architecture}, into {plan.folder}", flush=True)
     for name in PARTS:
         if name not in wanted:
             continue
@@ -284,7 +287,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         first, *others = remark.splitlines()
         print(f"{name:<12} {verdict:<7} {time.monotonic() - since:>5.0f} s  {first}", *others, sep="\n    ", flush=True)
     print(f"{failures} of {len(wanted)} parts failed, in {time.monotonic() - begun:.0f} s")
-    print(f"to be carried: {extension_file.FILE}, {extension_file.BUILD_INFO}, and of {plan.folder} what a step names")
+    built = f"{extension_file.FILE}, {extension_file.BUILD_INFO}"
+    print(f"to be carried: {built}, and of {plan.folder} {carried_commit.NAME} and what a step names")
     return 1 if failures else 0
 
 
@@ -305,9 +309,3 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"--architecture is major.minor, such as 9.0, got {args.architecture!r}")
     args.folder = args.folder.resolve()
     return args
-
-
-def commit() -> str:
-    """Find the checkout's commit, and whether something is not in it."""
-    command = ["git", "describe", "--always", "--dirty"]
-    return subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True).stdout.strip() or "unknown"

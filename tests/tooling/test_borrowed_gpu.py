@@ -40,6 +40,8 @@ STAND_INS = {
     "python3": f'[[ "$*" == "-m benchmarks gpu-check "* ]] && exec {shlex.quote(sys.executable)} "$@"\n'
     "[[ ${1:-} == - ]] && { cat > /dev/null; printf '9.0\\nNVIDIA H100 (made up)\\n78\\n'; }\n"
     '[[ "$*" == *"benchmarks run"* ]] && mkdir -p "$5"\n'
+    '[[ "$*" != *carried-commit* ]] || echo 0123456789ab\n'
+    '[[ "$*" != *"benchmarks run"* ]] || echo "of $GCP_KERNELS_COMMIT"\n'
     '[[ -z ${PYTHONPATH:-} ]] || ls "${PYTHONPATH%%:*}" >> "$CALLS.packages"\nexit 0\n',
     "nvidia-smi": "exit 0\n",
     "ncu": "exit 0\n",
@@ -145,6 +147,11 @@ def test_an_archive_that_was_not_carried_is_named(lent):
     assert done.returncode == 0
 
 
+def test_what_is_measured_names_the_commit_that_was_copied(lent):
+    assert lent.run("peers").returncode == 0
+    assert (lent.out / "table.txt").read_text().splitlines()[0] == "of 0123456789ab"
+
+
 @pytest.mark.parametrize("step", STEPS)
 def test_steps_that_want_packages_find_them(lent, step):
     lent.run(step)
@@ -215,7 +222,7 @@ def test_every_command_line_is_taken(lent, tmp_path, monkeypatch):
     assert modules >= {
         "pytest", "gcp_kernels", "experiments", "benchmarks end-to-end", "benchmarks gpu-profile",
         "benchmarks sanitize", "benchmarks run", "benchmarks tune", "benchmarks first-contact",
-        "benchmarks extension-file",
+        "benchmarks extension-file", "benchmarks carried-commit",
     }  # fmt: skip
     for module, *arguments in sorted(lines):
         if module != "pip":
