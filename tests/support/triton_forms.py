@@ -34,6 +34,9 @@ TILINGS = (
     Tiling(64, block_k=32, block_m=128, warps=4),
 )
 
+# As shipped.
+STREAMED = policy.HOPPER.backward[1]
+
 runs_here = pytest.mark.skipif(
     backend.why_not("isqrt_pool", torch.ones(1, 2, 2, device=DEVICE)) is not None, reason="Triton cannot run here"
 )
@@ -68,10 +71,21 @@ def choice_of(form: str, c: int, m: int, *, tiling: Tiling | None = None, progra
 
 
 def force(monkeypatch: pytest.MonkeyPatch, forward: Config, backward: Config | None = None) -> None:
-    """All launches of the Newton-Schulz kernels are as given, whatever the shape."""
+    """All launches of the Newton-Schulz kernels are as given, whatever the shape; see :func:`backward_of`."""
+    chosen = backward or backward_of(forward)
     for operation in ("isqrt", "sqrt"):
         monkeypatch.setattr(policy, f"{operation}_forward", lambda *_: forward)
-        monkeypatch.setattr(policy, f"{operation}_backward", lambda *_: backward or forward)
+        monkeypatch.setattr(policy, f"{operation}_backward", lambda *_: chosen)
+
+
+def backward_of(forward: Config) -> Config:
+    """Give the launch backward that belongs to one forward: the same, but for 64 channels on chip on a GPU.
+
+    Backward they spill up to 1,240 bytes of a thread's registers, more than is accepted of what is shipped, and were
+    wrong on an H100; whether that is why is not known. No shape is launched so: it streams, here too.
+    """
+    refused = isinstance(forward, OnChip) and forward.side != POSITIONS and forward.block_c > 32
+    return Persistent(STREAMED, programs=2) if refused and not INTERPRETED else forward
 
 
 def on_device(tensor: Tensor) -> Tensor:
