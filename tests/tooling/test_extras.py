@@ -3,9 +3,11 @@
 import re
 from pathlib import Path
 
-import tomllib
+import pytest
 
 from gcp_kernels.extras import how_to_install
+
+tomllib = pytest.importorskip("tomllib", reason="Python 3.10 cannot read pyproject.toml")
 
 ROOT = Path(__file__).parents[2]
 EXTRAS = set(tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"])

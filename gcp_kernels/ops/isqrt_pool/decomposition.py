@@ -6,6 +6,7 @@ from torch import Tensor
 from ..sides import POSITIONS
 from ..standard_operators import centred_features, divide_by_trace, inverse_root, newton_schulz, read_triangle, root
 from ..torch_device.side import side_of
+from ..torch_device.triangle import new_triangle_map
 
 
 def isqrt_pool(x: Tensor, n_iter: int, triu: bool) -> Tensor:
@@ -13,12 +14,27 @@ def isqrt_pool(x: Tensor, n_iter: int, triu: bool) -> Tensor:
 
     Where a program leaves C or M open, the iteration is on the side of the channels.
     """
+    pooled = _pooled(x, n_iter)
+    return (read_triangle(pooled) if triu else pooled).to(x.dtype)
+
+
+def isqrt_pool_to_differentiate(x: Tensor, n_iter: int, triu: bool) -> Tensor:
+    """Pool as :func:`isqrt_pool` does, for second derivatives.
+
+    The triangle is read by an index: torch 2.10 and 2.11 cannot differentiate ``index_select`` where sizes are open.
+    """
+    pooled = _pooled(x, n_iter)
+    if triu:
+        pooled = pooled.flatten(1)[:, new_triangle_map(pooled.shape[-1], pooled.device)]
+    return pooled.to(x.dtype)
+
+
+def _pooled(x: Tensor, n_iter: int) -> Tensor:
     c, m = x.shape[1:]
     centred = centred_features(x)
     fixed = isinstance(c, int) and isinstance(m, int)
     pool = _on_positions if fixed and side_of(c, m) == POSITIONS else _on_channels
-    pooled = pool(centred, n_iter)
-    return (read_triangle(pooled) if triu else pooled).to(x.dtype)
+    return pool(centred, n_iter)
 
 
 def _on_channels(centred: Tensor, n_iter: int) -> Tensor:

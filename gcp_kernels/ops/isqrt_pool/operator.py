@@ -60,6 +60,6 @@ isqrt_pool, isqrt_pool_backward = declare(
     backward_fake=_backward_fake,
     check_backward=_check_backward,
     # The reference would differentiate matrices of the channels: 18 times as slow at 256 channels and 49 positions.
-    reference=decomposition.isqrt_pool,
+    reference=decomposition.isqrt_pool_to_differentiate,
     decomposition=decomposition.isqrt_pool,
 )
