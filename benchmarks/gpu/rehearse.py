@@ -22,11 +22,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from gcp_kernels.commands import checkout
 from gcp_kernels.commands.argument_types import integer_from
 from gcp_kernels.commands.atomic_files import write_atomically
-from gcp_kernels.commands.checkout import commit_of
 
-from . import carried_commit, extension_file
+from . import extension_file
 from . import machine as gpu_machine
 
 CHECKOUT = extension_file.CHECKOUT
@@ -130,6 +130,8 @@ def triton(plan: Rehearsal) -> str:
 
 def packages(plan: Rehearsal) -> str:
     """Pack what the GPU machine lacks; into the interpreter that stands for its own nothing is installed."""
+    archive = plan.folder / PACKAGES
+    archive.unlink(missing_ok=True)  # of other versions, perhaps
     with tempfile.TemporaryDirectory() as target:
         plan.run(
             *("-m", "pip", "install", "--quiet", "--no-deps", "--no-compile", "--disable-pip-version-check"),
@@ -141,7 +143,7 @@ def packages(plan: Rehearsal) -> str:
             with tarfile.open(fileobj=file, mode="w:gz") as packed:
                 packed.add(target, ".")
 
-        write_atomically(plan.folder / PACKAGES, write)
+        write_atomically(archive, write)
     return ", ".join(gpu_machine.CARRIED)
 
 
@@ -272,9 +274,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     wanted = args.only or [name for name in PARTS if name in ALWAYS or name in args.also]
     plan.folder.mkdir(parents=True, exist_ok=True)
     begun, failures = time.monotonic(), 0
-    commit = commit_of(CHECKOUT)
-    carried_commit.note(CHECKOUT, plan.folder, commit)
-    print(f"commit {commit}; for compute capability {plan.architecture}, into {plan.folder}", flush=True)
+    print(
+        f"commit {checkout.note_commit(CHECKOUT)}; for compute capability {plan.architecture}, into {plan.folder}",
+        flush=True,
+    )
     for name in PARTS:
         if name not in wanted:
             continue
@@ -287,8 +290,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         first, *others = remark.splitlines()
         print(f"{name:<12} {verdict:<7} {time.monotonic() - since:>5.0f} s  {first}", *others, sep="\n    ", flush=True)
     print(f"{failures} of {len(wanted)} parts failed, in {time.monotonic() - begun:.0f} s")
-    built = f"{extension_file.FILE}, {extension_file.BUILD_INFO}"
-    print(f"to be carried: {built}, and of {plan.folder} {carried_commit.NAME} and what a step names")
+    always = f"{extension_file.FILE}, {extension_file.BUILD_INFO}, {checkout.NOTED}"
+    print(f"to be carried: {always}, and of {plan.folder} what a step names")
     return 1 if failures else 0
 
 

@@ -32,20 +32,23 @@ class Workers:
             if processes == 1
             else ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=_begin)
         )
+        self._failed = False
 
     def __enter__(self) -> "Workers":
+        self._others = set(multiprocessing.active_children())
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Wait for the processes to end; after an error or an interruption end them."""
+        """Wait for its processes to end; after an error or an interruption end them, and no other child."""
         if self._pool is None:
             return
-        if kind is None:
+        if kind is None and not self._failed:
             self._pool.shutdown()
             return
-        self._pool.shutdown(wait=False, cancel_futures=True)
-        for process in multiprocessing.active_children():
+        # First: a pool of which a process was killed waits for the others, which ignore its request to end.
+        for process in set(multiprocessing.active_children()) - self._others:
             process.kill()
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
     def finished(self, tasks: Mapping[Key, Callable[[], Result]]) -> Iterator[tuple[Key, Result, float]]:
         """Call the tasks; yield key, result and seconds of each when it is done.
@@ -79,6 +82,7 @@ class Workers:
                 continue
             yield keys[future], *future.result()
         if failure is not None:
+            self._failed = True
             raise failure
 
 
@@ -111,14 +115,20 @@ def timed(task: Callable[[], Result]) -> tuple[Result, float]:
 
 
 # An interruption from the keyboard, or a request to end, may go to all processes; the first one ends the others, and
-# speaks of it. They ignore it from the first task on. Until then, while they import torch, it is held back, as it was
-# where they were started.
+# speaks of it. They ignore it from the first task on. Until then, while they import torch, it is held back: they have
+# that from the thread that starts them.
 INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
 def termination_interrupts() -> Iterator[None]:
-    """Take a request to end (SIGTERM, of a scheduler or of ``timeout``) as an interruption from the keyboard."""
+    """Take a request to end (SIGTERM, of a scheduler or of ``timeout``) as an interruption from the keyboard.
+
+    Only the first thread can; in another nothing is changed.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
 
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt

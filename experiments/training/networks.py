@@ -10,6 +10,7 @@ from gcp_kernels.nn.poolings import POOLINGS
 from gcp_kernels.validation import check_choice
 
 from ..datasets.digits import CLASSES, SIZE
+from ..running.seeds import seeded
 from .backbones import BACKBONES
 
 POOLS = tuple(POOLINGS)
@@ -54,8 +55,7 @@ def build_network(
         check_choice("pool", pool, POOLS)
         pool = POOLINGS[pool].build
     check_choice("backbone", backbone, tuple(BACKBONES))
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # unlike torch.manual_seed, that of the CPU alone
+    with seeded(seed):
         trunk, width = BACKBONES[backbone].build(channels, size)
         pooling = pool(width)
         return nn.Sequential(trunk, pooling, nn.Linear(pooling.out_features, classes))

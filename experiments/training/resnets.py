@@ -1,12 +1,12 @@
 """The papers' ResNets for folders of images, with every pooling that the small CNN for digits has too."""
 
-import torch
 from torch import nn
 
 from gcp_kernels import models
 from gcp_kernels.nn.poolings import BASELINE, POOLINGS
 from gcp_kernels.validation import check_choice
 
+from ..running.seeds import seeded
 from .networks import POOLS
 
 ARCHITECTURES = tuple(models.__all__)
@@ -51,8 +51,7 @@ def build_resnet(arch: str, pool: str, num_classes: int, seed: int) -> nn.Module
     check_choice("arch", arch, ARCHITECTURES)
     check_choice("pool", pool, POOLS)
     constructor = getattr(models, arch)
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # unlike torch.manual_seed, that of the CPU alone
+    with seeded(seed):
         pooling = POOLINGS[pool]
         network: nn.Module = constructor(pooling.network, num_classes, **pooling.options)
         return network

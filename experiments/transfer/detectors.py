@@ -12,6 +12,7 @@ from gcp_kernels.integrations.stride import drop_stride
 from gcp_kernels.nn.poolings import BASELINE, PUBLISHED_POOLINGS
 from gcp_kernels.validation import check_choice
 
+from ..running.seeds import seeded
 from .scenes import Scene
 
 DETECTORS = {"mask": "Mask R-CNN", "box": "Faster R-CNN"}
@@ -50,8 +51,7 @@ def build_classifier(pool: str, classes: int, dim: int, seed: int) -> nn.Module:
     """
     check_choice("pool", pool, (BASELINE, *PUBLISHED_POOLINGS))
     resnet18 = import_torchvision("the experiment of transfer needs", "models").resnet18
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         network: nn.Module = resnet18(num_classes=classes)
         if pool != BASELINE:
             return replace_pool(network, dim=dim, pool=pool, keep_stride=False)
@@ -80,8 +80,7 @@ def build_detector(kind: str, classes: int, size: int, seed: int, trunk: Mapping
     check_choice("kind", kind, tuple(DETECTORS))
     detection = import_torchvision("the experiment of transfer needs", "models.detection")
     ops = import_torchvision("the experiment of transfer needs", "ops")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         network = build_classifier(BASELINE, classes, 1, seed)
         backbone = detection.backbone_utils.BackboneWithFPN(network, LEVELS, CHANNELS, PYRAMID)
         if trunk is not None:

@@ -174,7 +174,7 @@ def train_and_measure(
 
 def _trained_classifier(pool: str, seed: int, rate: float, data: ImageData, settings: Settings) -> nn.Module:
     classifier = build_classifier(pool, len(data.classes), settings.dim, seed)
-    torch.manual_seed(seed)  # DropCov's masks come from it
+    torch.default_generator.manual_seed(seed)  # DropCov's masks come from it
     for _ in train(
         classifier,
         single_digits(data.train, settings.digits, settings.single, settings.classifier_batch, seed),
@@ -202,7 +202,7 @@ def _accuracy(classifier: nn.Module, digits: Part, settings: Settings) -> float:
 def _train_detector(
     detector: nn.Module, scenes: list[Scene], seed: int, rate: float, settings: Settings
 ) -> Iterator[float]:
-    torch.manual_seed(seed)  # anchors and proposals to learn from are sampled with it
+    torch.default_generator.manual_seed(seed)  # anchors and proposals to learn from are sampled with it
     return train(
         detector,
         in_random_order(scenes, settings.batch, seed),

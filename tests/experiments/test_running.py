@@ -2,11 +2,13 @@
 
 import ast
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
@@ -14,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from experiments.running import Log, OtherRunsError, Workers, finished
+from experiments.running import Log, OtherRunsError, Workers, finished, termination_interrupts
 
 pytestmark = pytest.mark.same_without_gpu
 
@@ -79,8 +81,48 @@ def test_after_a_failure_nothing_is_begun_and_what_goes_on_is_kept():
 
 
 def test_a_killed_process_is_an_error():
-    with pytest.raises(BrokenProcessPool):
-        list(finished({"killed": ends}, 2))
+    """Nobody waits for what the others are at, which ignore a request to end; other children go on.
+
+    Python may notice a death only with the next result, if the process was begun while it waited for others.
+    """
+    other = multiprocessing.get_context("spawn").Process(target=wait, args=(600,))
+    other.start()
+    tasks = {"at work": partial(wait, 600), "killed": ends, "done": partial(wait, 5)}
+    try:
+        began = time.monotonic()
+        with pytest.raises(BrokenProcessPool):
+            list(finished(tasks, 3))
+        with Workers(3) as workers, pytest.raises(BrokenProcessPool):
+            list(workers.finished(tasks))
+        assert time.monotonic() - began < 120
+        assert within(20, lambda: multiprocessing.active_children() == [other])
+        assert other.is_alive()
+    finally:
+        other.kill()
+        other.join()
+
+
+def test_a_request_to_end_is_an_interruption():
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), termination_interrupts():
+        terminated()
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def terminated():
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(10)
+
+
+def test_where_signals_cannot_be_taken_nothing_is_changed():
+    """As in a thread, where Python has no handlers."""
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(inside_termination_interrupts).result() == "done"
+
+
+def inside_termination_interrupts():
+    with termination_interrupts():
+        return "done"
 
 
 # Two processes at work, which tell their numbers.
