@@ -87,7 +87,7 @@ def test_a_killed_process_is_an_error():
     """
     other = multiprocessing.get_context("spawn").Process(target=wait, args=(600,))
     other.start()
-    tasks = {"at work": partial(wait, 600), "killed": ends, "done": partial(wait, 5)}
+    tasks = {"at work": partial(wait, 600), "killed": ends, "done": partial(wait, 2)}
     try:
         began = time.monotonic()
         with pytest.raises(BrokenProcessPool):
