@@ -9,12 +9,13 @@ else their time, which a copied checkout may have lost.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import re
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+from gcp_kernels.commands.checkout import digest
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 FILE = "gcp_kernels/_C.abi3.so"
@@ -55,7 +56,7 @@ def why_not(checkout: Path, architecture: str, python: str = sys.executable) -> 
             return f"there is no {path.relative_to(checkout)}"
     noted = re.search(r"^SOURCES = '(\w+)'$", info.read_text(encoding="utf-8"), re.MULTILINE)
     if noted is not None:
-        if noted[1] != digest(checkout):
+        if noted[1] != digest(checkout, sources(checkout)):
             return "its sources have changed"
     elif newer := [path for path in sources(checkout) if path.stat().st_mtime > built.stat().st_mtime]:
         return f"{newer[0].relative_to(checkout)} is newer"
@@ -75,19 +76,11 @@ def sources(checkout: Path) -> list[Path]:
     return [*build, *sorted(path for path in (checkout / "csrc").rglob("*") if path.is_file())]
 
 
-def digest(checkout: Path) -> str:
-    """Hash the sources, by name and content."""
-    whole = hashlib.sha256()
-    for path in sources(checkout):
-        whole.update(f"{path.relative_to(checkout)} {path.stat().st_size}\n".encode() + path.read_bytes())
-    return whole.hexdigest()[:16]
-
-
 def note_sources(checkout: Path) -> None:
     """Say in the build's own file what the extension was built of: the sources that are there now."""
     info = checkout / BUILD_INFO
     kept = [line for line in info.read_text(encoding="utf-8").splitlines() if not line.startswith("SOURCES = ")]
-    info.write_text("\n".join([*kept, f"SOURCES = {digest(checkout)!r}", ""]), encoding="utf-8")
+    info.write_text("\n".join([*kept, f"SOURCES = {digest(checkout, sources(checkout))!r}", ""]), encoding="utf-8")
 
 
 def architectures(info: Path) -> list[str] | None:

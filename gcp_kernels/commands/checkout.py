@@ -2,6 +2,7 @@
 
 import hashlib
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 
 UNKNOWN, CHANGED = "unknown", "+changes"
@@ -29,7 +30,9 @@ def commit_of(folder: Path) -> str:
         found = head + (CHANGED if git("status", "--porcelain") else "")
     except (OSError, subprocess.CalledProcessError):
         found = UNKNOWN
-    return found if found != UNKNOWN and not found.endswith(CHANGED) else _noted(folder) or found
+    if found == UNKNOWN or found.endswith(CHANGED):
+        return _noted(folder) or found
+    return found
 
 
 def note_commit(folder: Path) -> str:
@@ -38,23 +41,27 @@ def note_commit(folder: Path) -> str:
     noted.unlink(missing_ok=True)  # which another commit may have
     commit = commit_of(folder)
     noted.parent.mkdir(exist_ok=True)
-    noted.write_text(f"{commit} {_digest(folder)}\n", encoding="utf-8")
+    noted.write_text(f"{commit} {digest(folder, _sources(folder))}\n", encoding="utf-8")
     return commit
+
+
+def digest(folder: Path, files: Iterable[Path]) -> str:
+    """Hash files of a folder, by name and content."""
+    whole = hashlib.sha256()
+    for path in files:
+        content = path.read_bytes()
+        whole.update(f"{path.relative_to(folder).as_posix()} {len(content)}\n".encode() + content)
+    return whole.hexdigest()[:16]
 
 
 def _noted(folder: Path) -> str | None:
     try:
-        commit, digest = (folder / NOTED).read_text(encoding="utf-8").split()
+        commit, noted = (folder / NOTED).read_text(encoding="utf-8").split()
     except (OSError, ValueError):
         return None
-    return commit if digest == _digest(folder) else None
+    return commit if noted == digest(folder, _sources(folder)) else None
 
 
-def _digest(folder: Path) -> str:
-    """Hash the sources, by name and content."""
-    whole = hashlib.sha256()
-    for path in sorted(path for room in ROOMS for path in (folder / room).rglob("*")):
-        if path.suffix in SUFFIXES and path.name != BUILT and path.is_file():
-            content = path.read_bytes()
-            whole.update(f"{path.relative_to(folder).as_posix()} {len(content)}\n".encode() + content)
-    return whole.hexdigest()[:16]
+def _sources(folder: Path) -> list[Path]:
+    every = sorted(path for room in ROOMS for path in (folder / room).rglob("*"))
+    return [path for path in every if path.suffix in SUFFIXES and path.name != BUILT and path.is_file()]

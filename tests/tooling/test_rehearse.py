@@ -79,7 +79,7 @@ def test_parts_go_on_after_one_that_failed_and_each_says_its_time(capsys, monkey
 def test_an_extension_is_built_and_put_in_place(plan, monkeypatch):
     reasons = iter(["csrc/pooling.cu is newer", None])
     monkeypatch.setattr(extension_file, "why_not", lambda checkout, architecture, python: next(reasons))
-    monkeypatch.setattr(extension_file, "digest", lambda checkout: "0123")
+    monkeypatch.setattr(extension_file, "digest", lambda checkout, files: "0123")
 
     def run(self, *arguments, **environment):
         assert arguments[:3] == ("-m", "pip", "wheel")

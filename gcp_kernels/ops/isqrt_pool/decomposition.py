@@ -14,7 +14,11 @@ def isqrt_pool(x: Tensor, n_iter: int, triu: bool) -> Tensor:
 
     Where a program leaves C or M open, the iteration is on the side of the channels.
     """
-    pooled = _pooled(x, n_iter)
+    c, m = x.shape[1:]
+    centred = centred_features(x)
+    fixed = isinstance(c, int) and isinstance(m, int)
+    pool = _on_positions if fixed and side_of(c, m) == POSITIONS else _on_channels
+    pooled = pool(centred, n_iter)
     return (read_triangle(pooled) if triu else pooled).to(x.dtype)
 
 
@@ -23,18 +27,8 @@ def isqrt_pool_to_differentiate(x: Tensor, n_iter: int, triu: bool) -> Tensor:
 
     The triangle is read by an index: torch 2.10 and 2.11 cannot differentiate ``index_select`` where sizes are open.
     """
-    pooled = _pooled(x, n_iter)
-    if triu:
-        pooled = pooled.flatten(1)[:, new_triangle_map(pooled.shape[-1], pooled.device)]
-    return pooled.to(x.dtype)
-
-
-def _pooled(x: Tensor, n_iter: int) -> Tensor:
-    c, m = x.shape[1:]
-    centred = centred_features(x)
-    fixed = isinstance(c, int) and isinstance(m, int)
-    pool = _on_positions if fixed and side_of(c, m) == POSITIONS else _on_channels
-    return pool(centred, n_iter)
+    pooled = isqrt_pool(x, n_iter, triu=False)
+    return pooled.flatten(1)[:, new_triangle_map(pooled.shape[-1], pooled.device)] if triu else pooled
 
 
 def _on_channels(centred: Tensor, n_iter: int) -> Tensor:
